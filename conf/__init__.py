@@ -1,0 +1,1 @@
+"""The console program and its Hydra configuration."""

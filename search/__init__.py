@@ -1,0 +1,1 @@
+"""Search over spaces: objectives, evaluation, archive, evolution, predictors, latency, front."""

@@ -1,0 +1,1 @@
+"""Training: data, distillation, the sandwich rule, schedules, checkpoints, tracking."""
