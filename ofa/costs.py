@@ -1,0 +1,103 @@
+"""Exact costs as formulas: MACs, parameters and activation traffic of a whole population without a forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ofa.depth import Stage, skipped_by
+from ofa.groups import FIXED, Groups
+from ofa.labels import IntArray
+from ofa.tracing import Product, Trace
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs) and parameters."""
+
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class _Size:
+    """The number of kept labels of one vector: `fixed` plus, for each group, a table over its number of units."""
+
+    fixed: int
+    tables: tuple[tuple[int, IntArray], ...]
+
+    def evaluate(self, sizes: IntArray) -> FloatArray:
+        total = np.full(len(sizes), self.fixed, dtype=np.float64)
+        for group, table in self.tables:
+            total += table[sizes[:, group]]
+        return total
+
+
+class CostModel:
+    """Cost formulas of a network, evaluated for arrays of group sizes (population, groups) and depths."""
+
+    def __init__(self, trace: Trace, groups: Groups, stages: Sequence[Stage], trainable: Mapping[str, int]) -> None:
+        self.groups, self.stages = groups, tuple(stages)
+        self._sizes: dict[bytes, int] = {}
+        self._forms: list[_Size] = []
+        self._terms: list[tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...]]] = []
+        for product in trace.macs:
+            self._add(f"macs_{product.kind}", product, 1 / trace.batch)
+            self._add("kernels", Product(1, (), "", product.module), 1)
+        for product in trace.bytes:
+            self._add("bytes", product, 1 / trace.batch)
+        for name, size in trainable.items():
+            vectors = tuple(v for v in trace.parameters[name] if v is not None)
+            constant = size // math.prod(len(v) for v in vectors)
+            self._add("params", Product(constant, vectors, "", name), 1)
+
+    def _add(self, name: str, product: Product, scale: float) -> None:
+        indices, constant = [], product.constant * scale
+        for vector in product.vectors:
+            form = self._form(vector)
+            if form is None:
+                constant *= len(vector)
+            else:
+                indices.append(form)
+        self._terms.append((name, constant, tuple(indices), tuple(skipped_by(product.module, self.stages))))
+
+    def _form(self, vector: IntArray) -> int | None:
+        """Index of the vector's size formula, None where its size never changes."""
+        group = self.groups.group_of[vector]
+        touched = [g for g in np.unique(group).tolist() if g != FIXED]
+        if not touched:
+            return None
+        key = vector.tobytes()
+        if key not in self._sizes:
+            tables = []
+            for g in touched:
+                per_rank = np.bincount(self.groups.rank_of[vector[group == g]], minlength=self.groups.groups[g].units)
+                tables.append((g, np.concatenate([[0], np.cumsum(per_rank)])))
+            self._sizes[key] = len(self._forms)
+            self._forms.append(_Size(int((group == FIXED).sum()), tuple(tables)))
+        return self._sizes[key]
+
+    def evaluate(self, sizes: IntArray, depths: IntArray) -> dict[str, FloatArray]:
+        """Costs of subnets: `sizes` (population, groups) units kept, `depths` (population, stages) blocks that run.
+
+        Keys: macs, params, bytes (written by operators, per sample), kernels (contractions), and MACs by kind.
+        """
+        forms = [form.evaluate(sizes) for form in self._forms]
+        totals: dict[str, FloatArray] = {}
+        for name, constant, indices, blocks in self._terms:
+            value = np.full(len(sizes), constant, dtype=np.float64)
+            for index in indices:
+                value *= forms[index]
+            for stage, position in blocks:
+                value *= depths[:, stage] > position
+            totals[name] = totals[name] + value if name in totals else value
+        zero = np.zeros(len(sizes))
+        totals["macs"] = sum((v for name, v in totals.items() if name.startswith("macs_")), zero)
+        totals.setdefault("params", zero)
+        return totals

@@ -1,0 +1,226 @@
+"""Channel groups: connected components of labels are units, units with the same signature form one width choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ofa.labels import IntArray
+from ofa.tracing import Trace
+
+FIXED = -1
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Units that are interchangeable: `members` are the (parameter, dimension, indices per unit) that they own.
+
+    `exact` is False where a statistic over the channels makes slicing different from zeroing.
+    """
+
+    name: str
+    kind: Literal["width", "kernel"]
+    units: int
+    unit_size: int
+    members: tuple[tuple[str, int, int], ...]
+    exact: bool
+
+
+@dataclass
+class Groups:
+    """The groups of a network, and for each label its group (FIXED if it stays) and its unit's rank in that group.
+
+    A unit is kept when its rank is below the number of units that its group keeps.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    group_of: IntArray
+    rank_of: IntArray
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def kept(self, vector: IntArray, sizes: IntArray) -> npt.NDArray[np.bool_]:
+        """Which labels of a vector stay when group g keeps sizes[g] units."""
+        group = self.group_of[vector]
+        return np.asarray((group == FIXED) | (self.rank_of[vector] < sizes[group]))
+
+    def varies(self, vector: IntArray) -> bool:
+        """Whether the number of kept labels depends on the sizes, unit by unit."""
+        group = self.group_of[vector]
+        elastic = group != FIXED
+        ranks = set(zip(group[elastic].tolist(), self.rank_of[vector][elastic].tolist(), strict=True))
+        return len(ranks) > 1
+
+    @property
+    def full(self) -> IntArray:
+        return np.array([g.units for g in self.groups] or [0], dtype=np.int64)
+
+    def freeze(self, index: int, why: str) -> None:
+        """Keep one group whole from now on; its place in `groups` stays."""
+        self.reasons[self.groups[index].name] = why
+        self.group_of[self.group_of == index] = FIXED
+
+
+def find_groups(trace: Trace, excluded: Callable[[str], str | None]) -> Groups:
+    """Group the labels of a trace; `excluded` gives the reason why a parameter must stay, or None."""
+    for name, vectors in trace.parameters.items():
+        reason = excluded(name)
+        for vector in vectors:
+            if reason and vector is not None:
+                trace.labels.freeze(vector, reason)
+    unit_of = components(trace)
+    units = int(unit_of.max()) + 1
+    fixed = np.zeros(units, dtype=bool)
+    fixed[unit_of[0]] = True
+    reasons: dict[int, str] = {}
+    for labels, why in trace.labels.frozen:
+        for unit in np.unique(unit_of[labels]):
+            fixed[unit] = True
+            reasons.setdefault(int(unit), why)
+    useful = np.zeros(units, dtype=bool)
+    for product in trace.macs:
+        for vector in product.vectors:
+            useful[unit_of[vector]] = True
+    mixed = np.zeros(units, dtype=bool)
+    for labels in trace.labels.mixed:
+        mixed[unit_of[labels]] = True
+    builder = _Builder(trace, unit_of, fixed | ~useful, mixed)
+    builder.add_kernels()
+    builder.add_widths()
+    result = builder.build()
+    result.reasons.update(frozen_reasons(trace, unit_of, reasons))
+    return result
+
+
+def components(trace: Trace) -> IntArray:
+    """The unit of every label; views that split channels are made rectangular before."""
+    unit_of = _connected(trace)
+    for _ in range(3):
+        before = len(trace.labels.pairs)
+        for layer, _ in trace.labels.products:
+            make_rectangular(trace, unit_of[layer], layer)
+        if len(trace.labels.pairs) == before:
+            break
+        unit_of = _connected(trace)
+    return unit_of
+
+
+def _connected(trace: Trace) -> IntArray:
+    pairs = trace.labels.pairs
+    empty = np.zeros(0, dtype=np.int64)
+    left = np.concatenate([a for a, _ in pairs] or [empty])
+    right = np.concatenate([b for _, b in pairs] or [empty])
+    n = trace.labels.count
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n))
+    _, unit_of = connected_components(graph, directed=False)
+    return np.asarray(unit_of, dtype=np.int64)
+
+
+def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> None:
+    """Kept labels of a layer over several dimensions must be a block: its units may differ along one of them only.
+
+    Where nothing has decided yet (a channel shuffle's view), equal positions along the outer dimensions are one unit.
+    """
+    for dim in range(units.ndim):
+        line = units[tuple(slice(None) if d == dim else slice(0, 1) for d in range(units.ndim))]
+        if (units == line).all():
+            return
+    line = labels[(0,) * (labels.ndim - 1)]
+    trace.labels.pairs.append((np.broadcast_to(line, labels.shape).ravel(), labels.ravel()))
+
+
+class _Builder:
+    def __init__(self, trace: Trace, unit_of: IntArray, fixed: npt.NDArray[np.bool_], mixed: npt.NDArray[np.bool_]):
+        self.trace, self.unit_of, self.fixed, self.mixed = trace, unit_of, fixed.copy(), mixed
+        self.group_of_unit = np.full(len(fixed), FIXED, dtype=np.int64)
+        self.rank_of_unit = np.zeros(len(fixed), dtype=np.int64)
+        self.groups: list[ChannelGroup] = []
+        self.names: set[str] = set()
+
+    def add(self, name: str, kind: Literal["width", "kernel"], ordered: IntArray, unit_size: int) -> None:
+        self.group_of_unit[ordered] = len(self.groups)
+        self.rank_of_unit[ordered] = np.arange(len(ordered))
+        name = unique(f"{name}.{kind}", self.names)
+        exact = not bool(self.mixed[ordered].any())
+        self.groups.append(ChannelGroup(name, kind, len(ordered), unit_size, (), exact))
+
+    def add_kernels(self) -> None:
+        for kernel in self.trace.kernels:
+            units, size = self.unit_of[kernel.vector], len(kernel.vector)
+            if self.fixed[units].any() or len(set(units.tolist())) < size:
+                continue
+            if (self.group_of_unit[units] != FIXED).any() or not (kernel.same_padding or not self.mixed[units].any()):
+                continue
+            centre_out = np.argsort(np.abs(np.arange(size) - size // 2), kind="stable")
+            self.add(kernel.module, "kernel", units[centre_out], 1)
+            self.fixed[units] = True
+
+    def add_widths(self) -> None:
+        signature = np.zeros(len(self.fixed), dtype=np.uint64)
+        salt = np.random.default_rng(0)
+        leaders: dict[int, tuple[int, str, IntArray]] = {}
+        for name, vectors in self.trace.parameters.items():
+            for dim, vector in enumerate(vectors):
+                key = salt.integers(1, 2**63, dtype=np.uint64)
+                if vector is None:
+                    continue
+                units, counts = np.unique(self.unit_of[vector], return_counts=True)
+                signature[units] += key * (counts.astype(np.uint64) * np.uint64(2654435761) + np.uint64(1))
+        for name, vectors in self.trace.parameters.items():
+            for dim, vector in enumerate(vectors):
+                if vector is None:
+                    continue
+                units = self.unit_of[vector]
+                leads = 0 if dim == 0 and len(vectors) > 1 else 1
+                for code in np.unique(signature[units[~self.fixed[units]]]).tolist():
+                    if code not in leaders or leads < leaders[code][0]:
+                        leaders[code] = (leads, name, vector)
+        for code, (_, name, vector) in leaders.items():
+            units = self.unit_of[vector]
+            mine = units[(signature[units] == np.uint64(code)) & ~self.fixed[units]]
+            _, first = np.unique(mine, return_index=True)
+            ordered = mine[np.sort(first)]
+            if len(ordered) > 1:
+                self.add(name.rpartition(".")[0] or name, "width", ordered, len(mine) // len(ordered))
+
+    def build(self) -> Groups:
+        members: list[list[tuple[str, int, int]]] = [[] for _ in self.groups]
+        for name, vectors in self.trace.parameters.items():
+            for dim, vector in enumerate(vectors):
+                if vector is None:
+                    continue
+                owners, counts = np.unique(self.group_of_unit[self.unit_of[vector]], return_counts=True)
+                for g, count in zip(owners.tolist(), counts.tolist(), strict=True):
+                    if g != FIXED:
+                        members[g].append((name, dim, count // self.groups[g].units))
+        groups = tuple(
+            ChannelGroup(g.name, g.kind, g.units, g.unit_size, tuple(m), g.exact)
+            for g, m in zip(self.groups, members, strict=True)
+        )
+        return Groups(groups, self.group_of_unit[self.unit_of], self.rank_of_unit[self.unit_of])
+
+
+def unique(name: str, taken: set[str]) -> str:
+    candidate, n = name, 2
+    while candidate in taken:
+        candidate, n = f"{name}{n}", n + 1
+    taken.add(candidate)
+    return candidate
+
+
+def frozen_reasons(trace: Trace, unit_of: IntArray, reasons: dict[int, str]) -> dict[str, str]:
+    """For each parameter whose outputs stay whole, the reason."""
+    found: dict[str, str] = {}
+    for name, vectors in trace.parameters.items():
+        leading: Sequence[IntArray | None] = vectors[:1]
+        for vector in leading:
+            if vector is not None:
+                why = next((reasons[u] for u in unit_of[vector].tolist() if u in reasons), None)
+                if why:
+                    found[name] = why
+    return found

@@ -1,0 +1,186 @@
+"""A subnet as a set of slices: which indices of each parameter stay, and a forward pass that runs on them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa.groups import FIXED, Groups
+from ofa.labels import IntArray
+
+Index = slice | Tensor | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One attribute of one module that repeats a size, and its value in a subnet."""
+
+    module: str
+    attribute: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a subnet changes: the indices kept of each tensor, the attributes that follow, the blocks that are skipped."""
+
+    indices: Mapping[str, tuple[Index, ...]]
+    changes: tuple[Change, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+class Slicer:
+    """Kept indices of one network's parameters and buffers for given group sizes, remembered by the sizes involved."""
+
+    def __init__(self, groups: Groups, vectors: Mapping[str, Sequence[IntArray | None]]) -> None:
+        self.groups = groups
+        self._dims: list[tuple[str, list[tuple[IntArray, IntArray] | None]]] = []
+        self._memory: dict[tuple[str, int, bytes], Index] = {}
+        for name, dims in vectors.items():
+            rows = [self._elastic(vector) for vector in dims]
+            if any(row is not None for row in rows):
+                self._dims.append((name, rows))
+
+    def _elastic(self, vector: IntArray | None) -> tuple[IntArray, IntArray] | None:
+        if vector is None:
+            return None
+        touched = np.unique(self.groups.group_of[vector])
+        touched = touched[touched != FIXED]
+        return (vector, touched) if len(touched) else None
+
+    def indices(self, sizes: IntArray) -> dict[str, tuple[Index, ...]]:
+        """For each tensor that is not whole: per dimension a slice, an index tensor, or None where all stays."""
+        result = {}
+        for name, rows in self._dims:
+            index = tuple(self._index(name, d, row, sizes) for d, row in enumerate(rows))
+            if any(i is not None for i in index):
+                result[name] = index
+        return result
+
+    def _index(self, name: str, dim: int, row: tuple[IntArray, IntArray] | None, sizes: IntArray) -> Index:
+        if row is None:
+            return None
+        vector, touched = row
+        key = (name, dim, sizes[touched].tobytes())
+        if key not in self._memory:
+            self._memory[key] = as_index(self.groups.kept(vector, sizes))
+        return self._memory[key]
+
+
+def as_index(kept: Any) -> Index:
+    """A mask as the cheapest index: None for everything, a slice for a run, else positions."""
+    if kept.all():
+        return None
+    positions = np.flatnonzero(kept)
+    first, last = (int(positions[0]), int(positions[-1])) if len(positions) else (0, -1)
+    if last - first + 1 == len(positions):
+        return slice(first, last + 1)
+    return torch.from_numpy(positions)
+
+
+def take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
+    """The kept part: a view where all indices are runs."""
+    for dim, i in enumerate(index):
+        if isinstance(i, slice):
+            tensor = tensor.narrow(dim, i.start, i.stop - i.start)
+        elif i is not None:
+            tensor = tensor.index_select(dim, i.to(tensor.device))
+    return tensor
+
+
+def put(target: Tensor, index: Sequence[Index], part: Tensor, accumulate: bool) -> None:
+    """Write (or add) a part back to where `take` found it."""
+    listed = [dim for dim, i in enumerate(index) if isinstance(i, Tensor)]
+    view = take(target, [i if isinstance(i, slice) else None for i in index])
+    if not listed:
+        view.add_(part) if accumulate else view.copy_(part)
+    elif len(listed) == 1 and accumulate:
+        view.index_add_(listed[0], _positions(index[listed[0]], target), part)
+    else:
+        grid = torch.meshgrid(
+            *(
+                _positions(i, target) if isinstance(i, Tensor) else torch.arange(n, device=target.device)
+                for i, n in zip(index, part.shape, strict=True)
+            ),
+            indexing="ij",
+        )
+        view.index_put_(grid, part, accumulate=accumulate)
+
+
+def _positions(index: Index, target: Tensor) -> Tensor:
+    assert isinstance(index, Tensor)
+    return index.to(target.device)
+
+
+class Slice(torch.autograd.Function):
+    """A contiguous copy forward; backward adds straight into the slice of the parameter's `.grad`.
+
+    No full-size zero-filled gradient is made; `torch.autograd.grad` on the full parameter sees none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, index: Sequence[Index]) -> Tensor:
+        ctx.parameter, ctx.index = parameter, index
+        return take(parameter.detach(), index).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
+        parameter = ctx.parameter
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        put(parameter.grad, ctx.index, gradient, accumulate=True)
+        return None, None
+
+
+Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]
+
+
+def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """For each parameter and buffer, by its first name: every module that holds it, and its name there."""
+    names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+    owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
+    for module in model.modules():
+        for local, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                owners[names[id(tensor)]].append((module, local))
+    return owners
+
+
+@contextlib.contextmanager
+def installed(
+    model: nn.Module, owners: Owners, tensors: Mapping[str, Tensor], changes: Sequence[Change], skipped: Sequence[str]
+) -> Iterator[None]:
+    """For one forward pass, let modules see other tensors and attributes, and skipped blocks be the identity.
+
+    An entry in a module's `__dict__` hides the parameter of the same name; nothing else of the module changes.
+    """
+    undo: list[tuple[dict[str, Any], str, Any]] = []
+    missing = object()
+
+    def replace(store: dict[str, Any], name: str, value: Any) -> None:
+        undo.append((store, name, store.get(name, missing)))
+        store[name] = value
+
+    try:
+        for name, tensor in tensors.items():
+            for module, local in owners[name]:
+                replace(module.__dict__, local, tensor)
+        for change in changes:
+            replace(model.get_submodule(change.module).__dict__, change.attribute, change.value)
+        for path in skipped:
+            parent, _, child = path.rpartition(".")
+            modules: Any = model.get_submodule(parent)._modules
+            replace(modules, child, nn.Identity())
+        yield
+    finally:
+        for store, name, value in reversed(undo):
+            if value is missing:
+                store.pop(name, None)
+            else:
+                store[name] = value

@@ -1,0 +1,70 @@
+"""Order units by importance, in place: a narrower width is then a prefix that holds the units that matter most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa.groups import FIXED, Groups
+from ofa.labels import IntArray
+
+Vectors = Mapping[str, Sequence[IntArray | None]]
+
+
+def l1_importance(model: nn.Module, groups: Groups, vectors: Vectors) -> list[IntArray]:
+    """For each group its units' importance: the L1 norm over every coupled weight, each weight's mean scaled to 1."""
+    scores = [np.zeros(group.units) for group in groups.groups]
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            continue
+        for dim, vector in enumerate(vectors[name]):
+            if vector is None or not (groups.group_of[vector] != FIXED).any():
+                continue
+            others = [d for d in range(parameter.ndim) if d != dim]
+            norm = parameter.detach().abs().mean(others).double().cpu().numpy()
+            norm = norm / max(norm.mean(), 1e-12)
+            for g in np.unique(groups.group_of[vector]).tolist():
+                if g != FIXED:
+                    mine = groups.group_of[vector] == g
+                    np.add.at(scores[g], groups.rank_of[vector[mine]], norm[mine])
+    return scores
+
+
+def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[IntArray] | None = None) -> None:
+    """Permute every coupled parameter and buffer so that the units of each width group descend in importance.
+
+    Kernels keep their places. The permutation is the same along everything that is coupled, so the network computes the
+    same function.
+    """
+    scores = l1_importance(model, groups, vectors) if scores is None else scores
+    orders = [
+        np.argsort(-score, kind="stable") if group.kind == "width" else np.arange(group.units)
+        for group, score in zip(groups.groups, scores, strict=True)
+    ]
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            for dim, vector in enumerate(vectors[name]):
+                if vector is not None:
+                    permute(tensor, dim, source_positions(vector, groups, orders))
+
+
+def source_positions(vector: IntArray, groups: Groups, orders: Sequence[IntArray]) -> IntArray:
+    """Where each position of a vector takes its new content from."""
+    source = np.arange(len(vector))
+    group_of, rank_of = groups.group_of[vector], groups.rank_of[vector]
+    for g in np.unique(group_of).tolist():
+        if g == FIXED:
+            continue
+        positions = np.flatnonzero(group_of == g)
+        by_rank = positions[np.argsort(rank_of[positions], kind="stable")]
+        table = by_rank.reshape(groups.groups[g].units, -1)  # (units, positions of a unit)
+        source[table.ravel()] = table[orders[g]].ravel()
+    return source
+
+
+def permute(tensor: Tensor, dim: int, source: IntArray) -> None:
+    if (source != np.arange(len(source))).any():
+        tensor.copy_(tensor.index_select(dim, torch.from_numpy(source).to(tensor.device)))

@@ -1,0 +1,229 @@
+"""The supernet: one set of shared weights that holds every subnet of a search space (Cai et al., 2020)."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa.attributes import find_bindings
+from ofa.calibration import as_call, cumulative_statistics
+from ofa.choices import SpaceConfig, make_space
+from ofa.costs import Cost, CostModel, FloatArray
+from ofa.depth import find_stages
+from ofa.groups import find_groups
+from ofa.labels import IntArray
+from ofa.proof import Proof
+from ofa.report import Report, make_report
+from ofa.selection import select
+from ofa.slicing import Index, Plan, Slice, Slicer, find_owners, installed, put, take
+from ofa.sorting import sort_units
+from ofa.space import Genome, Subnet
+from ofa.tracing import trace
+
+
+class Supernet(nn.Module):
+    """A network made elastic: `activate` a subnet, run it, `calibrate` it, `extract` it.
+
+    `model` is copied; the copy in `.model` keeps its own parameters, names and code. `example_inputs` is a tensor, a
+    tuple of positional inputs, or a dict of keyword inputs, on the model's device.
+
+    Raises:
+        ValueError: the model does not run on the example inputs, or an exclude matches nothing.
+        TypeError: `model` is no `nn.Module`.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any, space: SpaceConfig | None = None) -> None:
+        super().__init__()
+        config = space or SpaceConfig()
+        self.model = copy.deepcopy(unwrapped(model))
+        args, kwargs = as_call(example_inputs)
+        check_parameters(self.model)
+        excluded = select(self.model, config.exclude)
+        flow = trace(self.model, args, kwargs)
+        self._vectors = flow.parameters
+        self._groups = find_groups(flow, lambda name: excluded.get(name.rpartition(".")[0]))
+        self._stages = [s for s in find_stages(flow) if not any(block in excluded for block in s.blocks)]
+        bindings = find_bindings(self.model, flow, self._groups)
+        self.space = make_space(self._groups.groups, self._stages, config)
+        proof = Proof(self.model, args, kwargs, self._groups, self._stages, self._vectors, bindings)
+        if config.proof != "off":
+            failed = proof.run(*self._sizes(np.zeros(len(self.space), dtype=np.int64)), config.proof == "full")
+            self.space = make_space(self._groups.groups, self._stages, config, failed)
+        self._bindings = [b[i] for b, i in zip(bindings, proof.chosen, strict=True) if i is not None]
+        self._owners = find_owners(self.model)
+        self._slicer = Slicer(self._groups, self._vectors)
+        trainable = {name: p.numel() for name, p in self.model.named_parameters()}
+        self._costs = CostModel(flow, self._groups, self._stages, trainable)
+        self.report: Report = make_report(self.model, self.space, self._groups, self._stages, proof.worst)
+        self.activate(self.space.largest)
+
+    # ------------------------------------------------------------ subnets
+
+    @property
+    def active(self) -> Subnet:
+        """The subnet that `forward` runs."""
+        return self._active
+
+    def activate(self, subnet: Subnet) -> None:
+        """Run `subnet` from now on; statistics of an earlier `calibrate` are dropped.
+
+        Raises:
+            ValueError: `subnet` is not in the space; the message names the choice and its options.
+        """
+        self._plan = self.plan(subnet)
+        self._active = subnet
+        self._statistics: dict[str, Tensor] = {}
+        self._cache: tuple[Any, dict[str, Tensor]] | None = None
+
+    def plan(self, subnet: Subnet) -> Plan:
+        """What `subnet` changes: kept indices, attributes, skipped blocks."""
+        sizes, depths = self._sizes(self.space.encode(subnet))
+        changes = [b.change(self._groups, sizes) for b in self._bindings]
+        skipped = tuple(b for s, n in zip(self._stages, depths, strict=True) for b in s.blocks[n:])
+        return Plan(self._slicer.indices(sizes), tuple(c for c in changes if c is not None), skipped)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the active subnet: the user's own forward on the slices."""
+        tensors = self._tensors()
+        with installed(self.model, self._owners, tensors, self._plan.changes, self._plan.skipped):
+            output = self.model(*args, **kwargs)
+        if self.training:
+            self._write_back(tensors)
+        return output
+
+    def extract(self, subnet: Subnet | None = None) -> nn.Module:
+        """The (active) subnet as a plain copy of the user's own class with smaller layers, free of this library.
+
+        The statistics of `calibrate` go along when it is the active one.
+        """
+        subnet = self._active if subnet is None else subnet
+        plan = self.plan(subnet)
+        statistics = self._statistics if subnet == self._active else {}
+        memo: dict[int, Any] = {}
+        for name in self._owners:
+            tensor = self._tensor(name)
+            part = statistics.get(name, take(tensor, plan.indices.get(name, ()))).detach().clone()
+            part = part.contiguous() if name in plan.indices else part
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
+        result = copy.deepcopy(self.model, memo)
+        for change in plan.changes:
+            setattr(result.get_submodule(change.module), change.attribute, change.value)
+        for path in plan.skipped:
+            parent, _, child = path.rpartition(".")
+            setattr(result.get_submodule(parent), child, nn.Identity())
+        return result
+
+    def calibrate(self, batches: Iterable[Any]) -> None:
+        """Give the active subnet batch statistics of its own: the cumulative mean over `batches` (Yu & Huang, 2019).
+
+        They hold until the next `activate`; the shared statistics do not change. A network without batch norm needs none.
+
+        Raises:
+            ValueError: there is no batch.
+        """
+        self._statistics, self._cache = {}, None
+        with torch.no_grad():
+            tensors = self._tensors()
+        self._statistics = cumulative_statistics(self.model, self._owners, tensors, self._plan, batches)
+        self._cache = None
+
+    def sort(self) -> None:
+        """Order the units of every group by importance (the L1 norm over all coupled layers), so that the narrower
+        subnets keep the important ones. The largest subnet computes the same function as before."""
+        sort_units(self.model, self._groups, self._vectors)
+        self.activate(self._active)
+
+    # ------------------------------------------------------------ costs
+
+    def cost(self, subnet: Subnet) -> Cost:
+        """Exact MACs per sample and parameters of a subnet, without a forward pass."""
+        rows = self.costs(self.space.encode(subnet)[None])
+        return Cost(int(rows["macs"][0]), int(rows["params"][0]))
+
+    def costs(self, genomes: Genome) -> dict[str, FloatArray]:
+        """Costs of a population of genomes, shape (population, choices), as arrays of shape (population,).
+
+        Keys: macs, params, bytes (activations written), kernels (contractions), macs_conv, macs_depthwise, …
+        """
+        return self._costs.evaluate(*self._sizes(np.atleast_2d(genomes)))
+
+    def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
+        """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
+        full = self._groups.full
+        sizes = np.broadcast_to(full, (*genomes.shape[:-1], len(full))).copy()
+        deep = np.array([len(s.blocks) for s in self._stages], dtype=np.int64)
+        depths = np.broadcast_to(deep, (*genomes.shape[:-1], len(deep))).copy()
+        groups = {group.name: g for g, group in enumerate(self._groups.groups)}
+        stages = {stage.name: s for s, stage in enumerate(self._stages)}
+        for i, choice in enumerate(self.space.choices):
+            if choice.kind in ("width", "kernel"):
+                sizes[..., groups[choice.name]] = np.array(choice.options)[genomes[..., i]]
+            elif choice.kind == "depth":
+                depths[..., stages[choice.name]] = np.array(choice.options)[genomes[..., i]]
+        return sizes, depths
+
+    @property
+    def digest(self) -> str:
+        """Identifies the network's shape and its space: two supernets with one digest share subnets."""
+        shapes = [(name, tuple(self._tensor(name).shape)) for name in self._owners]
+        members = [(g.name, g.members) for g in self._groups.groups]
+        return hashlib.sha256(repr((shapes, members, self.space.to_json())).encode()).hexdigest()[:16]
+
+    # ------------------------------------------------------------ slices
+
+    def _tensor(self, name: str) -> Tensor:
+        module, local = self._owners[name][0]
+        found = module._parameters.get(local)
+        return cast(Tensor, module._buffers[local] if found is None else found)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Slices for one forward pass: differentiable ones in training, remembered ones otherwise."""
+        indices = self._plan.indices
+        named = {name: self._tensor(name) for name in indices}
+        if torch.is_grad_enabled():
+            return {n: self._statistics.get(n, slice_of(named[n], i)) for n, i in indices.items()} | self._statistics
+        key = tuple((named[n]._version, named[n].data_ptr()) for n in indices)
+        if self._cache is None or self._cache[0] != key:
+            parts = {n: take(named[n].detach(), i) for n, i in indices.items()}
+            parts = {n: t.contiguous() if isinstance(named[n], nn.Parameter) else t for n, t in parts.items()}
+            self._cache = (key, parts | self._statistics)
+        return self._cache[1]
+
+    def _write_back(self, tensors: Mapping[str, Tensor]) -> None:
+        """Batch statistics that a training pass updated in a copy go back to the shared buffers."""
+        with torch.no_grad():
+            for name, index in self._plan.indices.items():
+                shared, copied = self._tensor(name), any(isinstance(i, Tensor) for i in index)
+                if copied and name not in self._statistics and not isinstance(shared, nn.Parameter):
+                    put(shared, index, tensors[name], accumulate=False)
+
+
+def slice_of(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
+    """A parameter's slice with a gradient, a buffer's view."""
+    if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+        return cast(Tensor, Slice.apply(tensor, index))
+    return take(tensor.detach(), index)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside `DataParallel` and `DistributedDataParallel`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, got {type(model).__name__}")
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
+def check_parameters(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"parameter {name!r} is lazy: run the model once on the example inputs before converting it")
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device: materialise the model before converting it")

@@ -1,0 +1,305 @@
+"""Label flow: one forward pass under a dispatch mode that carries channel labels beside every tensor."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ofa.labels import IntArray, Labels, Operand, varying
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What is known of a tensor: its label layers, whether it depends on the input, and what it adds something to."""
+
+    layers: tuple[Tensor, ...] = ()
+    dependent: bool = False
+    token: int = 0
+    roots: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Product:
+    """A cost: `constant` times the number of kept labels in each vector, paid when `module` runs."""
+
+    constant: int
+    vectors: tuple[IntArray, ...]
+    kind: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A size that an operator was called with in `module`, and the labels that it counts (scale × kept + offset)."""
+
+    module: str
+    role: str
+    value: int | tuple[int, ...]
+    vectors: tuple[IntArray, ...]
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An odd square kernel: the labels along its edge, shape (size,), and the padding that the operator was given."""
+
+    module: str
+    vector: IntArray
+    same_padding: bool
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module with a single tensor in and a single tensor of the same shape out."""
+
+    module: str
+    source: int
+    result: int
+    residual: bool
+
+
+@dataclass
+class Trace:
+    """Everything that one run of a network told: labels of its parameters, constraints, costs, sizes, residual blocks."""
+
+    labels: Labels = field(default_factory=Labels)
+    parameters: dict[str, list[IntArray | None]] = field(default_factory=dict)
+    macs: list[Product] = field(default_factory=list)
+    bytes: list[Product] = field(default_factory=list)
+    literals: list[Literal] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    batch: int = 1
+
+
+class Tracer(TorchDispatchMode):
+    """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.known: Any = WeakTensorKeyDictionary()
+        self.stack: list[str] = [""]
+        self.tokens = itertools.count(1)
+        self.why = ""
+        self._label_parameters(model)
+
+    @property
+    def labels(self) -> Labels:
+        return self.trace.labels
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1]
+
+    def _label_parameters(self, model: nn.Module) -> None:
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        for name, tensor in tensors:
+            layers, vectors = [], []
+            for d, size in enumerate(tensor.shape):
+                vectors.append(None if size <= 1 else self.labels.fresh(size).numpy())
+                if vectors[-1] is not None:
+                    shape = [1] * tensor.ndim
+                    shape[d] = size
+                    layers.append(torch.from_numpy(vectors[-1]).reshape(shape))
+            self.trace.parameters[name] = vectors
+            self.known[tensor] = Tracked(tuple(layers))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from ofa.operators import rule_for
+
+        kwargs = kwargs or {}
+        names = [argument.name for argument in func._schema.arguments]
+        inputs = dict(zip(names, args, strict=False)) | kwargs
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        # In-place operators change what is known of their first argument: ask before running.
+        before = Call(func.overloadpacket.__name__, inputs, tensors, tuple(tuple(t.shape) for t in tensors))
+        result = func(*args, **kwargs)
+        self.why = f"{before.name} in {self.module or 'the network'}"
+        dependent = any(self.tracked(t).dependent for t in tensors)
+        rule = rule_for(func, before)
+        layers = rule(self, before, result)
+        self._remember(before, result, layers, dependent)
+        return result
+
+    def _remember(self, call: Call, result: Any, layers: Any, dependent: bool) -> None:
+        outputs = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
+        per_output = layers if isinstance(layers, list) else [layers] * len(outputs)
+        roots = self._roots(call)
+        for out, out_layers in zip(outputs, per_output, strict=True):
+            if isinstance(out, Tensor):
+                layers_kept = tuple(self._checked(out_layers))
+                self.known[out] = Tracked(layers_kept, dependent, next(self.tokens), roots)
+
+    def _checked(self, layers: Any) -> Iterator[Tensor]:
+        """Layers without those that no longer vary: a literal index into channels keeps its channel."""
+        for layer in layers:
+            if varying(layer):
+                yield layer
+            elif layer.numel():
+                self.labels.freeze(layer, f"a literal index: {self.why}")
+
+    def _roots(self, call: Call) -> frozenset[int]:
+        """The tensors that the result is equal to plus something: an addition's operands, or its only operand's own."""
+        sources = [self.tracked(t) for t in call.tensors]
+        if call.name in ("add", "add_"):
+            return frozenset().union(*(s.roots | {s.token} for s in sources))
+        return sources[0].roots if len(sources) == 1 else frozenset()
+
+    def tracked(self, tensor: Tensor) -> Tracked:
+        found = self.known.get(tensor)
+        return found if found is not None else Tracked()
+
+    def operand(self, tensor: Tensor) -> Operand:
+        known = self.tracked(tensor)
+        labelled = {d for layer in known.layers for d in varying(layer)}
+        rigid = {d for d, size in enumerate(tensor.shape) if size > 1 and d not in labelled}
+        if not known.dependent:
+            rigid = {d for d in rigid if differs(tensor, d)}
+        return Operand(tuple(tensor.shape), known.layers, frozenset(rigid))
+
+    def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """Labels along one dimension, shape (size,); zeros if its size is fixed, None if it follows other sizes."""
+        operand, found = self.operand(tensor), None
+        for layer in operand.layers:
+            if dim not in varying(layer):
+                continue
+            tied = self.labels.tie(layer, set(varying(layer)) - {dim}, self.why)
+            if tied is not None:
+                if found is not None:
+                    self.labels.freeze(tied, self.why)
+                found = tied.reshape(-1)
+        if found is None and (dim in operand.rigid or tensor.shape[dim] == 1):
+            return torch.zeros(tensor.shape[dim], dtype=torch.int64)
+        return found
+
+    def add_macs(self, constant: int, vectors: list[Tensor], kind: str) -> None:
+        arrays = tuple(v.numpy().ravel() for v in vectors)
+        self.trace.macs.append(Product(constant, arrays, kind, self.module))
+
+    def add_bytes(self, tensor: Tensor, layers: Any) -> None:
+        constant, labelled = tensor.element_size(), {d for layer in layers for d in varying(layer)}
+        for d, size in enumerate(tensor.shape):
+            constant *= 1 if d in labelled else size
+        vectors = tuple(layer.numpy().ravel() for layer in layers)
+        self.trace.bytes.append(Product(constant, vectors, "bytes", self.module))
+
+    def add_literal(self, role: str, vectors: list[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
+        """Remember a size (one vector) or a tuple of sizes; roles ending in 's' are tuples."""
+        if any(v is None for v in vectors):
+            return
+        arrays = tuple(v.numpy().ravel() for v in vectors if v is not None)
+        values = tuple(round(scale * len(a) + offset) for a in arrays)
+        value = values if role in ("kernel", "padding", "sizes") else values[0]
+        self.trace.literals.append(Literal(self.module, role, value, arrays, scale, offset))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One dispatched operator: its name without overload, its arguments by name, its tensors and their shapes."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    tensors: list[Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.inputs.get(name)
+
+
+def differs(tensor: Tensor, dim: int) -> bool:
+    """Whether a constant's values vary along a dimension."""
+    if tensor.stride(dim) == 0 or tensor.shape[dim] <= 1:
+        return False
+    return not bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+
+def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
+    """Run `model` once, in evaluation mode and without gradients, and follow the labels of its parameters.
+
+    Raises:
+        ValueError: the model does not run on the inputs; the original error is quoted.
+    """
+    tracer = Tracer(model)
+    for tensor in tree_leaves((inputs, kwargs)):
+        if isinstance(tensor, Tensor):
+            tracer.known[tensor] = Tracked(dependent=True, token=next(tracer.tokens))
+            tracer.trace.batch = max(tracer.trace.batch, tensor.shape[0] if tensor.ndim else 1)
+    with evaluating(model), torch.no_grad(), slow_attention(), following(model, tracer), tracer:
+        try:
+            output = model(*inputs, **kwargs)
+        except Exception as error:
+            shapes = tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, (inputs, dict(kwargs)))
+            raise ValueError(f"the model does not run on the example inputs {shapes}: {error}") from error
+    for tensor in tree_leaves(output):
+        if isinstance(tensor, Tensor):
+            for layer in tracer.tracked(tensor).layers:
+                tracer.labels.freeze(layer, "the network's output")
+    return tracer.trace
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module's own flag returns."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def slow_attention() -> Iterator[None]:
+    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoder` off the fused path that hides their operators."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextlib.contextmanager
+def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
+    """Keep the tracer's module stack, and note every module that may be a residual block."""
+    entries: list[tuple[str, int, tuple[int, ...]] | None] = []
+    handles = []
+
+    def enter(name: str, args: Any, kwargs: Any) -> None:
+        tracer.stack.append(name)
+        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        entries.append((name, tracer.tracked(args[0]).token, tuple(args[0].shape)) if single else None)
+
+    def leave(result: Any) -> None:
+        tracer.stack.pop()
+        entry = entries.pop()
+        if entry is None or not isinstance(result, Tensor) or tuple(result.shape) != entry[2]:
+            return
+        known = tracer.tracked(result)
+        residual = entry[1] in known.roots and known.dependent
+        tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual))
+
+    for name, module in model.named_modules():
+        handles.append(
+            module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True)
+        )
+        handles.append(module.register_forward_hook(lambda _, __, result: leave(result)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+

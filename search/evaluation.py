@@ -1,0 +1,73 @@
+"""The loop of every search: ask, look up or evaluate, archive, tell."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ofa.space import Subnet
+from search.archive import Archive, Record
+from search.engine import Search
+from search.front import Front, Row
+
+Evaluate = Callable[[Subnet], Mapping[str, float]]
+Map = Callable[[Callable[[Subnet], Record], list[Subnet]], Iterable[Record]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One subnet that now counts: its metrics and costs, and whether the archive knew it."""
+
+    subnet: Subnet
+    metrics: Mapping[str, float]
+    seconds: float
+    known: bool
+    done: int
+    total: int
+
+
+def run(
+    search: Search,
+    evaluate: Evaluate,
+    archive: Archive,
+    on_result: Callable[[Result], Any] | None = None,
+    map: Map = builtins.map,
+) -> Front:
+    """Search to the end and return the front; a killed run resumes by the same call on the same archive.
+
+    `map(function, subnets)` yields results in the order of `subnets`: `executor.map`, `pool.imap`, … run them
+    in parallel. Each is archived as it is yielded; a map that waits for a whole batch risks the whole batch.
+    """
+    while batch := search.ask():
+        records = iter(map(partial(_timed, evaluate), [subnet for subnet in batch if subnet not in archive]))
+        for subnet in batch:
+            known = subnet in archive
+            record = archive.record(subnet) if known else next(records)
+            if not known:
+                archive.add(subnet, record.metrics, record.seconds)
+            search.tell(subnet, record.metrics)
+            if on_result is not None:
+                done = len(search.results)
+                on_result(
+                    Result(subnet, search.results[subnet], record.seconds, known, done, search.evaluations)
+                )
+    return front(search)
+
+
+def front(search: Search, teacher: Row | None = None) -> Front:
+    """The front of what a search has been told so far; subnets are numbered in the order of evaluation."""
+    rows = [
+        Row(f"subnet-{index:04d}", subnet, metrics)
+        for index, (subnet, metrics) in enumerate(search.results.items())
+    ]
+    return Front.of(rows, search.problem.objectives, teacher)
+
+
+def _timed(evaluate: Evaluate, subnet: Subnet) -> Record:
+    start = time.perf_counter()
+    metrics = evaluate(subnet)
+    return Record(metrics, time.perf_counter() - start)

@@ -1,0 +1,200 @@
+"""The front: the results that no other result beats in every objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+
+from ofa.space import Subnet
+from search.budget import Constraint, Floats
+from search.objectives import Objective, written
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TEACHER = "teacher"
+_COLUMNS = ("accuracy", "macs", "params", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run."""
+
+    name: str
+    subnet: Subnet | None
+    metrics: Mapping[str, float]
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat object: name, every metric (unknown or non-finite ones null), subnet, files."""
+        names = dict.fromkeys([*_COLUMNS, *self.metrics])
+        values = {name: self.metrics.get(name, math.nan) for name in names}
+        return {
+            "name": self.name,
+            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "subnet": None if self.subnet is None else dict(self.subnet),
+            "files": dict(self.files),
+        }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Row:
+        """Read what `to_json` gave.
+
+        Raises:
+            ValueError: not such an object.
+        """
+        try:
+            other = {"name", "subnet", "files"}
+            metrics = {name: float(v) for name, v in row.items() if name not in other and v is not None}
+            subnet = None if row["subnet"] is None else Subnet(row["subnet"])
+            return cls(str(row["name"]), subnet, metrics, dict(row["files"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"a row has name, metrics, subnet and files, got {row!r:.120} ({error!r})"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Front:
+    """Rows ordered from cheap to dear, the teacher, and `evaluated`: all that they were chosen from.
+
+    `of` chooses the rows; afterwards they stay, whatever is measured on them later.
+    """
+
+    rows: tuple[Row, ...]
+    objectives: tuple[Objective, ...]
+    teacher: Row | None = None
+    evaluated: tuple[Row, ...] = ()
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], objectives: Sequence[Objective | str], teacher: Row | None = None
+    ) -> Front:
+        """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first."""
+        parsed = Objective.parse(objectives)
+        points = _points(rows, parsed)
+        finite: npt.NDArray[np.int64] = np.flatnonzero(np.isfinite(points).all(axis=1))
+        if len(finite):
+            finite = finite[moocore.is_nondominated(points[finite], maximise=[o.maximise for o in parsed])]
+        axis = next((o for o in parsed if not o.maximise), parsed[0])
+        chosen = sorted((rows[i] for i in finite.tolist()), key=lambda row: axis.value(row.metrics))
+        return cls(tuple(chosen), parsed, teacher, tuple(rows))
+
+    @property
+    def points(self) -> Floats:
+        """Objective values, shape (rows, objectives)."""
+        return _points(self.rows, self.objectives)
+
+    def hypervolume(self, reference: Mapping[str, float]) -> float:
+        """What the front dominates, up to the given worst value of each objective."""
+        corner = [objective.value(reference) for objective in self.objectives]
+        if not self.rows:
+            return 0.0
+        return float(
+            moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives])
+        )
+
+    def knee(self) -> Row:
+        """The row farthest beyond the plane through the front's ends, each objective on its range."""
+        self._check()
+        return self.rows[int(np.argmin(self._losses().sum(axis=1)))]
+
+    def best(self, budget: Mapping[str, Any] | Sequence[Constraint]) -> Row:
+        """The best row in the first objective within a budget.
+
+        Fractions are of the teacher, or else of the dearest row.
+
+        Raises:
+            ValueError: no row fits; says what the front reaches.
+        """
+        self._check()
+        constraints = Constraint.parse(budget) if isinstance(budget, Mapping) else tuple(budget)
+        fitting = list(self.rows)
+        for constraint in constraints:
+            values = [row.metrics.get(constraint.name, math.nan) for row in self.rows]
+            largest = (
+                max(values)
+                if self.teacher is None
+                else self.teacher.metrics.get(constraint.name, max(values))
+            )
+            low, high = constraint.resolved(largest).range
+            fitting = [row for row in fitting if low <= row.metrics.get(constraint.name, math.nan) <= high]
+            if not fitting:
+                reach = f"{written(constraint.name, min(values))} to {written(constraint.name, max(values))}"
+                raise ValueError(f"no row of the front has {constraint}; they reach from {reach}")
+        first = self.objectives[0]
+        return max(fitting, key=lambda row: first.gain(first.value(row.metrics)))
+
+    def spread(self, number: int) -> Front:
+        """The front with at most `number` rows: both ends, then always the row farthest from those taken."""
+        if number < 1:
+            raise ValueError(f"a front is thinned to 1 row or more, got {number}")
+        if len(self.rows) <= number:
+            return self
+        if number == 1:
+            return replace(self, rows=(self.knee(),))
+        losses, taken = self._losses(), [0, len(self.rows) - 1]
+        while len(taken) < number:
+            distance = np.linalg.norm(losses[:, None] - losses[None, taken], axis=2).min(axis=1)
+            distance[taken] = -1.0  # rows may coincide after later measurements
+            taken.append(int(distance.argmax()))
+        return replace(self, rows=tuple(self.rows[i] for i in sorted(taken)))
+
+    def _check(self) -> None:
+        if not self.rows:
+            raise ValueError("the front is empty: nothing was evaluated, or every result was non-finite")
+
+    def _losses(self) -> Floats:
+        """Distance of every row from the best of each objective, as a part of the front's range."""
+        gains = self.points * np.array([1.0 if o.maximise else -1.0 for o in self.objectives])
+        span = np.ptp(gains, axis=0)
+        losses: Floats = (gains.max(axis=0) - gains) / np.where(span > 0, span, 1.0)
+        return losses
+
+    def table(self) -> Table:
+        """The rows under the teacher's, with the teacher's MACs as the measure."""
+        from rich.table import Table
+
+        rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
+        names = [name for name in (*_COLUMNS, "loss") if any(name in row.metrics for row in rows)]
+        table = Table(title=" against ".join(objective.name for objective in self.objectives))
+        table.add_column("name")
+        for name in names:
+            table.add_column(name, justify="right")
+        table.add_column("of its MACs", justify="right")
+        whole = None if self.teacher is None else self.teacher.metrics.get("macs")
+        for row in rows:
+            share = row.metrics["macs"] / whole if whole and "macs" in row.metrics else None
+            cells = [written(name, row.metrics.get(name)) for name in names]
+            style = "bold" if row is self.teacher else None
+            table.add_row(row.name, *cells, "-" if share is None else f"{100 * share:.1f} %", style=style)
+        return table
+
+    def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:
+        """Draw a PNG, SVG or PDF file; `across` and `up` name other metrics than the objectives."""
+        from search.picture import draw
+
+        return draw(self, Path(path), across, up)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The teacher's row, if there is one, and the rows of the front."""
+        return [row.to_json() for row in (*([] if self.teacher is None else [self.teacher]), *self.rows)]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective | str]) -> Front:
+        """Read what `to_json` gave; the rows stay as they are."""
+        parsed = [Row.from_json(row) for row in rows]
+        teacher = next((row for row in parsed if row.name == TEACHER), None)
+        return cls(tuple(row for row in parsed if row is not teacher), Objective.parse(objectives), teacher)
+
+
+def _points(rows: Sequence[Row], objectives: Sequence[Objective]) -> Floats:
+    values = [[objective.value(row.metrics) for objective in objectives] for row in rows]
+    return np.array(values, dtype=np.float64).reshape(len(rows), len(objectives))

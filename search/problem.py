@@ -1,0 +1,162 @@
+"""What is searched: a space, objectives, exact costs and a budget, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ofa.space import Genome, SearchSpace, Subnet
+from search import sampling
+from search.budget import Constraint, Floats
+from search.objectives import Objective, written
+
+Costs = Callable[[Genome], Mapping[str, Floats]]
+"""Named costs, each of shape (population,), of genomes of shape (population, choices)."""
+
+_POOL = 2_000  # genomes drawn to see what the space offers
+_REPAIRED = 256  # of which at most so many are moved towards the budget
+_TRIES = 8  # random single-option moves tried at each step of a repair
+_STALLS = 8  # steps without progress after which a repair gives up
+_ENUMERABLE = 20_000  # the largest space that is listed in full
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A space with objectives, costs and constraints that are absolute; made by `parse`."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    costs: Costs
+    constraints: tuple[Constraint, ...]
+
+    @classmethod
+    def parse(
+        cls,
+        space: SearchSpace,
+        objectives: Sequence[Objective | str],
+        costs: Costs,
+        constraints: Sequence[Constraint] | Mapping[str, object] = (),
+    ) -> Problem:
+        """Check names, and turn fractions of the largest subnet into absolute limits.
+
+        Raises:
+            ValueError: an unknown objective, or a limit on something that `costs` does not give.
+        """
+        if isinstance(constraints, Mapping):
+            constraints = Constraint.parse(constraints)
+        largest = costs(space.encode(space.largest)[None])
+        for constraint in constraints:
+            if constraint.name not in largest:
+                hint = "; attach a latency predictor to the costs" if constraint.name == "latency_ms" else ""
+                raise ValueError(f"{constraint}: the costs are {', '.join(sorted(largest))}{hint}")
+        resolved = tuple(c.resolved(float(largest[c.name][0])) for c in constraints)
+        return cls(space, Objective.parse(objectives), costs, resolved)
+
+    @cached_property
+    def axis(self) -> str:
+        """The cost to spread samples along: the first objective that is one, else the first limited."""
+        names = set(self.costs(self._extremes))
+        wanted = [objective.name for objective in self.objectives] + [c.name for c in self.constraints]
+        return next((name for name in wanted if name in names), "macs")
+
+    @property
+    def _extremes(self) -> Genome:
+        return np.stack([self.space.encode(self.space.smallest), self.space.encode(self.space.largest)])
+
+    def violation(self, genomes: Genome) -> Floats:
+        """How far genomes are outside the budget, summed over constraints, shape (population,)."""
+        if not self.constraints:
+            return np.zeros(len(genomes))
+        costs = self.costs(genomes)
+        total: Floats = np.sum([c.violation(np.asarray(costs[c.name])) for c in self.constraints], axis=0)
+        return total
+
+    def repaired(self, genomes: Genome, rng: np.random.Generator) -> Genome:
+        """Those of `genomes` that are in the budget or get there by improving single-option moves.
+
+        Gives up after as many moves as lie between smallest and largest, or some without progress.
+        """
+        genomes = self.space.canonical_genomes(genomes)
+        violation = self.violation(genomes)
+        stalls = 0
+        for _ in range(int((self.space.counts - 1).sum())):
+            bad = np.flatnonzero(violation > 0)
+            if not len(bad) or stalls == _STALLS:
+                break
+            moves = self._moves(genomes[bad], rng)
+            scores = self.violation(moves.reshape(-1, len(self.space))).reshape(len(bad), _TRIES)
+            improves = scores < violation[bad, None]
+            move = improves.argmax(axis=1)  # the first that improves: a random one, so repairs stay diverse
+            rows = np.flatnonzero(improves.any(axis=1))
+            genomes[bad[rows]] = moves[rows, move[rows]]
+            violation[bad[rows]] = scores[rows, move[rows]]
+            stalls = 0 if len(rows) else stalls + 1
+        inside: Genome = genomes[violation == 0]
+        return inside
+
+    def _moves(self, genomes: Genome, rng: np.random.Generator) -> Genome:
+        """Random neighbours, one choice one option up or down, shape (population, tries, choices)."""
+        moves = np.repeat(genomes[:, None], _TRIES, axis=1)
+        rows, tries = np.indices(moves.shape[:2])
+        choice = rng.integers(0, len(self.space), rows.shape)
+        step = rng.choice([-1, 1], rows.shape)
+        option = np.clip(moves[rows, tries, choice] + step, 0, self.space.counts[choice] - 1)
+        moves[rows, tries, choice] = option
+        return self.space.canonical_genomes(moves)
+
+    def pool(self, rng: np.random.Generator, wanted: int) -> Genome:
+        """Distinct genomes in the budget, all over its range of costs, with the extremes if they are in it.
+
+        Raises:
+            ValueError: the budget is out of reach; says what the space offers.
+        """
+        drawn: Genome = np.unique(
+            np.concatenate([self._extremes, sampling.skewed(self.space, rng, _POOL)]), axis=0
+        )
+        violation = self.violation(drawn)
+        feasible: Genome = drawn[violation == 0]
+        if len(feasible) < wanted:
+            nearest = np.argsort(np.where(violation > 0, violation, np.inf), kind="stable")[:_REPAIRED]
+            repaired = self.repaired(drawn[nearest[violation[nearest] > 0]], rng)
+            feasible = np.unique(np.concatenate([feasible, repaired]), axis=0)
+        if not len(feasible):
+            feasible = self.listed
+        if not len(feasible):
+            raise ValueError(self._out_of_reach(drawn))
+        return feasible
+
+    def stratified(self, pool: Genome, number: int) -> Genome:
+        """At most `number` rows of `pool`, spread along the cost, both extremes first if there."""
+        extremes = [np.flatnonzero((pool == extreme).all(axis=1)) for extreme in self._extremes]
+        kept = dict.fromkeys(int(index) for rows in extremes for index in rows)
+        return pool[sampling.spread(np.asarray(self.costs(pool)[self.axis]), number, list(kept))]
+
+    def _out_of_reach(self, genomes: Genome) -> str:
+        asked = " and ".join(str(constraint) for constraint in self.constraints)
+        costs = self.costs(genomes)
+        ranges = []
+        for name in dict.fromkeys(constraint.name for constraint in self.constraints):
+            low, high = float(np.min(costs[name])), float(np.max(costs[name]))
+            ranges.append(f"{name} from {written(name, low)} to {written(name, high)}")
+        return f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+
+    @cached_property
+    def listed(self) -> Genome:
+        """Every distinct genome in the budget if the space is small enough to be listed, else none."""
+        if self.space.size > _ENUMERABLE:
+            return np.empty((0, len(self.space)), dtype=np.int64)
+        grid = np.indices(tuple(int(n) for n in self.space.counts)).reshape(len(self.space), -1).T
+        genomes: Genome = np.unique(self.space.canonical_genomes(grid.astype(np.int64)), axis=0)
+        inside: Genome = genomes[self.violation(genomes) == 0]
+        return inside
+
+    def cost(self, subnet: Subnet) -> dict[str, float]:
+        """The named costs of one subnet."""
+        return {name: float(value[0]) for name, value in self.costs(self.space.encode(subnet)[None]).items()}
+
+    def gains(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """Objective values turned so that larger is better."""
+        return tuple(objective.gain(objective.value(metrics)) for objective in self.objectives)

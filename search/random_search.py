@@ -1,0 +1,43 @@
+"""Random search: the baseline that every other engine has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ofa.space import Genome, SearchSpace
+from search import sampling
+from search.budget import Constraint
+from search.engine import Search
+from search.objectives import Objective
+from search.problem import Costs, Problem
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Settings of random search; `population` is the number of subnets asked for at a time."""
+
+    population: int = 48
+    evaluations: int = 200
+
+    def start(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective | str],
+        costs: Costs,
+        constraints: Sequence[Constraint] | Mapping[str, object] = (),
+        seed: int = 0,
+    ) -> UniformSearch:
+        """A running search; raises a ValueError at once if the budget is out of reach."""
+        problem = Problem.parse(space, objectives, costs, constraints)
+        return UniformSearch(problem, self.evaluations, self.population, seed)
+
+
+class UniformSearch(Search):
+    """Random search under way: every option equally likely, moved into the budget where needed."""
+
+    def _propose(self, number: int) -> Genome:
+        return sampling.uniform(self.problem.space, self.rng, number)
+
+    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
+        """Random search learns nothing."""

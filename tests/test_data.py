@@ -1,0 +1,178 @@
+"""Datasets: what every split promises, and what each reader refuses."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from train.augmentation import ShiftFlip
+from train.data import Digits, FashionMNIST, ImageFolder, read_idx
+from train.splits import Split, Splits, TensorSplit
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    content = header + values.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_fashion_mnist(folder: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    for prefix, count in ("train", 100), ("t10k", 20):
+        write_idx(folder / f"{prefix}-images-idx3-ubyte{ending}", rng.integers(0, 256, (count, 28, 28)))
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{ending}", np.arange(count) % 10)
+
+
+def write_pictures(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in ("train", 12), ("val", 3):
+        for name in "cat", "dog":
+            (folder / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.png")
+
+
+def digits(folder: Path) -> Splits:
+    return Digits().load()
+
+
+def fashion_mnist(folder: Path) -> Splits:
+    write_fashion_mnist(folder, ".gz")
+    return FashionMNIST(str(folder)).load()
+
+
+def image_folder(folder: Path) -> Splits:
+    write_pictures(folder)
+    return ImageFolder(str(folder), size=16, validation=0.25, workers=0).load()
+
+
+@pytest.fixture(params=[digits, fashion_mnist, image_folder], ids=lambda make: make.__name__)
+def splits(request: pytest.FixtureRequest, tmp_path: Path) -> Splits:
+    make: Callable[[Path], Splits] = request.param
+    return make(tmp_path)
+
+
+def equal(left: list[tuple[Tensor, Tensor]], right: list[tuple[Tensor, Tensor]]) -> bool:
+    return all(torch.equal(a, b) for one, other in zip(left, right, strict=True) for a, b in zip(one, other))
+
+
+def parts(splits: Splits) -> tuple[Split, Split, Split]:
+    return splits.train, splits.validation, splits.test
+
+
+def test_pictures_have_the_announced_shape(splits: Splits) -> None:
+    for split in parts(splits):
+        images, labels = next(split.ordered(4))
+        assert images.shape[1:] == splits.example.shape[1:]
+        assert images.dtype == torch.float32
+        assert labels.dtype == torch.int64
+        assert 0 <= labels.min() and labels.max() < splits.num_classes
+
+
+def test_ordered_gives_every_picture_once(splits: Splits) -> None:
+    for split in parts(splits):
+        sizes = [len(labels) for _, labels in split.ordered(5)]
+        assert sum(sizes) == len(split)
+        assert all(size == 5 for size in sizes[:-1])
+
+
+def test_an_epoch_is_a_function_of_seed_and_epoch(splits: Splits) -> None:
+    first = list(splits.train.shuffled(6, seed=1, epoch=2))
+    torch.manual_seed(99)
+    assert equal(first, list(splits.train.shuffled(6, seed=1, epoch=2)))
+    for other in splits.train.shuffled(6, 1, 3), splits.train.shuffled(6, 2, 2):
+        assert not equal(first, list(other))
+
+
+def test_batches_leave_the_global_generators_alone(splits: Splits) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(splits.train.shuffled(6, seed=1, epoch=0))
+    list(splits.test.ordered(6))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_short_last_batches_are_left_out_of_training(splits: Splits) -> None:
+    size = len(splits.train) // 2 - 1
+    assert [len(labels) for _, labels in splits.train.shuffled(size, 0, 0)] == [size, size]
+    assert splits.train.steps(size) == 2
+
+
+def test_a_split_smaller_than_a_batch_is_refused(splits: Splits) -> None:
+    with pytest.raises(ValueError, match=f"asked of {len(splits.train)} pictures"):
+        splits.train.steps(len(splits.train) + 1)
+
+
+def test_calibration_pictures_are_always_the_same(splits: Splits) -> None:
+    first, second = (splits.train.calibration(4, 2, seed=0) for _ in range(2))
+    assert [len(images) for images in first] == [4, 4]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_digits_are_cut_into_three_stratified_parts() -> None:
+    splits = Digits().load()
+    assert [len(split) for split in parts(splits)] == [1077, 360, 360]
+    pixels = set[bytes]()
+    for split in parts(splits):
+        assert isinstance(split, TensorSplit)
+        counts = torch.bincount(split.labels)
+        assert counts.max() - counts.min() <= 0.06 * len(split)
+        pixels |= {image.numpy().tobytes() for image in split.images}
+    assert len(pixels) == 1797  # nothing is in two parts
+    images = torch.cat([images for images, _ in splits.train.ordered(500)])
+    assert abs(images.mean()) < 0.01 and 0.8 < images.std() < 1.1
+
+
+@pytest.mark.parametrize("place", ["", "FashionMNIST/raw"])
+def test_fashion_mnist_reads_both_layouts(tmp_path: Path, place: str) -> None:
+    write_fashion_mnist(tmp_path / place, "" if place else ".gz")
+    splits = FashionMNIST(str(tmp_path)).load()
+    assert [len(split) for split in parts(splits)] == [90, 10, 20]
+
+
+def test_a_missing_fashion_mnist_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*apt-get install dataset-fashion-mnist"):
+        FashionMNIST(str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1f\x8b broken", gzip.compress(b"\0\0\x08\x03\0\0\0\x09")])
+def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "images.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"images\.gz is not a whole idx file"):
+        read_idx(path)
+
+
+def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no folder .*train"):
+        ImageFolder(str(tmp_path)).load()
+    write_pictures(tmp_path)
+    (tmp_path / "val" / "dog").rename(tmp_path / "val" / "cow")
+    with pytest.raises(ValueError, match=r"differ in the classes \['cow', 'dog'\]"):
+        ImageFolder(str(tmp_path)).load()
+
+
+def test_workers_do_not_change_the_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    alone, helped = (ImageFolder(str(tmp_path), size=16, workers=n).load() for n in (0, 1))
+    assert equal(list(alone.train.shuffled(6, 0, 0)), list(helped.train.shuffled(6, 0, 0)))
+
+
+def test_shift_moves_and_flip_mirrors_each_picture() -> None:
+    picture = torch.zeros(64, 1, 10, 10)
+    picture[:, :, 4, 2] = 1
+    moved = ShiftFlip(shift=0.2, flip=True)(picture, torch.Generator().manual_seed(0))
+    assert moved.shape == picture.shape
+    assert torch.equal(moved.sum((1, 2, 3)), torch.ones(64))
+    columns = {int(image.flatten().argmax()) % 10 for image in moved}
+    assert columns <= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9} and min(columns) < 2 and max(columns) > 7
+    assert torch.equal(ShiftFlip(shift=0)(picture, torch.Generator()), picture)

@@ -1,0 +1,224 @@
+"""The contract of every engine, and what evolution adds."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_space import (
+    REFERENCE,
+    accuracy,
+    toy_costs,
+    toy_front,
+    toy_rows,
+    toy_space,
+    wide_costs,
+    wide_space,
+)
+
+from ofa import Choice, SearchSpace, Subnet
+from search import Archive, Evolution, Front, RandomSearch, Result, Search, run
+from search.sampling import spread
+
+ENGINES = [Evolution, RandomSearch]
+BOTH = ["accuracy", "macs"]
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def drive(search: Search, order: int = 1) -> list[Subnet]:
+    """Everything asked; told in the order asked, or backwards."""
+    asked: list[Subnet] = []
+    while batch := search.ask():
+        asked += batch
+        for subnet in batch[::order]:
+            search.tell(subnet, accuracy(subnet))
+    return asked
+
+
+@each_engine
+def test_asks_distinct_canonical_subnets_as_often_as_told(engine: Any) -> None:
+    space = toy_space()
+    search = engine(population=10, evaluations=35).start(space, BOTH, toy_costs, seed=1)
+    asked = drive(search)
+    assert len(asked) == len(set(asked)) == 35
+    assert all(space.canonical(subnet) == subnet for subnet in asked)
+    assert set(search.results) == set(asked)
+    assert search.stopped == "all 35 evaluations are done"
+    assert search.ask() == []
+
+
+@each_engine
+def test_same_seed_same_search_whatever_the_order_of_telling(engine: Any) -> None:
+    settings = engine(population=10, evaluations=40)
+    runs = [
+        drive(settings.start(toy_space(), BOTH, toy_costs, seed=seed), order)
+        for seed, order in ((5, 1), (5, -1), (6, 1))
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@each_engine
+def test_global_generators_are_left_alone(engine: Any) -> None:
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    random_first = drive(engine(population=8, evaluations=24).start(toy_space(), BOTH, toy_costs))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[index]
+    random.seed(99)
+    np.random.seed(99)
+    assert drive(engine(population=8, evaluations=24).start(toy_space(), BOTH, toy_costs)) == random_first
+
+
+@each_engine
+def test_stops_when_the_space_is_exhausted(engine: Any) -> None:
+    search = engine(population=50, evaluations=10_000).start(toy_space(), BOTH, toy_costs)
+    assert len(drive(search)) == len(toy_rows())
+    assert search.stopped == "every subnet in the budget is evaluated"
+
+
+@each_engine
+def test_a_space_of_one_subnet(engine: Any) -> None:
+    space = SearchSpace((Choice("width", "width", (8,)),))
+    search = engine().start(space, BOTH, wide_like)
+    assert search.ask() == [space.largest]
+
+
+def wide_like(genomes: np.ndarray) -> dict[str, np.ndarray]:
+    return {"macs": 1.0 + genomes.sum(axis=1), "params": 1.0 + genomes.sum(axis=1)}
+
+
+@each_engine
+@pytest.mark.parametrize(
+    "budget",
+    [{"macs": 0.3}, {"macs": (0.5, 0.51)}, {"macs": 0.6, "params": (0.2, 0.5)}, {"params": (0.97, 1.0)}],
+)
+def test_every_subnet_is_in_the_budget(engine: Any, budget: dict[str, Any]) -> None:
+    space = wide_space()
+    search = engine(population=16, evaluations=48).start(space, ["loss", "macs"], wide_costs, budget, seed=2)
+    asked = []
+    while batch := search.ask():
+        asked += batch
+        for subnet in batch:
+            search.tell(subnet, {"loss": -float(sum(subnet.values()))})  # type: ignore[arg-type]
+    assert len(set(asked)) == 48
+    costs = wide_costs(np.array([space.encode(subnet) for subnet in asked]))
+    whole = wide_costs(space.encode(space.largest)[None])
+    for name, limits in budget.items():
+        low, high = limits if isinstance(limits, tuple) else (0.0, limits)
+        share = costs[name] / whole[name]
+        assert low <= share.min() and share.max() <= high
+
+
+@each_engine
+def test_an_infeasible_budget_is_refused_at_once_with_the_reachable_range(engine: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"macs at most 1\.000 k; this space reaches macs from 74\.00 k to 1\.716 M"
+    ):
+        engine().start(toy_space(), BOTH, toy_costs, {"macs": 1000})
+    with pytest.raises(
+        ValueError, match=r"macs at most 20\.0+ k and params at least 5\.000 k; .* and params from"
+    ):
+        engine().start(wide_space(), BOTH, wide_costs, {"macs": (None, 20_000), "params": (5000, None)})
+
+
+@each_engine
+def test_a_limit_on_what_has_no_cost_is_refused(engine: Any) -> None:
+    with pytest.raises(ValueError, match="costs are macs, params; attach a latency predictor"):
+        engine().start(toy_space(), BOTH, toy_costs, {"latency_ms": 0.5})
+
+
+@each_engine
+def test_misuse_of_ask_and_tell(engine: Any) -> None:
+    search = engine(population=4, evaluations=8).start(toy_space(), BOTH, toy_costs)
+    batch = search.ask()
+    with pytest.raises(ValueError, match="4 subnets were asked for and not told yet"):
+        search.ask()
+    with pytest.raises(ValueError, match="'accuracy' is not among the metrics"):
+        search.tell(batch[0], {"loss": 1.0})
+    search.tell(batch[0], accuracy(batch[0]))
+    with pytest.raises(ValueError, match="told twice"):
+        search.tell(batch[0], accuracy(batch[0]))
+    with pytest.raises(ValueError, match="never asked for"):
+        search.tell(Subnet({"width": 8}), {"accuracy": 1.0})
+    with pytest.raises(ValueError, match="at least 1 evaluation"):
+        engine(evaluations=0).start(toy_space(), BOTH, toy_costs)
+
+
+@each_engine
+@pytest.mark.parametrize("objectives", [["accuracy"], BOTH, ["accuracy", "macs", "params"]])
+def test_any_number_of_objectives(engine: Any, objectives: list[str]) -> None:
+    search = engine(population=9, evaluations=45).start(toy_space(), objectives, toy_costs, {"macs": 0.5})
+    assert len(drive(search)) == 45
+
+
+@each_engine
+def test_non_finite_results_count_and_are_forgotten(engine: Any, tmp_path: Path) -> None:
+    search = engine(population=8, evaluations=40).start(toy_space(), BOTH, toy_costs)
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        front = run(
+            search, lambda s: {"accuracy": float("nan")} if s["kernel0"] == 3 else accuracy(s), archive
+        )
+    assert len(search.results) == 40
+    assert front.rows and all(row.subnet["kernel0"] != 3 for row in front.rows)  # type: ignore[index]
+
+
+@each_engine
+def test_run_reports_archives_and_maps(engine: Any, tmp_path: Path) -> None:
+    settings = engine(population=8, evaluations=20)
+    results: list[Result] = []
+    fronts: list[Front] = []
+    with ThreadPoolExecutor(2) as pool:
+        for name, mapper in (("one", map), ("one", map), ("many", pool.map)):
+            search = settings.start(toy_space(), BOTH, toy_costs, seed=4)
+            with Archive(tmp_path / f"{name}.sqlite", "toy") as archive:
+                fronts.append(run(search, accuracy, archive, results.append, map=mapper))
+                assert set(archive[next(iter(archive))]) == {"accuracy"}
+    assert fronts[0] == fronts[1] == fronts[2]
+    assert [r.known for r in results] == [False] * 20 + [True] * 20 + [False] * 20
+    assert [r.done for r in results] == [*range(1, 21)] * 3
+    assert {r.total for r in results} == {20} and set(results[0].metrics) == {"accuracy", "macs", "params"}
+
+
+def test_evolution_starts_spread_along_the_cost_with_both_extremes() -> None:
+    space = wide_space(60)
+    search = Evolution(population=20).start(space, BOTH, wide_costs)
+    first = search.ask()
+    assert space.smallest in first and space.largest in first
+    log = np.sort(np.log(wide_costs(np.array([space.encode(subnet) for subnet in first]))["macs"]))
+    assert (
+        np.diff(log).max() < 2.5 * (log[-1] - log[0]) / 19
+    )  # draws of independent fair options leave half empty
+
+
+def test_spread_takes_no_row_twice_and_keeps_what_it_must() -> None:
+    cost = np.array([1.0, 1.0, 1.0, 100.0, 10.0])
+    assert sorted(spread(cost, 9)) == [0, 1, 2, 3, 4]
+    assert spread(cost, 3, kept=[2]) == [2, 4, 3]
+    assert len(spread(cost, 1)) == 1
+
+
+def test_evolution_beats_random_search_on_a_known_front() -> None:
+    whole = toy_front().hypervolume(REFERENCE)
+    shares: dict[str, list[float]] = {}
+    for engine in ENGINES:
+        for seed in range(5):
+            search = engine(population=20, evaluations=120).start(toy_space(), BOTH, toy_costs, seed=seed)
+            drive(search)
+            rows = [row for row in toy_rows() if row.subnet in search.results]
+            shares.setdefault(engine.__name__, []).append(Front.of(rows, BOTH).hypervolume(REFERENCE) / whole)
+    print(shares)
+    assert np.mean(shares["Evolution"]) > np.mean(shares["RandomSearch"])
+    assert min(shares["Evolution"]) > 0.97
+    assert max(shares["Evolution"]) <= 1 + 1e-12
+
+
+def test_asking_costs_little_in_a_large_space() -> None:
+    space = wide_space(60)
+    search = Evolution(population=50, evaluations=500).start(space, BOTH, wide_costs, {"macs": 0.4})
+    start = time.perf_counter()
+    while batch := search.ask():
+        for subnet in batch:
+            search.tell(subnet, {"accuracy": float(sum(subnet.values()))})  # type: ignore[arg-type]
+    assert len(search.results) == 500
+    assert time.perf_counter() - start < 10

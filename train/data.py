@@ -1,0 +1,217 @@
+"""Datasets: scikit-learn's handwritten digits, Fashion-MNIST (Xiao et al., 2017), folders of pictures."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from train.augmentation import ShiftFlip
+from train.splits import LoaderSplit, Splits, TensorSplit
+
+Labels = npt.NDArray[np.int64]
+
+
+def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:
+    """Cut positions in two, (1 - share, share), with every class in the same proportion.
+
+    Raises:
+        ValueError: a class has too few pictures to be in both parts.
+    """
+    from sklearn.model_selection import train_test_split
+
+    positions = np.arange(len(labels))
+    try:
+        kept, held_out = train_test_split(positions, test_size=share, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise ValueError(
+            f"{len(labels)} pictures cannot be split {1 - share:.0%} / {share:.0%}: {error}"
+        ) from None
+    return np.sort(kept), np.sort(held_out)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """1797 handwritten digits, 8×8 upsampled to `size`, about 60/20/20 (scikit-learn, UCI)."""
+
+    size: int = 32
+    shift: float = 0.1
+    seed: int = 0
+
+    def load(self) -> Splits:
+        from sklearn.datasets import load_digits
+
+        pixels, digits = load_digits(return_X_y=True)  # values 0 to 16
+        images = torch.from_numpy(np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8))
+        labels = digits.astype(np.int64)
+        rest, test = stratified(labels, 0.2, self.seed)
+        train, validation = stratified(labels[rest], 0.25, self.seed)
+        parts = rest[train], rest[validation], test
+        names = tuple(str(digit) for digit in range(10))
+        return _in_memory(
+            [(images[p], torch.from_numpy(labels[p])) for p in parts], names, self.size, ShiftFlip(self.shift)
+        )
+
+
+@dataclass(frozen=True)
+class FashionMNIST:
+    """60,000 + 10,000 articles of clothing, 28×28 grey; `validation` of the first are held out of training.
+
+    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder).
+    """
+
+    folder: str = "/usr/share/datasets/fashion-mnist"
+    size: int = 32
+    validation: float = 0.1
+    shift: float = 0.1
+    flip: bool = True
+    seed: int = 0
+
+    def load(self) -> Splits:
+        """Read the files.
+
+        Raises:
+            ValueError: a file is missing or damaged.
+        """
+        images, labels = self._part("train")
+        train, validation = stratified(labels.numpy(), self.validation, self.seed)
+        parts = [(images[train], labels[train]), (images[validation], labels[validation]), self._part("t10k")]
+        names = (
+            "T-shirt",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        )
+        return _in_memory(parts, names, self.size, ShiftFlip(self.shift, self.flip))
+
+    def _part(self, prefix: str) -> tuple[Tensor, Tensor]:
+        images = read_idx(self._find(f"{prefix}-images-idx3-ubyte"))[:, None]
+        labels = read_idx(self._find(f"{prefix}-labels-idx1-ubyte")).long()
+        if len(images) != len(labels):
+            raise ValueError(f"{self.folder}: {len(images)} {prefix} pictures but {len(labels)} labels")
+        return images, labels
+
+    def _find(self, name: str) -> Path:
+        for folder in (Path(self.folder), Path(self.folder) / "FashionMNIST" / "raw"):
+            for path in (folder / f"{name}.gz", folder / name):
+                if path.is_file():
+                    return path
+        raise ValueError(
+            f"{name}[.gz] is not in {self.folder}; `apt-get install dataset-fashion-mnist`"
+            " brings it, or torchvision.datasets.FashionMNIST(folder, download=True)"
+        )
+
+
+def read_idx(path: Path) -> Tensor:
+    """An idx file of bytes, gzipped or not, as a uint8 tensor (byte 3 is the number of dimensions).
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        dimensions = content[3]
+        sizes = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
+        return torch.from_numpy(
+            np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
+        )
+    except (OSError, EOFError, IndexError, ValueError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole idx file: {error}") from None
+
+
+def _in_memory(
+    parts: Sequence[tuple[Tensor, Tensor]], classes: tuple[str, ...], size: int, augment: ShiftFlip
+) -> Splits:
+    """Three parts of grey pictures, normalised with the training part's mean and standard deviation."""
+    if size < 1:
+        raise ValueError(f"size is the edge of a picture in pixels, at least 1, got {size}")
+    pixels = parts[0][0].double() / 255
+    mean, std = (round(float(pixels.mean()), 4),), (round(float(pixels.std()), 4),)
+    train, validation, test = (
+        TensorSplit(images, labels, size, mean, std, augment if i == 0 else None)
+        for i, (images, labels) in enumerate(parts)
+    )
+    return Splits(train, validation, test, classes, 1, size, mean, std)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
+
+    `validation` of train/ are held out of training. Augmentation and resizing are timm's `create_transform`.
+    """
+
+    folder: str
+    size: int = 224
+    validation: float = 0.1
+    workers: int = 2
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    scale: tuple[float, float] = (0.35, 1.0)
+    flip: float = 0.5
+    seed: int = 0
+
+    def load(self) -> Splits:
+        """List the files.
+
+        Raises:
+            ValueError: a folder is missing or empty, or train/ and test/ hold other classes.
+        """
+        trained, tested = self._listing("train"), self._listing("test", "val")
+        if trained.classes != tested.classes:
+            differ = sorted(set(trained.classes) ^ set(tested.classes))
+            raise ValueError(
+                f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}"
+            )
+        kept, held_out = stratified(np.array(trained.targets), self.validation, self.seed)
+        augmented = self._listing("train", augment=True)
+        train = LoaderSplit(augmented, trained, tuple(kept.tolist()), self.workers)
+        validation = LoaderSplit(trained, trained, tuple(held_out.tolist()), self.workers)
+        test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
+        return Splits(train, validation, test, tuple(trained.classes), 3, self.size, self.mean, self.std)
+
+    def _listing(self, *names: str, augment: bool = False) -> Any:
+        """The torchvision dataset of the first of the sub-folders `names` that exists."""
+        from torchvision import datasets
+
+        folders = [Path(self.folder) / name for name in names]
+        found = next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            raise ValueError(
+                f"no folder {' or '.join(map(str, folders))}; pictures go in <folder>/train/<class>/ and"
+                " <folder>/test/<class>/"
+            )
+        try:
+            return datasets.ImageFolder(found, self._transform(augment))
+        except FileNotFoundError as error:
+            raise ValueError(f"{found}: {error}") from None
+
+    def _transform(self, augment: bool) -> Any:
+        from timm.data import create_transform
+
+        return create_transform(
+            (3, self.size, self.size),
+            is_training=augment,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            hflip=self.flip,
+        )

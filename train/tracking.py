@@ -1,0 +1,88 @@
+"""Tracking: every figure of a run in `metrics.jsonl`, and in Weights & Biases for those who ask for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later)."""
+
+    project: str = "ofa-lab"
+    mode: str = "offline"
+    entity: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("offline", "online"):
+            raise ValueError(f"mode is 'offline' or 'online', got {self.mode!r}")
+
+    def start(self, folder: Path) -> Any:
+        """A wandb run that keeps its files in `folder`; the same folder goes on with the same run."""
+        import wandb  # takes two seconds, so only when asked for
+
+        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+        return wandb.init(
+            project=self.project,
+            entity=self.entity,
+            name=self.name,
+            mode=self.mode,
+            dir=folder,
+            id=identity,
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+
+class Tracker:
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them to wandb if asked."""
+
+    def __init__(self, folder: Path, wandb: Wandb | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        self._run = wandb.start(folder) if wandb is not None else None
+
+    def log(self, stage: str, row: Row) -> None:
+        """Append one row; what JSON has no word for (nan, inf) becomes null."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, **plain}) + "\n")
+        if self._run is not None:
+            self._run.log({f"{stage}/{key}": value for key, value in row.items()})
+
+    def rewind(self, stage: str, epoch: int) -> None:
+        """Drop the rows of `stage` after `epoch`, about to be made again, and a line cut off by a kill."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _stays(line, stage, epoch)]
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def close(self) -> None:
+        """End the wandb run, if there is one."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None
+
+
+def _stays(line: str, stage: str, epoch: int) -> bool:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return bool(row.get("stage") != stage or row.get("epoch", 0) <= epoch)
