@@ -59,9 +59,7 @@ def sizes_in(module: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
         if name in ("training", "_modules", "_parameters", "_buffers"):
             continue
-        whole = type(value) is int or (
-            type(value) in (tuple, list) and value and all(type(v) is int for v in value)
-        )
+        whole = type(value) is int or (type(value) in (tuple, list) and value and all(type(v) is int for v in value))
         if whole and not any(word in name for word in OTHER):
             yield name, value
 

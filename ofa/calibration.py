@@ -36,7 +36,8 @@ def cumulative_statistics(
     changes = [Change(p, a, v) for p in norms for a, v in (("training", True), ("momentum", None))]
     count = 0
     with evaluating(model), torch.no_grad():
-        for count, batch in enumerate(batches, start=1):
+        for batch in batches:
+            count += 1
             args, kwargs = as_call(batch)
             with installed(model, owners, {**tensors, **statistics}, [*plan.changes, *changes], plan.skipped):
                 model(*args, **kwargs)

@@ -17,7 +17,8 @@ from ofa.space import Choice, SearchSpace
 class SpaceConfig:
     """What to make elastic.
 
-    `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always offered.
+    `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always
+    offered.
     `kernel` offers 3, 5, … up to the kernel's size; `depth` lets the last blocks of a stage be skipped, down to half of
     them; `resolution` lists input edges in pixels. `exclude` names modules that stay as they are. `proof` compares
     sliced with zeroed networks while converting: each choice alone (`full`), all together (`quick`), or not (`off`).

@@ -164,8 +164,8 @@ class _Builder:
         signature = np.zeros(len(self.fixed), dtype=np.uint64)
         salt = np.random.default_rng(0)
         leaders: dict[int, tuple[int, str, IntArray]] = {}
-        for name, vectors in self.trace.parameters.items():
-            for dim, vector in enumerate(vectors):
+        for vectors in self.trace.parameters.values():
+            for vector in vectors:
                 key = salt.integers(1, 2**63, dtype=np.uint64)
                 if vector is None:
                     continue
@@ -176,7 +176,7 @@ class _Builder:
                 if vector is None:
                     continue
                 units = self.unit_of[vector]
-                leads = 0 if dim == 0 and len(vectors) > 1 else 1
+                leads = 0 if dim == 0 and sum(v is not None for v in vectors) > 1 else 1
                 for code in np.unique(signature[units[~self.fixed[units]]]).tolist():
                     if code not in leaders or leads < leaders[code][0]:
                         leaders[code] = (leads, name, vector)

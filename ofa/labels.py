@@ -29,7 +29,7 @@ class Operand:
 
 @dataclass
 class Labels:
-    """The constraints found so far: pairs of labels that are one unit, labels that must stay, labels that a norm mixes."""
+    """The constraints found so far: pairs of labels that are one unit, labels that must stay, labels that are mixed."""
 
     count: int = 1
     pairs: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Labels:
         return kept
 
     def merge(self, operands: Sequence[Operand], why: str) -> list[Tensor]:
-        """Layers of a pointwise operator: labels that meet are one unit, and a fixed size keeps what varies along it."""
+        """Layers of a pointwise operator: labels that meet are one unit, a fixed size keeps what varies along it."""
         ndim = max(len(o.shape) for o in operands)
         free: list[Tensor] = []
         for i, operand in enumerate(operands):

@@ -1,7 +1,7 @@
 """What each ATen operator does to channel labels: movement, pointwise, contraction, normalisation, reduction.
 
-A rule takes the tracer, the call and its result, and gives the label layers of the result: a tuple of tensors, or a list
-of such tuples where the operator has several outputs. No rule knows an architecture or a layer class.
+A rule takes the tracer, the call and its result, and gives the label layers of the result: a tuple of tensors, or a
+list of such tuples where the operator has several outputs. No rule knows an architecture or a layer class.
 """
 
 from __future__ import annotations
@@ -138,8 +138,7 @@ def index(tracer: Tracer, call: Call, result: Tensor) -> Layers:
         for layer in tracer.tracked(tensor).layers:
             tracer.labels.freeze(layer, tracer.why)
     return tuple(
-        compress(torch.ops.aten.index(layer.expand(call.shapes[0]), indices))
-        for layer in tracer.tracked(source).layers
+        compress(torch.ops.aten.index(layer.expand(call.shapes[0]), indices)) for layer in tracer.tracked(source).layers
     )
 
 
@@ -174,9 +173,12 @@ def concatenation(tracer: Tracer, call: Call, result: Tensor) -> Layers:
     parts = [tracer.operand(t) for t in call.tensors if t.numel()]
     if call.name == "stack":
         parts = [unsqueezed(part, dim) for part in parts]
-    across = [Operand(p.shape[:dim] + (1,) + p.shape[dim + 1 :], others(p, dim), p.rigid - {dim}) for p in parts]
+    across = [Operand((*p.shape[:dim], 1, *p.shape[dim + 1 :]), others(p, dim), p.rigid - {dim}) for p in parts]
     merged = list(tracer.labels.merge(across, tracer.why)) if any(p.layers for p in across) else []
-    pieces, outer = [], {d for p in parts for layer in p.layers if dim in varying(layer) for d in varying(layer)}
+    pieces, outer = (
+        [],
+        {d for p in parts for layer in p.layers if dim in varying(layer) for d in varying(layer)},
+    )
     for part in parts:
         along = [layer for layer in part.layers if dim in varying(layer)]
         for extra in along[1:]:
@@ -202,9 +204,11 @@ def others(part: Operand, dim: int) -> Layers:
 
 
 def unsqueezed(part: Operand, dim: int) -> Operand:
-    shape = part.shape[:dim] + (1,) + part.shape[dim:]
+    shape = (*part.shape[:dim], 1, *part.shape[dim:])
     return Operand(
-        shape, tuple(layer.unsqueeze(dim) for layer in part.layers), frozenset(d + (d >= dim) for d in part.rigid)
+        shape,
+        tuple(layer.unsqueeze(dim) for layer in part.layers),
+        frozenset(d + (d >= dim) for d in part.rigid),
     )
 
 
@@ -231,15 +235,19 @@ def rows(operand: Operand) -> Operand:
     return unsqueezed(operand, len(operand.shape) - 1)
 
 
-def columns(operand: Operand) -> Operand:
-    """(..., inner, columns) as (..., 1, columns, inner)."""
+def transposed_last(operand: Operand) -> Operand:
+    """(..., a, b) as (..., b, a)."""
     n = len(operand.shape)
-    swapped = Operand(
-        operand.shape[:-2] + (operand.shape[-1], operand.shape[-2]),
+    return Operand(
+        (*operand.shape[:-2], operand.shape[-1], operand.shape[-2]),
         tuple(layer.transpose(-1, -2) for layer in operand.layers),
         frozenset({n - 1: n - 2, n - 2: n - 1}.get(d, d) for d in operand.rigid),
     )
-    return unsqueezed(swapped, n - 2)
+
+
+def columns(operand: Operand) -> Operand:
+    """(..., inner, columns) as (..., 1, columns, inner)."""
+    return unsqueezed(transposed_last(operand), len(operand.shape) - 2)
 
 
 @rule("mm bmm addmm baddbmm mv addmv dot linear matmul")
@@ -268,14 +276,8 @@ def fixed(result: Tensor, layers: Sequence[Tensor]) -> frozenset[int]:
 )
 def attention(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     query, key, value = (tracer.operand(call[name]) for name in ("query", "key", "value"))
-    flipped = Operand(
-        key.shape[:-2] + (key.shape[-1], key.shape[-2]),
-        tuple(layer.transpose(-1, -2) for layer in key.layers),
-        frozenset({len(key.shape) - 1: len(key.shape) - 2, len(key.shape) - 2: len(key.shape) - 1}.get(d, d)
-                  for d in key.rigid),
-    )
-    layers = contract(tracer, rows(query), columns(flipped), "matmul")
-    shape = query.shape[:-1] + (key.shape[-2],)
+    layers = contract(tracer, rows(query), columns(transposed_last(key)), "matmul")
+    shape = (*query.shape[:-1], key.shape[-2])
     scores = Operand(shape, tuple(layers), frozenset())
     bias = call["attn_mask"] if call["attn_mask"] is not None else call["attn_bias"]
     if isinstance(bias, Tensor):
@@ -370,7 +372,13 @@ def note_kernel(tracer: Tracer, call: Call, edges: list[Tensor]) -> None:
     size, dilation = len(edges[0]), call["dilation"]
     same = [d * (size // 2) for d in dilation]
     square = all(len(e) == size for e in edges) and len(set(dilation)) == 1
-    if not square or size <= 3 or size % 2 == 0 or call["transposed"] or list(call["padding"]) not in (same, [0] * len(same)):
+    if (
+        not square
+        or size <= 3
+        or size % 2 == 0
+        or call["transposed"]
+        or list(call["padding"]) not in (same, [0] * len(same))
+    ):
         for e in edges:
             if len(e) > 1:
                 tracer.labels.freeze(e, f"a kernel of {[len(e) for e in edges]} has no smaller centre: {tracer.why}")

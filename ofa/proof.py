@@ -1,4 +1,4 @@
-"""Prove a conversion: sliced equals zeroed, for each choice alone and all together; what fails is frozen, with a reason.
+"""Prove a conversion: sliced equals zeroed, for each choice alone and all together; what fails is frozen, and why.
 
 The network that is compared is a copy whose constant parameters (fresh batch norms, zero-initialised scales) are made
 random, so that no branch hides behind a zero.
@@ -204,7 +204,11 @@ def perturbed(model: nn.Module) -> nn.Module:
 
     with torch.no_grad():
         for parameter in twin.parameters():
-            if parameter.is_floating_point() and parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            if (
+                parameter.is_floating_point()
+                and parameter.numel() > 1
+                and bool((parameter == parameter.flatten()[0]).all())
+            ):
                 uniform(parameter, 0.5, 1.5) if parameter.flatten()[0] > 1e-8 else uniform(parameter, -0.2, 0.3)
         for name, buffer in twin.named_buffers():
             if name.endswith("running_mean"):
@@ -212,4 +216,3 @@ def perturbed(model: nn.Module) -> nn.Module:
             elif name.endswith("running_var"):
                 uniform(buffer, 0.5, 1.5)
     return twin
-

@@ -40,6 +40,11 @@ class Report:
         total = sum(layer.params for layer in self.layers)
         return sum(layer.params for layer in self.layers if layer.choices) / total if total else 0.0
 
+    @property
+    def summary(self) -> str:
+        share = f"{self.elastic_share:.0%} of the parameters elastic"
+        return f"{self.choices} choices, {self.space_size:.3g} subnets, {share}"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
@@ -47,8 +52,7 @@ class Report:
         """A rich table: one row a layer."""
         from rich.table import Table
 
-        title = f"{self.choices} choices, {self.space_size:.3g} subnets, {self.elastic_share:.0%} of the parameters elastic"
-        table = Table("layer", "type", "params", "elastic in", "frozen because", title=title)
+        table = Table("layer", "type", "params", "elastic in", "frozen because", title=self.summary)
         for layer in self.layers:
             table.add_row(layer.name, layer.type, f"{layer.params:,}", ", ".join(layer.choices), layer.reason)
         return table
@@ -62,9 +66,7 @@ class Report:
         return capture.get()
 
 
-def make_report(
-    model: nn.Module, space: SearchSpace, groups: Groups, stages: Sequence[Stage], error: float
-) -> Report:
+def make_report(model: nn.Module, space: SearchSpace, groups: Groups, stages: Sequence[Stage], error: float) -> Report:
     names = {choice.name for choice in space.choices}
     owned: dict[str, list[str]] = {}
     failed: dict[str, str] = {}

@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a subnet changes: the indices kept of each tensor, the attributes that follow, the blocks that are skipped."""
+    """What a subnet changes: the kept indices of each tensor, the attributes that follow, the skipped blocks."""
 
     indices: Mapping[str, tuple[Index, ...]]
     changes: tuple[Change, ...] = ()
@@ -130,7 +130,7 @@ class Slice(torch.autograd.Function):
         return take(parameter.detach(), index).contiguous()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
         parameter = ctx.parameter
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -154,7 +154,11 @@ def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 @contextlib.contextmanager
 def installed(
-    model: nn.Module, owners: Owners, tensors: Mapping[str, Tensor], changes: Sequence[Change], skipped: Sequence[str]
+    model: nn.Module,
+    owners: Owners,
+    tensors: Mapping[str, Tensor],
+    changes: Sequence[Change],
+    skipped: Sequence[str],
 ) -> Iterator[None]:
     """For one forward pass, let modules see other tensors and attributes, and skipped blocks be the identity.
 

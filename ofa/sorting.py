@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.costs import FloatArray
 from ofa.groups import FIXED, Groups
 from ofa.labels import IntArray
 
 Vectors = Mapping[str, Sequence[IntArray | None]]
 
 
-def l1_importance(model: nn.Module, groups: Groups, vectors: Vectors) -> list[IntArray]:
+def l1_importance(model: nn.Module, groups: Groups, vectors: Vectors) -> list[FloatArray]:
     """For each group its units' importance: the L1 norm over every coupled weight, each weight's mean scaled to 1."""
     scores = [np.zeros(group.units) for group in groups.groups]
     for name, parameter in model.named_parameters():
@@ -33,7 +34,7 @@ def l1_importance(model: nn.Module, groups: Groups, vectors: Vectors) -> list[In
     return scores
 
 
-def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[IntArray] | None = None) -> None:
+def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray] | None = None) -> None:
     """Permute every coupled parameter and buffer so that the units of each width group descend in importance.
 
     Kernels keep their places. The permutation is the same along everything that is coupled, so the network computes the

@@ -229,7 +229,12 @@ class SearchSpace:
 
     def to_json(self) -> str:
         rows = [
-            {"name": c.name, "kind": c.kind, "options": list(c.options), "within": [list(w) for w in c.within]}
+            {
+                "name": c.name,
+                "kind": c.kind,
+                "options": list(c.options),
+                "within": [list(w) for w in c.within],
+            }
             for c in self.choices
         ]
         return json.dumps({"choices": rows}, indent=1)

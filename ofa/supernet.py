@@ -123,7 +123,7 @@ class Supernet(nn.Module):
     def calibrate(self, batches: Iterable[Any]) -> None:
         """Give the active subnet batch statistics of its own: the cumulative mean over `batches` (Yu & Huang, 2019).
 
-        They hold until the next `activate`; the shared statistics do not change. A network without batch norm needs none.
+        They hold until the next `activate`; the shared statistics do not change. Networks without batch norm need none.
 
         Raises:
             ValueError: there is no batch.
@@ -224,6 +224,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def check_parameters(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"parameter {name!r} is lazy: run the model once on the example inputs before converting it")
+            raise ValueError(
+                f"parameter {name!r} is lazy: run the model once on the example inputs before converting it"
+            )
         if parameter.is_meta:
             raise ValueError(f"parameter {name!r} is on the meta device: materialise the model before converting it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ class ModuleCall:
 
 @dataclass
 class Trace:
-    """Everything that one run of a network told: labels of its parameters, constraints, costs, sizes, residual blocks."""
+    """Everything that one run of a network told: parameters' labels, constraints, costs, sizes, residual blocks."""
 
     labels: Labels = field(default_factory=Labels)
     parameters: dict[str, list[IntArray | None]] = field(default_factory=dict)
@@ -195,7 +195,7 @@ class Tracer(TorchDispatchMode):
         vectors = tuple(layer.numpy().ravel() for layer in layers)
         self.trace.bytes.append(Product(constant, vectors, "bytes", self.module))
 
-    def add_literal(self, role: str, vectors: list[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
+    def add_literal(self, role: str, vectors: Sequence[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
         """Remember a size (one vector) or a tuple of sizes; roles ending in 's' are tuples."""
         if any(v is None for v in vectors):
             return
@@ -293,13 +293,10 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual))
 
     for name, module in model.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True)
-        )
+        handles.append(module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True))
         handles.append(module.register_forward_hook(lambda _, __, result: leave(result)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-

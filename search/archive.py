@@ -62,16 +62,13 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
                 raise sqlite3.DatabaseError(damage)
             self._database.executescript(_SCHEMA)
             self._check_context()
-            rows = self._database.execute(
-                "SELECT subnet, metrics, seconds FROM evaluations ORDER BY position"
-            )
+            rows = self._database.execute("SELECT subnet, metrics, seconds FROM evaluations ORDER BY position")
             self._records.update(_restored(*row) for row in rows)
         except sqlite3.OperationalError as error:
             raise ValueError(f"cannot use the archive {self.path}: {error}") from None
         except (sqlite3.DatabaseError, _DamagedRow) as error:
             raise ValueError(
-                f"the archive {self.path} is damaged ({error}) and was left as it is; "
-                "move it away to start a new one"
+                f"the archive {self.path} is damaged ({error}) and was left as it is; move it away to start a new one"
             ) from None
 
     def _check_context(self) -> None:
@@ -83,12 +80,8 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
         self._database.execute("COMMIT")
         names = sorted(n for n in stored.keys() | self.context.keys() if stored.get(n) != self.context.get(n))
         if names:
-            changes = ", ".join(
-                f"{n} was {stored.get(n, 'not given')!r}, is {self.context.get(n)!r}" for n in names
-            )
-            raise ValueError(
-                f"the archive {self.path} was made in another context: {changes}; use another folder"
-            )
+            changes = ", ".join(f"{n} was {stored.get(n, 'not given')!r}, is {self.context.get(n)!r}" for n in names)
+            raise ValueError(f"the archive {self.path} was made in another context: {changes}; use another folder")
 
     def add(self, subnet: Subnet, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
         """Commit one evaluation to disk.

@@ -43,9 +43,7 @@ class Constraint:
             )
         alike = self.absolute or len({limit <= 1 for limit in limits}) == 1
         if alike and limits[0] > limits[-1]:
-            raise ValueError(
-                f"the budget on {self.name} has its lower limit {limits[0]} above the upper {limits[1]}"
-            )
+            raise ValueError(f"the budget on {self.name} has its lower limit {limits[0]} above the upper {limits[1]}")
 
     @classmethod
     def parse(cls, budget: Mapping[str, Any]) -> tuple[Constraint, ...]:
@@ -56,9 +54,7 @@ class Constraint:
                 continue
             pair = isinstance(limits, Sequence) and not isinstance(limits, str)
             if pair and len(limits) != 2:
-                raise ValueError(
-                    f"a budget on {name} is an upper limit or a [lower, upper] pair, got {limits!r}"
-                )
+                raise ValueError(f"a budget on {name} is an upper limit or a [lower, upper] pair, got {limits!r}")
             lower, upper = limits if pair else (None, limits)
             constraints.append(cls(name, upper=upper, lower=lower))
         return tuple(constraints)
@@ -87,9 +83,7 @@ class Constraint:
 
     def __str__(self) -> str:
         parts = [
-            f"{word} {written(self.name, limit)}"
-            if self.absolute or limit > 1
-            else f"{word} {limit:g} of the largest"
+            f"{word} {written(self.name, limit)}" if self.absolute or limit > 1 else f"{word} {limit:g} of the largest"
             for word, limit in (("at least", self.lower), ("at most", self.upper))
             if limit is not None
         ]

@@ -68,9 +68,7 @@ class Search(ABC):
         """
         waiting = sum(subnet not in self.results for subnet in self._asked)
         if waiting:
-            raise ValueError(
-                f"{waiting} subnets were asked for and not told yet: tell them before asking again"
-            )
+            raise ValueError(f"{waiting} subnets were asked for and not told yet: tell them before asking again")
         self._close()
         wanted = min(self.batch, self.evaluations - len(self._seen))
         genomes = self._fresh(wanted) if wanted > 0 else []

@@ -52,17 +52,14 @@ def run(
             search.tell(subnet, record.metrics)
             if on_result is not None:
                 done = len(search.results)
-                on_result(
-                    Result(subnet, search.results[subnet], record.seconds, known, done, search.evaluations)
-                )
+                on_result(Result(subnet, search.results[subnet], record.seconds, known, done, search.evaluations))
     return front(search)
 
 
 def front(search: Search, teacher: Row | None = None) -> Front:
     """The front of what a search has been told so far; subnets are numbered in the order of evaluation."""
     rows = [
-        Row(f"subnet-{index:04d}", subnet, metrics)
-        for index, (subnet, metrics) in enumerate(search.results.items())
+        Row(f"subnet-{index:04d}", subnet, metrics) for index, (subnet, metrics) in enumerate(search.results.items())
     ]
     return Front.of(rows, search.problem.objectives, teacher)
 

@@ -56,9 +56,7 @@ class Row:
             subnet = None if row["subnet"] is None else Subnet(row["subnet"])
             return cls(str(row["name"]), subnet, metrics, dict(row["files"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"a row has name, metrics, subnet and files, got {row!r:.120} ({error!r})"
-            ) from None
+            raise ValueError(f"a row has name, metrics, subnet and files, got {row!r:.120} ({error!r})") from None
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ class Front:
     evaluated: tuple[Row, ...] = ()
 
     @classmethod
-    def of(
-        cls, rows: Sequence[Row], objectives: Sequence[Objective | str], teacher: Row | None = None
-    ) -> Front:
+    def of(cls, rows: Sequence[Row], objectives: Sequence[Objective | str], teacher: Row | None = None) -> Front:
         """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first."""
         parsed = Objective.parse(objectives)
         points = _points(rows, parsed)
@@ -97,9 +93,7 @@ class Front:
         corner = [objective.value(reference) for objective in self.objectives]
         if not self.rows:
             return 0.0
-        return float(
-            moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives])
-        )
+        return float(moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives]))
 
     def knee(self) -> Row:
         """The row farthest beyond the plane through the front's ends, each objective on its range."""
@@ -119,11 +113,7 @@ class Front:
         fitting = list(self.rows)
         for constraint in constraints:
             values = [row.metrics.get(constraint.name, math.nan) for row in self.rows]
-            largest = (
-                max(values)
-                if self.teacher is None
-                else self.teacher.metrics.get(constraint.name, max(values))
-            )
+            largest = max(values) if self.teacher is None else self.teacher.metrics.get(constraint.name, max(values))
             low, high = constraint.resolved(largest).range
             fitting = [row for row in fitting if low <= row.metrics.get(constraint.name, math.nan) <= high]
             if not fitting:

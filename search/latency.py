@@ -147,9 +147,7 @@ class LatencyPredictor:
         missing = [name for name in self.coefficients if name not in features]
         if missing:
             raise ValueError(f"features {missing} were fitted and are missing among {sorted(features)}")
-        terms = [
-            slope * np.asarray(features[name], dtype=np.float64) for name, slope in self.coefficients.items()
-        ]
+        terms = [slope * np.asarray(features[name], dtype=np.float64) for name, slope in self.coefficients.items()]
         return np.asarray(self.intercept_ms + np.sum(terms, axis=0))
 
     def attach(self, costs: Costs) -> Costs:
@@ -182,13 +180,9 @@ def _table(features: Features, latency_ms: npt.ArrayLike) -> tuple[list[str], Fl
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in features.items()}
     if target.ndim != 1 or not len(target) or not np.all(np.isfinite(target) & (target > 0)):
         raise ValueError(f"latencies are a row of positive milliseconds, got {latency_ms!r:.120}")
-    uneven = [
-        f"{name} {list(values.shape)}" for name, values in arrays.items() if values.shape != target.shape
-    ]
+    uneven = [f"{name} {list(values.shape)}" for name, values in arrays.items() if values.shape != target.shape]
     if uneven or not arrays:
-        raise ValueError(
-            f"every feature needs one value for each of the {len(target)} latencies, got {uneven}"
-        )
+        raise ValueError(f"every feature needs one value for each of the {len(target)} latencies, got {uneven}")
     return list(arrays), np.stack(list(arrays.values()), axis=1), target
 
 

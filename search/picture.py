@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,17 @@ from search.objectives import Objective, axis
 if TYPE_CHECKING:
     from search.front import Front, Row
 
-_FRONT, _TEACHER, _OTHERS, _TEXT = "#1769aa", "#d9480f", "#adb5bd", "#343a40"
+_TEXT, _LINE = "#343a40", "#ced4da"
+_EVALUATED = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 3.5,
+    "color": "#adb5bd",
+    "alpha": 0.7,
+    "mew": 0,
+}
+_FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa", "mec": "white", "mew": 0.8}
+_TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
 
 
 def draw(front: Front, path: Path, across: str | None = None, up: str | None = None) -> Path:
@@ -19,35 +30,23 @@ def draw(front: Front, path: Path, across: str | None = None, up: str | None = N
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     x, y = _axes(front.objectives, across, up)
+    teacher = [] if front.teacher is None else [front.teacher]
+    layers = [
+        ("evaluated", front.evaluated, _EVALUATED),
+        ("front", front.rows, _FRONT),
+        ("teacher", teacher, _TEACHER),
+    ]
+    points = [_points(rows, x, y) for _, rows, _ in layers]
+    (across_label, x_unit), (up_label, y_unit) = (
+        axis(name, max((point[i] for layer in points for point in layer), default=1.0)) for i, name in enumerate((x, y))
+    )
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
-    shown = [*front.evaluated, *front.rows, *([] if front.teacher is None else [front.teacher])]
-    labels = [axis(name, max((row.metrics.get(name, 0.0) for row in shown), default=1.0)) for name in (x, y)]
-    scale = (labels[0][1], labels[1][1])
-    others, rows = _points(front.evaluated, x, y, scale), _points(front.rows, x, y, scale)
-    dots = {"linestyle": "none", "marker": "o"}
-    axes.plot(
-        *others,
-        **dots,
-        color=_OTHERS,
-        markersize=3.5,
-        alpha=0.7,
-        markeredgewidth=0,
-        label="evaluated",
-        zorder=2,
-    )
-    line = {"color": _FRONT, "linewidth": 1.6, "marker": "o", "markersize": 5.5}
-    axes.plot(*rows, **line, markeredgecolor="white", markeredgewidth=0.8, label="front", zorder=3)
-    if front.teacher is not None:
-        star = {
-            "linestyle": "none",
-            "marker": "*",
-            "markersize": 15,
-            "color": _TEACHER,
-            "markeredgecolor": "white",
-        }
-        axes.plot(*_points([front.teacher], x, y, scale), **star, label="teacher", zorder=4)
-    _dress(axes, labels[0][0], labels[1][0])
+    for order, ((label, _, style), layer) in enumerate(zip(layers, points, strict=True)):
+        if layer:
+            places = [px / x_unit for px, _ in layer], [py / y_unit for _, py in layer]
+            axes.plot(*places, label=label, zorder=2 + order, **style)
+    _dress(axes, across_label, up_label)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
@@ -61,13 +60,10 @@ def _axes(objectives: Sequence[Objective], across: str | None, up: str | None) -
     return x, y
 
 
-def _points(
-    rows: Sequence[Row], x: str, y: str, scale: tuple[float, float]
-) -> tuple[list[float], list[float]]:
-    known = sorted(
-        (row.metrics[x] / scale[0], row.metrics[y] / scale[1]) for row in rows if {x, y} <= set(row.metrics)
-    )
-    return [point[0] for point in known], [point[1] for point in known]
+def _points(rows: Sequence[Row], x: str, y: str) -> list[tuple[float, float]]:
+    """Finite (x, y) of the rows that have both, from left to right."""
+    points = [(row.metrics.get(x, math.nan), row.metrics.get(y, math.nan)) for row in rows]
+    return sorted(point for point in points if all(map(math.isfinite, point)))
 
 
 def _dress(axes: Any, across: str, up: str) -> None:
@@ -77,6 +73,7 @@ def _dress(axes: Any, across: str, up: str) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=_TEXT, length=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#ced4da")
-    axes.legend(frameon=False, loc="best", labelcolor=_TEXT)
+    axes.spines[["left", "bottom"]].set_color(_LINE)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="best", labelcolor=_TEXT)
     axes.margins(x=0.04, y=0.08)

@@ -113,9 +113,7 @@ class Problem:
         Raises:
             ValueError: the budget is out of reach; says what the space offers.
         """
-        drawn: Genome = np.unique(
-            np.concatenate([self._extremes, sampling.skewed(self.space, rng, _POOL)]), axis=0
-        )
+        drawn: Genome = np.unique(np.concatenate([self._extremes, sampling.skewed(self.space, rng, _POOL)]), axis=0)
         violation = self.violation(drawn)
         feasible: Genome = drawn[violation == 0]
         if len(feasible) < wanted:

@@ -116,21 +116,15 @@ run(search, evaluate, archive)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     here = Path(__file__).parent
     script = KILLED.format(paths=[str(here), str(here.parent)], survivors=17)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "killed.sqlite")], env=dict(os.environ)
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed.sqlite")], env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL
 
     fronts, orders, evaluated = [], [], []
     for name in ("killed", "whole"):
         calls: list[Subnet] = []
-        search = Evolution(population=12, evaluations=40).start(
-            toy_space(), ["accuracy", "macs"], toy_costs, seed=3
-        )
+        search = Evolution(population=12, evaluations=40).start(toy_space(), ["accuracy", "macs"], toy_costs, seed=3)
         with Archive(tmp_path / f"{name}.sqlite", "toy") as archive:
-            fronts.append(
-                run(search, lambda subnet, calls=calls: calls.append(subnet) or accuracy(subnet), archive)
-            )
+            fronts.append(run(search, lambda subnet, calls=calls: calls.append(subnet) or accuracy(subnet), archive))
             orders.append([(subnet, archive[subnet]) for subnet in archive])
         evaluated.append(len(calls))
     assert evaluated == [23, 40]

@@ -34,7 +34,7 @@ def test_an_unknown_name_brings_close_ones() -> None:
 
 
 def test_arguments_that_it_does_not_take_are_refused() -> None:
-    with pytest.raises(ValueError, match="test_efficientnet.*no_such_argument"):
+    with pytest.raises(ValueError, match=r"test_efficientnet.*no_such_argument"):
         create(NAME, 10, no_such_argument=1)
     with pytest.raises(ValueError, match="no_such_tag"):
         create(f"{NAME}.no_such_tag", 10, pretrained=True)

@@ -61,7 +61,9 @@ def splits(request: pytest.FixtureRequest, tmp_path: Path) -> Splits:
 
 
 def equal(left: list[tuple[Tensor, Tensor]], right: list[tuple[Tensor, Tensor]]) -> bool:
-    return all(torch.equal(a, b) for one, other in zip(left, right, strict=True) for a, b in zip(one, other))
+    return all(
+        torch.equal(a, b) for one, other in zip(left, right, strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 def parts(splits: Splits) -> tuple[Split, Split, Split]:
@@ -74,7 +76,7 @@ def test_pictures_have_the_announced_shape(splits: Splits) -> None:
         assert images.shape[1:] == splits.example.shape[1:]
         assert images.dtype == torch.float32
         assert labels.dtype == torch.int64
-        assert 0 <= labels.min() and labels.max() < splits.num_classes
+        assert labels.min() >= 0 and labels.max() < splits.num_classes
 
 
 def test_ordered_gives_every_picture_once(splits: Splits) -> None:
@@ -153,7 +155,7 @@ def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no folder .*train"):
+    with pytest.raises(ValueError, match=r"no folder .*train"):
         ImageFolder(str(tmp_path)).load()
     write_pictures(tmp_path)
     (tmp_path / "val" / "dog").rename(tmp_path / "val" / "cow")

@@ -20,7 +20,7 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from search import Archive, Evolution, Front, RandomSearch, Result, Search, run
+from search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
 from search.sampling import spread
 
 ENGINES = [Evolution, RandomSearch]
@@ -112,13 +112,9 @@ def test_every_subnet_is_in_the_budget(engine: Any, budget: dict[str, Any]) -> N
 
 @each_engine
 def test_an_infeasible_budget_is_refused_at_once_with_the_reachable_range(engine: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"macs at most 1\.000 k; this space reaches macs from 74\.00 k to 1\.716 M"
-    ):
+    with pytest.raises(ValueError, match=r"macs at most 1\.000 k; this space reaches macs from 74\.00 k to 1\.716 M"):
         engine().start(toy_space(), BOTH, toy_costs, {"macs": 1000})
-    with pytest.raises(
-        ValueError, match=r"macs at most 20\.0+ k and params at least 5\.000 k; .* and params from"
-    ):
+    with pytest.raises(ValueError, match=r"macs at most 20\.0+ k and params at least 5\.000 k; .* and params from"):
         engine().start(wide_space(), BOTH, wide_costs, {"macs": (None, 20_000), "params": (5000, None)})
 
 
@@ -156,9 +152,7 @@ def test_any_number_of_objectives(engine: Any, objectives: list[str]) -> None:
 def test_non_finite_results_count_and_are_forgotten(engine: Any, tmp_path: Path) -> None:
     search = engine(population=8, evaluations=40).start(toy_space(), BOTH, toy_costs)
     with Archive(tmp_path / "archive.sqlite") as archive:
-        front = run(
-            search, lambda s: {"accuracy": float("nan")} if s["kernel0"] == 3 else accuracy(s), archive
-        )
+        front = run(search, lambda s: {"accuracy": float("nan")} if s["kernel0"] == 3 else accuracy(s), archive)
     assert len(search.results) == 40
     assert front.rows and all(row.subnet["kernel0"] != 3 for row in front.rows)  # type: ignore[index]
 
@@ -180,15 +174,30 @@ def test_run_reports_archives_and_maps(engine: Any, tmp_path: Path) -> None:
     assert {r.total for r in results} == {20} and set(results[0].metrics) == {"accuracy", "macs", "params"}
 
 
+@each_engine
+def test_a_predicted_latency_is_an_objective_and_a_budget_until_measured(engine: Any, tmp_path: Path) -> None:
+    costs = LatencyPredictor({"macs": 1e-6}, intercept_ms=0.1).attach(toy_costs)
+    settings = engine(population=8, evaluations=24)
+    with Archive(tmp_path / "predicted.sqlite") as archive:
+        search = settings.start(toy_space(), ["accuracy", "latency_ms"], costs, {"latency_ms": 0.5})
+        front = run(search, accuracy, archive)
+    for row in front.evaluated:
+        assert row.metrics["latency_ms"] == pytest.approx(0.1 + 1e-6 * row.metrics["macs"])
+        assert row.metrics["latency_ms"] <= 0.5 * (0.1 + 1.716)
+    with Archive(tmp_path / "measured.sqlite") as archive:
+        search = settings.start(toy_space(), ["accuracy", "latency_ms"], costs)
+        front = run(search, lambda subnet: {**accuracy(subnet), "latency_ms": 7.0}, archive)
+    assert {row.metrics["latency_ms"] for row in front.evaluated} == {7.0}
+    assert len(front.rows) == 1
+
+
 def test_evolution_starts_spread_along_the_cost_with_both_extremes() -> None:
     space = wide_space(60)
     search = Evolution(population=20).start(space, BOTH, wide_costs)
     first = search.ask()
     assert space.smallest in first and space.largest in first
     log = np.sort(np.log(wide_costs(np.array([space.encode(subnet) for subnet in first]))["macs"]))
-    assert (
-        np.diff(log).max() < 2.5 * (log[-1] - log[0]) / 19
-    )  # draws of independent fair options leave half empty
+    assert np.diff(log).max() < 2.5 * (log[-1] - log[0]) / 19  # draws of independent fair options leave half empty
 
 
 def test_spread_takes_no_row_twice_and_keeps_what_it_must() -> None:
@@ -207,7 +216,6 @@ def test_evolution_beats_random_search_on_a_known_front() -> None:
             drive(search)
             rows = [row for row in toy_rows() if row.subnet in search.results]
             shares.setdefault(engine.__name__, []).append(Front.of(rows, BOTH).hypervolume(REFERENCE) / whole)
-    print(shares)
     assert np.mean(shares["Evolution"]) > np.mean(shares["RandomSearch"])
     assert min(shares["Evolution"]) > 0.97
     assert max(shares["Evolution"]) <= 1 + 1e-12

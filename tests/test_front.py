@@ -123,9 +123,7 @@ def test_picture_of_little(tmp_path: Path) -> None:
 
 def test_importing_search_imports_no_heavy_library() -> None:
     heavy = ["timm", "hydra", "wandb", "ray", "onnx", "onnxruntime", "matplotlib", "sklearn", "train", "conf"]
-    code = (
-        f"import sys, search; print([name for name in {heavy} if name in sys.modules], len(search.__all__))"
-    )
+    code = f"import sys, search; print([name for name in {heavy} if name in sys.modules], len(search.__all__))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded, exported = done.stdout.rsplit(maxsplit=1)
     assert loaded == "[]"

@@ -13,10 +13,7 @@ def convolution(path: Path, channels: int, layers: int = 1, size: int = 16) -> P
     """An ONNX file of equal 3x3 convolutions."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", [f"x{i}", "weights"], [f"x{i + 1}"], pads=[1, 1, 1, 1])
-        for i in range(layers)
-    ]
+    nodes = [helper.make_node("Conv", [f"x{i}", "weights"], [f"x{i + 1}"], pads=[1, 1, 1, 1]) for i in range(layers)]
     shape = [1, channels, size, size]
     graph = helper.make_graph(
         nodes,
@@ -36,9 +33,7 @@ def image(channels: int, size: int = 16) -> np.ndarray:
 
 def test_more_work_takes_longer(tmp_path: Path) -> None:
     quick = measure_onnx(convolution(tmp_path / "quick.onnx", 8), image(8), repeats=20, seconds=0.05)
-    slow = measure_onnx(
-        convolution(tmp_path / "slow.onnx", 64, layers=4), [image(64)], repeats=20, seconds=0.05
-    )
+    slow = measure_onnx(convolution(tmp_path / "slow.onnx", 64, layers=4), [image(64)], repeats=20, seconds=0.05)
     assert 0 < quick.median_ms < slow.median_ms
     assert quick.iqr_ms >= 0 and quick.runs >= 20 and quick.threads == 1
 
@@ -102,16 +97,12 @@ def test_nothing_is_negative() -> None:
 def test_macs_alone_and_few_networks() -> None:
     predictor = LatencyPredictor.fit({"macs": [1e6, 2e6]}, [1.0, 2.0])
     assert predictor.held_out is None
-    assert predictor.predict({"macs": np.array([4e6]), "params": np.array([1.0])}).tolist() == pytest.approx(
-        [4.0]
-    )
+    assert predictor.predict({"macs": np.array([4e6]), "params": np.array([1.0])}).tolist() == pytest.approx([4.0])
 
 
 def test_attached_costs_have_a_latency() -> None:
     predictor = LatencyPredictor({"macs": 2e-6}, 0.5)
-    costs = predictor.attach(
-        lambda genomes: {"macs": 1e6 * genomes.sum(axis=1), "params": genomes.sum(axis=1) * 1.0}
-    )
+    costs = predictor.attach(lambda genomes: {"macs": 1e6 * genomes.sum(axis=1), "params": genomes.sum(axis=1) * 1.0})
     assert costs(np.array([[1, 2], [0, 0]]))["latency_ms"].tolist() == [6.5, 0.5]
 
 
@@ -146,9 +137,7 @@ def test_fitted_to_real_measurements(tmp_path: Path) -> None:
     """Smoke: measured nets of one kind give a line whose prediction has the right order of magnitude."""
     sizes = [(channels, layers) for channels in (8, 16, 32) for layers in (2, 6)]
     latency = [
-        measure_onnx(
-            convolution(tmp_path / f"{c}-{n}.onnx", c, n), image(c), repeats=10, seconds=0.03
-        ).median_ms
+        measure_onnx(convolution(tmp_path / f"{c}-{n}.onnx", c, n), image(c), repeats=10, seconds=0.03).median_ms
         for c, n in sizes
     ]
     table = {

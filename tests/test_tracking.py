@@ -1,6 +1,7 @@
 """Tracking: every row once, whatever happened in between."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,18 @@ def test_rewinding_nothing_is_fine(tmp_path: Path) -> None:
     assert not tracker.path.exists()
 
 
-def test_wandb_runs_offline_and_is_off_by_default(tmp_path: Path) -> None:
-    assert "wandb" not in sys.modules
+def test_training_imports_wandb_only_when_asked() -> None:
+    program = """if True:
+        import sys, train
+        assert not {"wandb", "timm"} & set(sys.modules), "import train is light"
+        model = train.create("test_efficientnet", 10)
+        train.Recipe().optimizer_of(model)
+        assert "timm" in sys.modules and "wandb" not in sys.modules
+        """
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_wandb_runs_offline(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, Wandb())
     tracker.log("teacher", {"epoch": 1, "loss": 0.5})
     tracker.close()

@@ -27,7 +27,7 @@ def create(
         ValueError: no such backbone (close names are given), an argument that it does not take, or a weight
             file that is missing, damaged, or another network's.
     """
-    import timm
+    from train.zoo import timm
 
     check_name(name)
     try:
@@ -45,7 +45,7 @@ def create(
 
 def check_name(name: str) -> None:
     """Raise a ValueError with close names if timm has no such backbone."""
-    import timm
+    from train.zoo import timm
 
     if ":" in name or timm.is_model(name):  # "hf-hub:owner/model" is resolved on the hub
         return
@@ -67,9 +67,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         other = set()
     missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or unknown or other:
-        shapes = [
-            f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}" for key in sorted(other)[:3]
-        ]
+        shapes = [f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}" for key in sorted(other)[:3]]
         raise ValueError(
             f"{path} holds the weights of another network: {len(missing)} missing {sorted(missing)[:3]},"
             f" {len(unknown)} unknown {sorted(unknown)[:3]}, {len(other)} of another shape {shapes}"

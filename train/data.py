@@ -33,9 +33,7 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
     try:
         kept, held_out = train_test_split(positions, test_size=share, random_state=seed, stratify=labels)
     except ValueError as error:
-        raise ValueError(
-            f"{len(labels)} pictures cannot be split {1 - share:.0%} / {share:.0%}: {error}"
-        ) from None
+        raise ValueError(f"{len(labels)} pictures cannot be split {1 - share:.0%} / {share:.0%}: {error}") from None
     return np.sort(kept), np.sort(held_out)
 
 
@@ -128,9 +126,7 @@ def read_idx(path: Path) -> Tensor:
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         dimensions = content[3]
         sizes = struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
-        return torch.from_numpy(
-            np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
-        )
+        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy())
     except (OSError, EOFError, IndexError, ValueError, struct.error, zlib.error) as error:
         raise ValueError(f"{path} is not a whole idx file: {error}") from None
 
@@ -177,9 +173,7 @@ class ImageFolder:
         trained, tested = self._listing("train"), self._listing("test", "val")
         if trained.classes != tested.classes:
             differ = sorted(set(trained.classes) ^ set(tested.classes))
-            raise ValueError(
-                f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}"
-            )
+            raise ValueError(f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}")
         kept, held_out = stratified(np.array(trained.targets), self.validation, self.seed)
         augmented = self._listing("train", augment=True)
         train = LoaderSplit(augmented, trained, tuple(kept.tolist()), self.workers)
@@ -204,9 +198,9 @@ class ImageFolder:
             raise ValueError(f"{found}: {error}") from None
 
     def _transform(self, augment: bool) -> Any:
-        from timm.data import create_transform
+        from train.zoo import timm
 
-        return create_transform(
+        return timm.data.create_transform(
             (3, self.size, self.size),
             is_training=augment,
             interpolation=self.interpolation,

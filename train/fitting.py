@@ -77,9 +77,7 @@ class Fitting:
         started, number, before = time.perf_counter(), self.epochs_done, self.skipped
         self.model.train()
         finite = []
-        for images, labels in self.lesson.splits.train.shuffled(
-            self.recipe.batch_size, self.recipe.seed, number
-        ):
+        for images, labels in self.lesson.splits.train.shuffled(self.recipe.batch_size, self.recipe.seed, number):
             skipped = self.skipped
             figures = self.step(images, labels)
             finite += [figures] if self.skipped == skipped else []
@@ -115,9 +113,7 @@ class Fitting:
             ValueError: it belongs to another recipe or another network.
         """
         mine, theirs = asdict(self.recipe), state["recipe"]
-        differ = [
-            f"{key} {theirs.get(key)} there, {mine[key]} now" for key in mine if mine[key] != theirs.get(key)
-        ]
+        differ = [f"{key} {theirs.get(key)} there, {mine[key]} now" for key in mine if mine[key] != theirs.get(key)]
         if differ:
             raise ValueError(f"it was made with another recipe: {'; '.join(differ)}")
         try:

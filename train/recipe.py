@@ -31,9 +31,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"at least 1 epoch and 1 picture a batch, got {self.epochs} and {self.batch_size}"
-            )
+            raise ValueError(f"at least 1 epoch and 1 picture a batch, got {self.epochs} and {self.batch_size}")
         if self.lr <= 0 or self.weight_decay < 0 or self.min_lr < 0:
             raise ValueError(
                 f"lr is above 0, weight_decay and min_lr are not below it,"
@@ -52,20 +50,21 @@ class Recipe:
         Raises:
             ValueError: timm has no such optimiser.
         """
-        from timm.optim import create_optimizer_v2, list_optimizers
+        from train.zoo import timm
 
-        if self.optimizer not in list_optimizers():
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; allowed: {', '.join(list_optimizers())}")
-        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        names = timm.optim.list_optimizers()
+        if self.optimizer not in names:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; allowed: {', '.join(names)}")
+        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
             model, opt=self.optimizer, lr=self.lr, weight_decay=self.weight_decay
         )
         return optimizer
 
     def schedule_of(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
         """timm's schedule, a function of the number of steps done alone: there is no state to save."""
-        from timm.scheduler import create_scheduler_v2
+        from train.zoo import timm
 
-        schedule, _ = create_scheduler_v2(
+        schedule, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             sched=self.schedule,
             num_epochs=self.epochs,

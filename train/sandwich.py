@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ofa import SearchSpace, Subnet
+from ofa import SearchSpace, Subnet, Supernet
 from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
 from train.evaluation import device_of, evaluate, evaluating
 from train.splits import Splits
-
-if TYPE_CHECKING:
-    from ofa import Supernet
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,10 @@ class SandwichRule:
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """A supernet learns by the sandwich rule, its subnets by the distance `soft` from the largest or `teacher`.
+    """A supernet learns by the sandwich rule; the distance `soft` leads its subnets to the teacher.
 
-    A teacher is frozen, and runs in evaluation mode.
-    A step holds the activations of one subnet at a time, and its gradient is the average over its subnets.
+    The teacher is another network, frozen and in evaluation mode, or without one the largest subnet itself.
+    A step holds the activations of one subnet at a time; its gradient is the average over its subnets.
     """
 
     supernet: Supernet
@@ -65,12 +61,8 @@ class Sandwich:
     validation_batch: int = 256
 
     def __post_init__(self) -> None:
-        if self.teacher is not None and not set(self.supernet.parameters()).isdisjoint(
-            self.teacher.parameters()
-        ):
-            raise ValueError(
-                "the teacher shares its weights with the supernet; give it a copy made before converting"
-            )
+        if self.teacher is not None and not set(self.supernet.parameters()).isdisjoint(self.teacher.parameters()):
+            raise ValueError("the teacher shares its weights with the supernet; give it a copy made before converting")
 
     @property
     def model(self) -> Supernet:
@@ -80,9 +72,7 @@ class Sandwich:
     def calibration(self) -> list[Tensor]:
         """The training pictures that batch statistics are recalibrated from, always the same."""
         device = device_of(self.supernet)
-        batches = self.splits.train.calibration(
-            self.calibration_batch, self.calibration_batches, self.rule.seed
-        )
+        batches = self.splits.train.calibration(self.calibration_batch, self.calibration_batches, self.rule.seed)
         return [images.to(device) for images in batches]
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, float]:

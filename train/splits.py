@@ -40,9 +40,7 @@ class Split(ABC):
             ValueError: not even one batch.
         """
         if batch_size < 1 or len(self) < batch_size:
-            raise ValueError(
-                f"batch_size {batch_size} asked of {len(self)} pictures; 1 to {len(self)} are allowed"
-            )
+            raise ValueError(f"batch_size {batch_size} asked of {len(self)} pictures; 1 to {len(self)} are allowed")
         return len(self) // batch_size
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:

@@ -36,7 +36,7 @@ class Wandb:
             project=self.project,
             entity=self.entity,
             name=self.name,
-            mode=self.mode,
+            mode="online" if self.mode == "online" else "offline",
             dir=folder,
             id=identity,
             resume="allow",

@@ -1,0 +1,85 @@
+"""From a configuration node to the component it names: checked against the class, which is its own schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+TRUSTED = ("ofa", "train", "search", "conf")
+
+
+def build(node: DictConfig | Mapping[str, Any], path: str) -> Any:
+    """The component that `node._target_` names, built from the node's other keys; `path` stands in error messages.
+
+    Raises:
+        ValueError: an unknown key (close ones are shown), a value of another type, a target outside this project,
+            or whatever the component itself refuses.
+    """
+    values = node if not isinstance(node, DictConfig) else OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, Mapping)
+    cls = resolve(values.get("_target_"), path)
+    given = {str(k): v for k, v in values.items() if k != "_target_"}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")}
+    for key in given:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=3)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise ValueError(f"{path}.{key} is no setting of {cls.__name__}{hint} Allowed: {', '.join(fields)}")
+    hints = typing.get_type_hints(cls)
+    missing = [k for k, v in given.items() if v == "???"]
+    if missing:
+        raise ValueError(f"{path}.{missing[0]} must be given")
+    arguments = {key: converted(value, hints[key], f"{path}.{key}") for key, value in given.items()}
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def resolve(target: Any, path: str) -> Any:
+    """The dataclass of a dotted name inside this project."""
+    package, _, name = str(target).rpartition(".")
+    if package.partition(".")[0] not in TRUSTED:
+        raise ValueError(f"{path}._target_ names a class of {', '.join(TRUSTED)}, got {target!r}")
+    try:
+        cls = getattr(importlib.import_module(package), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"{path}._target_: there is no {target!r}") from None
+    if not dataclasses.is_dataclass(cls):
+        raise ValueError(f"{path}._target_: {target!r} is no component")
+    return cls
+
+
+def converted(value: Any, hint: Any, path: str) -> Any:
+    """`value` as the annotated type; sequences become tuples, nodes with a `_target_` become components."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(value, path)
+    if isinstance(value, list):
+        inner = (typing.get_args(hint) or (Any,))[0]
+        return tuple(converted(v, inner, path) for v in value)
+    if value is None or hint is Any or not plain(hint):
+        return value
+    holder = dataclasses.make_dataclass("Holder", [("value", hint)])
+    try:
+        return OmegaConf.merge(OmegaConf.structured(holder), {"value": value}).value
+    except OmegaConfBaseException:
+        raise ValueError(f"{path} is {described(hint)}, got {value!r}") from None
+
+
+def plain(hint: Any) -> bool:
+    """Whether OmegaConf can check the type by itself: a scalar, or an optional one."""
+    scalars = [a for a in (typing.get_args(hint) or (hint,)) if a is not type(None)]
+    return len(scalars) == 1 and scalars[0] in (int, float, bool, str)
+
+
+def described(hint: Any) -> str:
+    scalars = [a for a in (typing.get_args(hint) or (hint,)) if a is not type(None)]
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names[scalars[0]]

@@ -1,0 +1,234 @@
+"""One run: its configuration, checked and built, its folder, and what its stages have made so far."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor, nn
+
+import ofa
+from conf.building import build
+from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
+from search import Constraint, Objective
+from train import Progress, Sandwich, Tracker, create
+from train import checkpoint as checkpoints
+
+# What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
+DEPENDS = {
+    "teacher": ("backbone", "data", "teacher", "seed"),
+    "supernet": ("space", "supernet"),
+    "latency": ("latency",),
+    "search": ("objectives", "budget", "search", "method"),
+    "export": ("export",),
+}
+REPEATABLE = ("search", "export")
+
+
+class Job:
+    """A configured run in its folder. Everything is built, so that a mistake shows before the first epoch."""
+
+    def __init__(self, config: DictConfig) -> None:
+        self.config = config
+        self.console = Console()
+        self.folder = writable(Path(config.run))
+        unknown = [s for s in config.stages if s not in DEPENDS]
+        if unknown:
+            raise ValueError(f"unknown stages {unknown}; allowed: {', '.join(DEPENDS)}")
+        self.stages = [stage for stage in DEPENDS if stage in config.stages]
+        self.data = build(config.data, "data")
+        self.teacher_config: Teacher = build(config.teacher, "teacher")
+        self.space_config: ofa.SpaceConfig = build(config.space, "space")
+        self.supernet_config: SupernetTraining = build(config.supernet, "supernet")
+        self.latency_config: LatencyMeasurement = build(config.latency, "latency")
+        self.engine = build(config.search, "search")
+        self.export_config: Export = build(config.export, "export")
+        self.objectives = Objective.parse(list(config.objectives))
+        budget: Any = OmegaConf.to_container(config.budget)
+        self.constraints = Constraint.parse(budget or {})
+        self.device = device(config.device)
+        torch.set_num_threads(int(config.threads))
+
+    # ------------------------------------------------------------ bookkeeping
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        return Tracker(self.folder, build(self.config.tracking, "tracking") if self.config.tracking else None)
+
+    def progress(self, stage: str, total: int | None = None) -> Progress:
+        return Progress(stage, total, console=self.console)
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """What `stage` and those before it depend on, as plain values."""
+        names = [name for s in DEPENDS for name in DEPENDS[s] if list(DEPENDS).index(s) <= list(DEPENDS).index(stage)]
+        plain: Any = OmegaConf.to_container(self.config, resolve=True)
+        return flat({name: plain[name] for name in names if name in plain})
+
+    def begin(self, stage: str) -> None:
+        """Refuse a folder whose earlier results were made with other settings.
+
+        Raises:
+            ValueError: names every setting that differs, both values, and the way out.
+        """
+        path = self.folder / "settings.json"
+        stored = read_json(path) if path.exists() else {}
+        now, before = self.settings(stage), stored.get(stage)
+        if before is not None and before != now and stage not in REPEATABLE:
+            keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+            rows = "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in keys)
+            raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
+        write_json(path, {**stored, stage: now})
+
+    def finish(self, stage: str) -> None:
+        done = self._done()
+        write_json(self.folder / "done.json", {**done, stage: digest(self.settings(stage))})
+
+    def finished(self, stage: str) -> bool:
+        return self._done().get(stage) == digest(self.settings(stage))
+
+    def _done(self) -> dict[str, str]:
+        path = self.folder / "done.json"
+        return read_json(path) if path.exists() else {}
+
+    # ------------------------------------------------------------ what stages make
+
+    @cached_property
+    def splits(self) -> Any:
+        return self.data.load()
+
+    @property
+    def example(self) -> Tensor:
+        example: Tensor = self.splits.example
+        return example.to(self.device)
+
+    def backbone(self) -> nn.Module:
+        """The backbone with its first weights: random from the seed, timm's, or a file's."""
+        torch.manual_seed(int(self.config.seed))
+        given = self.teacher_config
+        model = create(
+            str(self.config.backbone),
+            self.splits.num_classes,
+            self.splits.in_chans,
+            given.pretrained,
+            given.checkpoint,
+        )
+        return model.to(self.device)
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The trained backbone, frozen.
+
+        Raises:
+            ValueError: the teacher stage has not been finished, or its file is damaged.
+        """
+        model = self.backbone()
+        model.load_state_dict(self._weights("teacher"))
+        return model.eval().requires_grad_(False)
+
+    def convert(self) -> ofa.Supernet:
+        """The teacher as a supernet that has not been trained."""
+        model = self.backbone()
+        model.load_state_dict(self.teacher.state_dict())
+        supernet = ofa.Supernet(model, self.example, self.space_config)
+        if not len(supernet.space):
+            raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
+        if self.supernet_config.sort:
+            supernet.sort()
+        return supernet
+
+    @cached_property
+    def supernet(self) -> ofa.Supernet:
+        """The trained supernet."""
+        weights = self._weights("supernet")
+        supernet = self.convert()
+        supernet.load_state_dict(weights)
+        return supernet.eval()
+
+    def lesson(self, supernet: ofa.Supernet) -> Sandwich:
+        given = self.supernet_config
+        teacher = self.teacher if given.source == "teacher" else None
+        return Sandwich(
+            supernet,
+            self.splits,
+            given.rule,
+            given.soft,
+            teacher,
+            calibration_batch=given.calibration_batch,
+            calibration_batches=given.calibration_batches,
+        )
+
+    def _weights(self, stage: str) -> dict[str, Tensor]:
+        path = self.folder / f"{stage}.pt"
+        if not path.exists():
+            raise ValueError(f"{path} is missing: run the stage {stage!r} first (stages=[{stage},…])")
+        state = checkpoints.load(path)
+        if not isinstance(state.get("model"), dict):
+            raise ValueError(f"{path} is no checkpoint of a training; delete it to start over")
+        weights: dict[str, Tensor] = state["model"]
+        return weights
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; `auto` is the best one here.
+
+    Raises:
+        ValueError: torch has no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, made if necessary.
+
+    Raises:
+        ValueError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"run folder {folder} cannot be written: {error.strerror}; choose another run=…") from None
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run again, nothing else is lost") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Written whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,79 @@
+"""The console program `ofa`: compose a configuration with Hydra, run its stages, show the front."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+
+def main() -> None:
+    """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
+    sys.argv[1:] = [relaxed(argument) for argument in sys.argv[1:]]
+    run = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("run=")), None)
+    if run is not None and "$" not in run:
+        check_folder(run)
+    _hydra_main()
+
+
+@hydra.main(version_base="1.3", config_path=".", config_name="config")
+def _hydra_main(config: DictConfig) -> None:
+    from rich.console import Console
+
+    try:
+        execute(config)
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        Console(stderr=True).print(f"[bold red]ofa:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+def execute(config: DictConfig) -> None:
+    """Run the stages that are not finished yet, and show the table.
+
+    Raises:
+        ValueError: anything the user can mend; nothing finished is lost.
+    """
+    from conf.job import Job, read_json
+    from conf.stages import STAGES
+    from search import Front
+
+    job = Job(config)
+    try:
+        for stage in job.stages:
+            job.begin(stage)
+            if job.finished(stage):
+                job.console.print(f"{stage}: done before")
+                continue
+            STAGES[stage](job)
+            job.finish(stage)
+    finally:
+        job.tracker.close()
+    path = job.folder / "front.json"
+    if path.exists():
+        front = Front.from_json(read_json(path), [objective.name for objective in job.objectives])
+        job.console.print(front.table())
+        job.console.print(f"picture: {job.folder / 'front.png'}   files: {path}", highlight=False, soft_wrap=True)
+
+
+def relaxed(argument: str) -> str:
+    """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
+    key, equals, _ = argument.partition("=")
+    groups = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
+    nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
+    return f"++{argument}" if nested else argument
+
+
+def check_folder(run: str) -> None:
+    """Say plainly that a run folder cannot be written, before Hydra tries to."""
+    try:
+        Path(run).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"ofa: run folder {run} cannot be written: {error.strerror}; choose another run=…", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

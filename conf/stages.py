@@ -1,0 +1,247 @@
+"""The stages of the main job, in order; each goes on from what it finds in the run folder."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import ofa
+from conf.job import Job, digest, read_json, write_json
+from ofa.export import export_onnx, export_program, save_subnet, save_weights
+from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
+from search.front import TEACHER
+from search.sampling import skewed, spread
+from train import Supervised, evaluate, fit
+
+
+def train_teacher(job: Job) -> None:
+    """The backbone learns from labels → teacher.pt."""
+    lesson = Supervised(job.backbone(), job.splits, job.teacher_config.label_smoothing)
+    job.console.print(f"{job.config.backbone}: {sum(p.numel() for p in lesson.model.parameters()):,} parameters")
+    _fit(job, "teacher", lesson, job.teacher_config.recipe)
+
+
+def train_supernet(job: Job) -> None:
+    """Convert the teacher, write what is elastic and why the rest is not, train by the sandwich rule → supernet.pt."""
+    supernet = job.convert()
+    (job.folder / "space.json").write_text(supernet.space.to_json())
+    (job.folder / "report.json").write_text(supernet.report.to_json())
+    (job.folder / "report.txt").write_text(str(supernet.report))
+    largest, smallest = supernet.cost(supernet.space.largest), supernet.cost(supernet.space.smallest)
+    job.console.print(
+        f"{supernet.report.summary}; {smallest.macs / 1e6:.2f} to {largest.macs / 1e6:.2f} M MACs, "
+        f"{smallest.params:,} to {largest.params:,} parameters"
+    )
+    _fit(job, "supernet", job.lesson(supernet), job.supernet_config.recipe)
+
+
+def _fit(job: Job, stage: str, lesson: Any, recipe: Any) -> None:
+    with job.progress(stage) as bar:
+        figures = fit(lesson, recipe, path=job.folder / f"{stage}.pt", stage=stage, tracker=job.tracker, progress=bar)
+    shown = {name: value for name, value in figures.items() if name.startswith("accuracy")}
+    job.console.print(f"{stage}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} %" for k, v in shown.items()))
+
+
+def measure_latency(job: Job) -> None:
+    """Measure random subnets in onnxruntime → latency.jsonl; fit the predictor → latency.json."""
+    supernet, given = job.supernet, job.latency_config
+    rng = np.random.default_rng([int(job.config.seed), 1])
+    pool = skewed(supernet.space, rng, 2000)
+    chosen = pool[spread(supernet.costs(pool)["macs"], given.samples)]
+    path = job.folder / "latency.jsonl"
+    known = {row["subnet"]: row["latency_ms"] for row in read_lines(path)}
+    with job.progress("latency", len(chosen)) as bar, path.open("a") as file:
+        bar.expect(len(chosen), 0)
+        for genome in chosen:
+            subnet = supernet.space.decode(genome)
+            if subnet.to_json() not in known:
+                milliseconds = latency_of(job, supernet.extract(subnet))
+                known[subnet.to_json()] = milliseconds
+                file.write(json.dumps({"subnet": subnet.to_json(), "latency_ms": milliseconds}) + "\n")
+                file.flush()
+            bar.advance(latency_ms=known[subnet.to_json()])
+    features = features_of(supernet.costs(chosen))
+    values = [known[supernet.space.decode(genome).to_json()] for genome in chosen]
+    predictor = LatencyPredictor.fit(features, values)
+    (job.folder / "latency.json").write_text(predictor.to_json())
+    job.console.print(f"latency predictor: {predictor.held_out}")
+
+
+def latency_of(job: Job, net: nn.Module) -> float:
+    """Median milliseconds for one picture in onnxruntime."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(net, job.example, path)
+        return measure_onnx(path, job.example.cpu().numpy(), threads=job.latency_config.threads).median_ms
+
+
+def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in costs.items() if name != "params"}
+
+
+def search_front(job: Job) -> None:
+    """Evaluate proposals on the validation split, each recalibrated and archived → archive.sqlite, search.json."""
+    supernet = job.supernet
+    lesson = job.lesson(supernet)
+    engine = job.engine.start(
+        supernet.space, job.objectives, costs_of(job, supernet), job.constraints, seed=int(job.config.seed)
+    )
+    context = {
+        "network": supernet.digest,
+        "weights": weights_digest(supernet),
+        "data": digest(job.settings("teacher")),
+    }
+    with Archive(job.folder / "archive.sqlite", context) as archive, job.progress("search") as bar:
+        bar.expect(engine.evaluations, 0)
+        front = run(engine, lesson.examine, archive, on_result=lambda r: bar.advance(accuracy=r.metrics["accuracy"]))
+    job.tracker.rewind("search", -1)
+    job.tracker.log("search", {"epoch": 0, "evaluated": len(engine.results), "front": len(front.rows)})
+    teacher = evaluate(job.teacher, job.splits.validation.ordered(256))
+    rows = Front(front.rows, front.objectives, teacher_row(job, supernet, teacher), front.evaluated)
+    write_json(
+        job.folder / "search.json", {"front": rows.to_json(), "evaluated": [r.to_json() for r in rows.evaluated]}
+    )
+    job.console.print(
+        f"search: {len(engine.results)} subnets evaluated, {len(front.rows)} on the front. {engine.stopped}"
+    )
+
+
+def costs_of(job: Job, supernet: ofa.Supernet) -> Callable[..., Any]:
+    """Exact costs, with a predicted latency where one is wanted."""
+    if "latency_ms" not in [o.name for o in job.objectives] + [c.name for c in job.constraints]:
+        return supernet.costs
+    path = job.folder / "latency.json"
+    if not path.exists():
+        raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
+    return LatencyPredictor.from_json(path.read_text()).attach(supernet.costs)
+
+
+def teacher_row(job: Job, supernet: ofa.Supernet, metrics: Mapping[str, float]) -> Row:
+    cost = supernet.cost(supernet.space.largest)
+    return Row(TEACHER, None, {**metrics, "macs": float(cost.macs), "params": float(cost.params)})
+
+
+def export_front(job: Job) -> None:
+    """Extract the front, score it on the test split, write and verify every file → subnets/, front.json, front.png."""
+    path = job.folder / "search.json"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run the stage 'search' first (stages=[search,export])")
+    found = read_json(path)
+    names = [objective.name for objective in job.objectives]
+    front = Front.from_json(found["front"], names)
+    assert front.teacher is not None
+    front = replace(front, evaluated=tuple(Row.from_json(row) for row in found["evaluated"]))
+    front.picture(job.folder / "front.png")
+    chosen = front.spread(job.export_config.subnets)
+    supernet, rows = job.supernet, []
+    wanted = (front.teacher, *chosen.rows)
+    with job.progress("export", len(wanted)) as bar:
+        bar.expect(len(wanted), 0)
+        for row in wanted:
+            rows.append(exported(job, supernet, row))
+            bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
+    final = Front(tuple(rows[1:]), front.objectives, rows[0])
+    write_json(job.folder / "front.json", final.to_json())
+
+
+def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
+    """One network in a folder of its own; `subnet.json` is written last and says that the folder is whole."""
+    folder = job.folder / "subnets" / row.name
+    facts = folder / "subnet.json"
+    key = digest([row.to_json()["subnet"], weights_digest(supernet), job.settings("latency"), job.settings("export")])
+    if facts.exists() and (stored := read_json(facts)).get("key") == key:
+        return Row.from_json(stored["row"])
+    folder.mkdir(parents=True, exist_ok=True)
+    net = extracted(job, supernet, row)
+    test = evaluate(net, job.splits.test.ordered(256))
+    files = {"weights": "weights.safetensors", "onnx": "model.onnx", "subnet": "subnet.json"}
+    save_weights(net, folder / files["weights"])
+    export_onnx(net, job.example, folder / files["onnx"])
+    difference = onnx_difference(net, folder / files["onnx"], job)
+    if job.export_config.program:
+        files["program"] = "model.pt2"
+        export_program(net, job.example, folder / files["program"])
+    latency = measure_onnx(folder / files["onnx"], job.example.cpu().numpy(), threads=job.latency_config.threads)
+    metrics = {
+        **row.metrics,
+        "accuracy": test["accuracy"],
+        "loss": test["loss"],
+        "validation_accuracy": row.metrics["accuracy"],
+        "latency_ms": latency.median_ms,
+        "onnx_difference": difference,
+    }
+    relative = {kind: f"subnets/{row.name}/{name}" for kind, name in files.items()}
+    result = Row(row.name, row.subnet, metrics, relative)
+    partial = folder / ".subnet.json.partial"
+    save_subnet(row.subnet or supernet.space.largest, {"row": result.to_json(), "key": key}, partial)
+    partial.replace(facts)
+    return result
+
+
+def extracted(job: Job, supernet: ofa.Supernet, row: Row) -> nn.Module:
+    """The teacher itself, or a subnet with batch statistics of its own."""
+    if row.subnet is None:
+        return job.teacher
+    supernet.activate(row.subnet)
+    supernet.calibrate(job.lesson(supernet).calibration)
+    return supernet.extract().eval()
+
+
+def onnx_difference(net: nn.Module, path: Path, job: Job) -> float:
+    """Run the ONNX file beside the network on a real picture; the largest difference relative to the largest output.
+
+    Raises:
+        ValueError: it exceeds the tolerance.
+    """
+    import onnxruntime
+
+    images, _ = next(iter(job.splits.validation.ordered(1)))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = net(images.to(job.device)).cpu().numpy()
+    (got,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    difference = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
+    if not difference <= job.export_config.tolerance:
+        raise ValueError(
+            f"{path} differs from the network by {difference:.1e}, above {job.export_config.tolerance:.1e}"
+        )
+    return difference
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Identifies the values of all parameters and buffers."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The rows of a JSON-lines file; a line that a kill cut off is dropped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+STAGES: dict[str, Callable[[Job], None]] = {
+    "teacher": train_teacher,
+    "supernet": train_supernet,
+    "latency": measure_latency,
+    "search": search_front,
+    "export": export_front,
+}

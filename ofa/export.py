@@ -1,0 +1,76 @@
+"""Write an extracted subnet to disk: its choices, its weights, an ONNX file, an exported program."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ofa.calibration import as_call
+from ofa.space import Subnet
+from ofa.tracing import evaluating
+
+
+def save_subnet(subnet: Subnet, facts: Mapping[str, Any], path: Path) -> None:
+    """`subnet.json`: the choices under "subnet", and what is known of them (costs, scores) beside."""
+    path.write_text(json.dumps({"subnet": dict(subnet), **facts}, indent=1))
+
+
+def load_subnet(path: Path) -> Subnet:
+    """The subnet that `save_subnet` wrote.
+
+    Raises:
+        ValueError: the file is not such a file; the message names it.
+    """
+    try:
+        return Subnet.from_json(json.dumps(json.loads(path.read_text())["subnet"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no subnet: {error}") from None
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """All parameters and buffers as safetensors; weights that are tied are written once."""
+    from safetensors.torch import save_model
+
+    save_model(net, str(path))
+
+
+def export_onnx(net: nn.Module, example_inputs: Any, path: Path) -> None:
+    """An ONNX file of the network in evaluation mode, with the example inputs' shapes."""
+    args, kwargs = as_call(example_inputs)
+    with evaluating(net), torch.no_grad(), quiet():
+        program = torch.onnx.export(net, args, kwargs=kwargs, dynamo=True, verbose=False)
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export gave no program for {path}")
+    program.save(str(path))
+
+
+def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
+    """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`)."""
+    args, kwargs = as_call(example_inputs)
+    with evaluating(net), torch.no_grad(), quiet():
+        torch.export.save(torch.export.export(net, args, kwargs), path)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporters' own progress and deprecation notes are not for this program's users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

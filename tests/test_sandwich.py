@@ -1,0 +1,214 @@
+"""The sandwich rule on a real supernet: what each subnet learns from, and that training resumes exactly."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ofa import SpaceConfig, Supernet
+from train.data import Digits
+from train.distillation import AdaptiveSoft, Soft, SoftTargets, cross_entropy
+from train.fitting import fit
+from train.progress import Progress
+from train.recipe import Recipe
+from train.sandwich import Sandwich, SandwichRule, middle, unregularised
+from train.splits import Splits
+
+
+class Small(nn.Module):
+    """A residual network with batch norm and dropout of both kinds."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(8, 16, 5, 1, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.narrow = nn.Sequential(nn.Conv2d(16, 8, 1, bias=False), nn.BatchNorm2d(8))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.stem(images)
+        features = features + self.narrow(self.wide(features))
+        pooled = self.dropout(features.mean((2, 3)))
+        return self.head(F.dropout(pooled, self.dropout.p, self.training))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return Digits(size=12).load()
+
+
+def supernet(seed: int = 0, dropout: float = 0.0) -> Supernet:
+    torch.manual_seed(seed)
+    space = SpaceConfig(width=(0.5, 0.75, 1.0), kernel=True, divisor=2)
+    return Supernet(Small(dropout), torch.zeros(1, 1, 12, 12), space)
+
+
+def teacher(classes: int = 10) -> nn.Module:
+    torch.manual_seed(1)
+    model = Small(dropout=0.5)
+    model.head = nn.Linear(8, classes)
+    return model.train()
+
+
+def lesson(splits: Splits, soft: SoftTargets | None = None, **kwargs: object) -> Sandwich:
+    rule = SandwichRule(randoms=2, label_smoothing=0.1, **kwargs)  # type: ignore[arg-type]
+    return Sandwich(supernet(), splits, rule, soft or AdaptiveSoft(), calibration_batches=2)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    others = right.state_dict()
+    return all(torch.equal(value, others[key]) for key, value in left.state_dict().items())
+
+
+def test_the_subnets_depend_on_seed_and_step_alone() -> None:
+    space, rule = supernet().space, SandwichRule(randoms=3)
+    drawn = rule.draw(space, 5)
+    assert drawn[:2] == (space.largest, space.smallest) and len(drawn) == 5
+    assert rule.draw(space, 5) == drawn
+    assert rule.draw(space, 6) != drawn and replace(rule, seed=1).draw(space, 5) != drawn
+    for subnet in (*drawn, middle(space)):
+        space.check(subnet)
+    assert middle(space) not in (space.largest, space.smallest)
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["largest", "teacher"])
+def test_the_gradient_is_the_average_over_the_subnets(splits: Splits, external: bool) -> None:
+    images, labels = next(splits.train.ordered(32))
+    task = lesson(splits, Soft(2.0), teacher_share=0.25)
+    task = replace(task, teacher=teacher() if external else None)
+    task.supernet.train()
+    expected: dict[str, Tensor] = {}
+    drawn = task.rule.draw(task.supernet.space, 3)
+    target = None if task.teacher is None else copy.deepcopy(task.teacher).eval()(images).detach()
+    for i, subnet in enumerate(drawn):
+        task.supernet.activate(subnet)
+        task.supernet.zero_grad()
+        logits = task.supernet(images)
+        if i == 0:
+            loss = cross_entropy(logits, labels, 0.1)
+            loss = 0.75 * loss + 0.25 * task.soft(logits, target) if target is not None else loss
+            target = logits.detach() if target is None else target
+        else:
+            assert target is not None
+            loss = task.soft(logits, target)
+        loss.backward()
+        for name, gradient in gradients(task.supernet).items():
+            expected[name] = expected.get(name, torch.zeros_like(gradient)) + gradient / len(drawn)
+    task.supernet.zero_grad()
+    figures = task.backward(images, labels, 3)
+    found = gradients(task.supernet)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert torch.allclose(gradient, expected[name], atol=1e-6), name
+    assert figures.keys() == {"loss", "loss_largest", "loss_smallest"}
+    assert task.supernet.active == task.supernet.space.largest
+
+
+def test_a_step_is_repeatable(splits: Splits) -> None:
+    images, labels = next(splits.train.ordered(32))
+    results = []
+    for _ in range(2):
+        task = lesson(splits)
+        task.supernet.train()
+        results.append((task.backward(images, labels, 9), gradients(task.supernet)))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(gradient, results[1][1][name]) for name, gradient in results[0][1].items())
+
+
+def test_only_the_largest_is_regularised(splits: Splits) -> None:
+    net = supernet(dropout=0.5).train()
+    images, _ = next(splits.train.ordered(8))
+    with torch.no_grad():
+        assert not torch.equal(net(images), net(images))
+        with unregularised(net):
+            assert torch.equal(net(images), net(images))
+            assert net.training
+            norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+            assert len(norms) == 3 and all(norm.training for norm in norms)
+    assert all(module.training for module in net.modules())
+
+
+def test_the_teacher_stays_as_it_is(splits: Splits) -> None:
+    images, labels = next(splits.train.ordered(32))
+    frozen = teacher()
+    before = copy.deepcopy(frozen)
+    task = replace(lesson(splits), teacher=frozen)
+    task.supernet.train()
+    task.backward(images, labels, 0)
+    assert same(frozen, before)
+    assert all(module.training for module in frozen.modules())
+    assert not gradients(frozen)
+
+
+def test_wrong_teachers_are_refused(splits: Splits) -> None:
+    task = lesson(splits)
+    with pytest.raises(ValueError, match="shares its weights"):
+        replace(task, teacher=task.supernet.model)
+    images, labels = next(splits.train.ordered(8))
+    with pytest.raises(ValueError, match=r"student's outputs \(8, 10\), teacher's outputs \(8, 7\)"):
+        replace(task, teacher=teacher(classes=7)).backward(images, labels, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"randoms": -1}, {"teacher_share": 1.5}], ids=str)
+def test_meaningless_rules_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        SandwichRule(**wrong)  # type: ignore[arg-type]
+
+
+def test_validation_is_repeatable_and_changes_nothing(splits: Splits) -> None:
+    task = lesson(splits)
+    task.supernet.train()
+    before = copy.deepcopy(task.supernet)
+    first, second = task.validate(), task.validate()
+    assert first == second
+    assert same(task.supernet, before)
+    assert task.supernet.training and task.supernet.active == task.supernet.space.largest
+    assert set(first) == {f"{name}{of}" for name in ("accuracy", "loss") for of in ("", "_middle", "_smallest")}
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Mortal(Progress):
+    """Dies in the second epoch."""
+
+    def advance(self, **figures: float) -> None:
+        super().advance(**figures)
+        if self.done == 12:
+            raise Killed
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(splits: Splits, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=2, batch_size=128, optimizer="sgd", lr=0.2, weight_decay=1e-4)
+
+    def task(net: Supernet) -> Sandwich:
+        return Sandwich(net, splits, SandwichRule(randoms=1), teacher=teacher(), calibration_batches=2)
+
+    straight = supernet(dropout=0.1)
+    expected = fit(task(straight), recipe, path=tmp_path / "straight.pt")
+    path = tmp_path / "supernet.pt"
+    with pytest.raises(Killed):
+        fit(task(supernet(dropout=0.1)), recipe, path=path, progress=Mortal("supernet", quiet=True))
+    resumed = supernet(seed=0, dropout=0.1)
+    torch.manual_seed(99)
+    assert fit(task(resumed), recipe, path=path) == expected
+    assert same(resumed, straight)
+
+
+def test_a_supernet_learns(splits: Splits) -> None:
+    task = lesson(splits)
+    before = task.validate()
+    recipe = Recipe(epochs=4, batch_size=64, optimizer="sgd", lr=0.2, weight_decay=1e-4)
+    after = fit(task, recipe)
+    assert after["accuracy"] > before["accuracy"] + 30
+    assert after["accuracy_smallest"] > before["accuracy_smallest"] + 20

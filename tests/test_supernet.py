@@ -1,0 +1,253 @@
+"""What makes a supernet one: extracted = active, largest = original, sliced = zeroed, costs = counted."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from networks import TIMM, build
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import ofa
+
+FAMILIES = sorted(TIMM)
+
+
+@cache
+def converted(name: str) -> tuple[nn.Module, torch.Tensor, ofa.Supernet]:
+    model, x = build(name)
+    return model, x, ofa.Supernet(model, x, ofa.SpaceConfig()).eval()
+
+
+def subnets(supernet: ofa.Supernet, n: int = 3) -> list[ofa.Subnet]:
+    rng = np.random.default_rng(0)
+    return [supernet.space.smallest, *(supernet.space.sample(rng) for _ in range(n))]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_largest_is_the_original(name: str) -> None:
+    model, x, supernet = converted(name)
+    supernet.activate(supernet.space.largest)
+    with torch.no_grad():
+        assert torch.equal(supernet(x), model(x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_extracted_is_active_bit_for_bit(name: str) -> None:
+    model, x, supernet = converted(name)
+    for subnet in subnets(supernet):
+        supernet.activate(subnet)
+        net = supernet.extract(subnet)
+        assert type(net) is type(model)
+        with torch.no_grad():
+            assert torch.equal(net(x), supernet(x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_costs_are_those_of_the_extracted_network(name: str) -> None:
+    _, x, supernet = converted(name)
+    for subnet in subnets(supernet):
+        net = supernet.extract(subnet)
+        with (
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+            torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        ):
+            net(x)
+        cost = supernet.cost(subnet)
+        assert 2 * cost.macs * len(x) == counter.get_total_flops()
+        assert cost.params == sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_conversion_proves_sliced_equal_to_zeroed_and_makes_most_of_it_elastic(name: str) -> None:
+    _, _, supernet = converted(name)
+    assert supernet.report.error < 1e-4
+    assert supernet.report.elastic_share > 0.9
+    smallest = supernet.cost(supernet.space.smallest)
+    assert smallest.macs < 0.5 * supernet.cost(supernet.space.largest).macs
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_slices_are_the_gradients_of_the_extracted_network(name: str) -> None:
+    _, x, supernet = converted(name)
+    subnet = subnets(supernet)[1]
+    net = supernet.extract(subnet).eval()
+    net(x).square().sum().backward()
+    supernet.activate(subnet)
+    supernet.zero_grad()
+    supernet(x).square().sum().backward()
+    plan = supernet.plan(subnet)
+    expected = dict(net.named_parameters())
+    for path, parameter in supernet.model.named_parameters():
+        if path not in expected or expected[path].grad is None:
+            continue
+        index = plan.indices.get(path, ())
+        gradient = parameter.grad
+        for dim, kept in enumerate(index):
+            if isinstance(kept, slice):
+                gradient = gradient.narrow(dim, kept.start, kept.stop - kept.start)
+            elif kept is not None:
+                gradient = gradient.index_select(dim, kept)
+        assert torch.equal(gradient, expected[path].grad), path
+        assert torch.count_nonzero(parameter.grad) == torch.count_nonzero(gradient), path
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sorting_keeps_the_largest_subnets_function(name: str) -> None:
+    model, x = build(name)
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="quick")).eval()
+    before = {k: v.clone() for k, v in supernet.state_dict().items()}
+    supernet.sort()
+    assert any(not torch.equal(v, before[k]) for k, v in supernet.state_dict().items())
+    with torch.no_grad():
+        expected = model(x)
+        assert (supernet(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_slices_follow_the_weights() -> None:
+    _, x, supernet = converted("mobilenetv2")
+    supernet = copy.deepcopy(supernet)
+    supernet.activate(supernet.space.smallest)
+    with torch.no_grad():
+        before = supernet(x)
+        for parameter in supernet.parameters():
+            parameter.mul_(1.1)
+        after = supernet(x)
+        assert not torch.equal(before, after)
+        assert torch.equal(after, supernet.extract()(x))
+
+
+def test_calibration_is_cumulative_deterministic_and_leaves_the_shared_statistics() -> None:
+    _, x, supernet = converted("mobilenetv3")
+    batches = [torch.randn(8, 3, 64, 64) for _ in range(3)]
+    subnet = subnets(supernet)[1]
+    shared = {k: v.clone() for k, v in supernet.state_dict().items()}
+    supernet.activate(subnet)
+    reference = supernet.extract()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+            module.train()
+    with torch.no_grad():
+        for batch in batches:
+            reference(batch)
+    supernet.calibrate(batches)
+    with torch.no_grad():
+        assert torch.equal(supernet(x), reference.eval()(x))
+        assert torch.equal(supernet.extract()(x), supernet(x))
+    assert all(torch.equal(v, shared[k]) for k, v in supernet.state_dict().items())
+    with pytest.raises(ValueError, match="at least one batch"):
+        supernet.calibrate([])
+
+
+def test_training_passes_update_shared_statistics_where_slices_are_copies_too() -> None:
+    model, x = build("densenet")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="quick"))
+    supernet.activate(supernet.space.smallest)
+    net = supernet.extract().train()
+    supernet.train()(x)
+    net(x)
+    plan = supernet.plan(supernet.active)
+    names = [name for name in plan.indices if name.endswith("running_mean")]
+    assert names
+    for name in names:
+        part = dict(supernet.model.named_buffers())[name]
+        index = plan.indices[name][0]
+        part = part[index] if isinstance(index, slice) else part.index_select(0, index)
+        assert torch.equal(part, dict(net.named_buffers())[name])
+
+
+def test_deepcopy_pickle_and_state_dict_round_trips() -> None:
+    _, x, supernet = converted("resnet")
+    supernet.activate(supernet.space.smallest)
+    for twin in (copy.deepcopy(supernet), pickle.loads(pickle.dumps(supernet))):
+        with torch.no_grad():
+            assert torch.equal(twin(x), supernet(x))
+    other = copy.deepcopy(supernet)
+    other.load_state_dict(supernet.state_dict(), strict=True)
+
+
+def test_attributes_follow_sizes() -> None:
+    _, _, supernet = converted("vit")
+    net = supernet.extract(supernet.space.smallest)
+    attention = net.blocks[0].attn
+    assert attention.num_heads == 1
+    assert attention.qkv.out_features == attention.qkv.weight.shape[0]
+    assert tuple(net.blocks[0].norm1.normalized_shape) == tuple(net.blocks[0].norm1.weight.shape)
+
+
+def test_control_flow_functional_code_and_dictionaries_are_followed() -> None:
+    class Free(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 5, padding=2)
+            self.gate = nn.Parameter(torch.rand(16, 1, 1))
+            self.head = nn.Linear(16 * 4, 5)
+
+        def forward(self, image: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+            x = self.first(image)
+            for _ in range(2):
+                x = (
+                    x
+                    + torch.nn.functional.conv2d(x, self.second.weight, self.second.bias, padding=2).relu() * self.gate
+                )
+            x = nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+            return {"logits": self.head(x) * scale}
+
+    model, inputs = Free().eval(), {"image": torch.randn(2, 3, 8, 8), "scale": torch.ones(1)}
+    supernet = ofa.Supernet(model, inputs, ofa.SpaceConfig(divisor=4)).eval()
+    assert [c.name for c in supernet.space.choices if c.kind == "width"] == ["first.width"]
+    supernet.activate(supernet.space.smallest)
+    with torch.no_grad():
+        assert torch.equal(supernet(**inputs)["logits"], supernet.extract()(**inputs)["logits"])
+    assert supernet.extract().head.weight.shape == (5, 4 * 4)
+
+
+def test_an_operator_that_nobody_knows_freezes_with_a_reason() -> None:
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.linalg.matrix_exp(torch.diag_embed(self.a(x)))[:, :, 0]
+            return self.c(self.b(x).relu())
+
+    supernet = ofa.Supernet(Strange(), torch.randn(2, 8), ofa.SpaceConfig(divisor=1))
+    assert [c.name for c in supernet.space.choices] == ["b.width"]
+    reason = next(layer.reason for layer in supernet.report.layers if layer.name == "a")
+    assert "not understood" in reason or "literal" in reason
+
+
+def test_bad_input_is_said_clearly() -> None:
+    model, x = build("resnet")
+    with pytest.raises(ValueError, match=r"does not run on the example inputs .*\(2, 4, 64, 64\)"):
+        ofa.Supernet(model, torch.randn(2, 4, 64, 64))
+    with pytest.raises(ValueError, match=r"'layer1\.0\.conv9' matches no module; close names: layer1\.0\.conv"):
+        ofa.Supernet(model, x, ofa.SpaceConfig(exclude=("layer1.0.conv9",)))
+    with pytest.raises(ValueError, match=r"width ratios lie in \(0, 1\]"):
+        ofa.SpaceConfig(width=(0.5, 1.5))
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        ofa.Supernet("resnet18", x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lazy"):
+        ofa.Supernet(nn.Sequential(nn.LazyLinear(4)), torch.randn(1, 3))
+    supernet = converted("resnet")[2]
+    with pytest.raises(ValueError, match="is no option; allowed"):
+        supernet.activate(supernet.space.largest.replace(**{"conv1.width": 63}))
+
+
+def test_excluded_layers_stay_and_say_so() -> None:
+    model, x = build("resnet")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(exclude=("layer2.*", nn.MaxPool2d), proof="quick"))
+    net = supernet.extract(supernet.space.smallest)
+    kept, original = dict(net.layer2.named_parameters()), dict(model.layer2.named_parameters())
+    assert all(kept[name].shape == original[name].shape for name in original)
+    reasons = {layer.reason for layer in supernet.report.layers if layer.name.startswith("layer2.")}
+    assert reasons == {"excluded by 'layer2.*'"}
