@@ -137,12 +137,12 @@ def export_front(job: Job) -> None:
     found = read_json(path)
     names = [objective.name for objective in job.objectives]
     front = Front.from_json(found["front"], names)
-    assert front.teacher is not None
+    teacher = next(Row.from_json(row) for row in found["front"] if row["name"] == TEACHER)
     front = replace(front, evaluated=tuple(Row.from_json(row) for row in found["evaluated"]))
     front.picture(job.folder / "front.png")
     chosen = front.spread(job.export_config.subnets)
     supernet, rows = job.supernet, []
-    wanted = (front.teacher, *chosen.rows)
+    wanted = (teacher, *chosen.rows)
     with job.progress("export", len(wanted)) as bar:
         bar.expect(len(wanted), 0)
         for row in wanted:

@@ -87,7 +87,7 @@ class Tracer(TorchDispatchMode):
     """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.trace = Trace()
         self.known: Any = WeakTensorKeyDictionary()
         self.stack: list[str] = [""]

@@ -44,7 +44,7 @@ class Supervised:
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, float]:
         loss = cross_entropy(self.model(images), labels, self.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {"loss": loss.item()}
 
     def validate(self) -> dict[str, float]:

@@ -119,7 +119,7 @@ class Sandwich:
     @staticmethod
     def _descend(loss: Tensor, nets: int) -> Tensor:
         """Go backward at once, so that the activations are free before the next subnet's."""
-        (loss / nets).backward()  # type: ignore[no-untyped-call]
+        (loss / nets).backward()
         return loss.detach()
 
 
