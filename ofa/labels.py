@@ -141,6 +141,14 @@ def varying(layer: Tensor) -> tuple[int, ...]:
     return tuple(d for d, size in enumerate(layer.shape) if size > 1)
 
 
+def edge(layer: Tensor, dim: int) -> Tensor:
+    """Labels along one dimension at the first index of all others, shape (size,)."""
+    for d in range(layer.ndim):
+        if d != dim:
+            layer = layer.narrow(d, 0, 1)
+    return layer.reshape(-1)
+
+
 def broadcast(layer: Tensor, ndim: int) -> Tensor:
     """The layer with leading dimensions of size 1, as broadcasting aligns it."""
     return layer.reshape((1,) * (ndim - layer.ndim) + tuple(layer.shape))

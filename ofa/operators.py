@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ofa.labels import Operand, compress, varying
+from ofa.labels import Operand, compress, edge, varying
 from ofa.tracing import Call, Kernel, Tracer
 
 Layers = tuple[Tensor, ...]
@@ -42,10 +42,10 @@ def rule_for(func: Any, call: Call) -> Rule:
     return unknown if call.tensors else factory
 
 
-@rule("empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
+@rule("_local_scalar_dense empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
 def factory(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     """New values belong to no channel; their size follows the sizes they were made from."""
-    return () if isinstance(result, Tensor) or result is None else [() for _ in result]
+    return [() for _ in result] if isinstance(result, (tuple, list)) else ()
 
 
 def unknown(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
@@ -83,15 +83,33 @@ def movement(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     for index in call.tensors[1:]:
         for layer in tracer.tracked(index).layers:
             tracer.labels.freeze(layer, tracer.why)
+    align_parts(tracer, call)
     outputs = [result] if isinstance(result, Tensor) else list(result)
     moved: list[list[Tensor]] = [[] for _ in outputs]
     for layer in tracer.tracked(source).layers:
         results = moved_labels(call, layer.expand(call.shapes[0]))
         for kept, labels in zip(moved, [results] if isinstance(results, Tensor) else results, strict=True):
             kept.append(compress(labels))
+    tracer.note_sizes(source)
     note_sizes(tracer, call, moved)
     per_output = [tuple(layers) for layers in moved]
     return per_output[0] if isinstance(result, Tensor) else per_output
+
+
+def align_parts(tracer: Tracer, call: Call) -> None:
+    """Where one number is the size of every part (a split) or the distance of what is taken (a slice with a step),
+    equal positions of all parts are one unit."""
+    dim = (call["dim"] or 0) % max(1, len(call.shapes[0]))
+    size = call["split_size"] if "split" in call.name else call["step"] if call.name == "slice" else 1
+    if not isinstance(size, int) or size < 2 or (call.name == "slice" and (call["start"] or 0) >= size):
+        return
+    for layer in tracer.tracked(call.tensors[0]).layers:
+        whole = layer.shape[dim] // size * size
+        if dim in varying(layer) and whole:
+            parts = layer.narrow(dim, 0, whole).unflatten(dim, (-1, size))
+            # a split's parts lose the same positions; a slice's steps are kept or lost whole
+            first = parts.narrow(dim + (call.name == "slice"), 0, 1)
+            tracer.labels.unify(first, parts, tracer.why)
 
 
 def moved_labels(call: Call, labels: Tensor) -> Any:
@@ -121,14 +139,6 @@ def note_sizes(tracer: Tracer, call: Call, moved: Sequence[Sequence[Tensor]]) ->
         for layer in tracer.tracked(call.tensors[0]).layers:
             if varying(layer) == (dim,) and 0 < call.inputs["start"] < layer.shape[dim]:
                 tracer.add_literal("size", [layer.narrow(dim, 0, call.inputs["start"]).reshape(-1)])
-
-
-def edge(layer: Tensor, dim: int) -> Tensor:
-    """Labels along one dimension at the first index of all others, shape (size,)."""
-    for d in range(layer.ndim):
-        if d != dim:
-            layer = layer.narrow(d, 0, 1)
-    return layer.reshape(-1)
 
 
 @rule("index")

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ofa.labels import IntArray, Labels, Operand, varying
+from ofa.labels import IntArray, Labels, Operand, edge, varying
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,14 @@ class Tracer(TorchDispatchMode):
     @property
     def module(self) -> str:
         return self.stack[-1]
+
+    def note_sizes(self, tensors: Any) -> None:
+        """Remember the sizes that code of the running module can read from these tensors."""
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor):
+                for layer in self.tracked(tensor).layers:
+                    for d in varying(layer):
+                        self.add_literal("size", [edge(layer, d)])
 
     def _label_parameters(self, model: nn.Module) -> None:
         tensors = itertools.chain(model.named_parameters(), model.named_buffers())
@@ -280,11 +288,14 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
 
     def enter(name: str, args: Any, kwargs: Any) -> None:
         tracer.stack.append(name)
+        tracer.note_sizes((args, kwargs))
         single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         entries.append((name, tracer.tracked(args[0]).token, tuple(args[0].shape)) if single else None)
 
     def leave(result: Any) -> None:
+        tracer.note_sizes(result)
         tracer.stack.pop()
+        tracer.note_sizes(result)
         entry = entries.pop()
         if entry is None or not isinstance(result, Tensor) or tuple(result.shape) != entry[2]:
             return
