@@ -153,12 +153,12 @@ class Front:
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
-        names = [name for name in (*_COLUMNS, "loss") if any(name in row.metrics for row in rows)]
+        names = [name for name in _COLUMNS if any(name in row.metrics for row in rows)]
         table = Table(title=" against ".join(objective.name for objective in self.objectives))
-        table.add_column("name")
+        table.add_column("name", no_wrap=True)
         for name in names:
-            table.add_column(name, justify="right")
-        table.add_column("of its MACs", justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("of its MACs", justify="right", no_wrap=True)
         whole = None if self.teacher is None else self.teacher.metrics.get("macs")
         for row in rows:
             share = row.metrics["macs"] / whole if whole and "macs" in row.metrics else None

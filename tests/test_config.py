@@ -1,0 +1,82 @@
+"""Configurations: every one composes and builds, and a mistake in one is said clearly."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from composition import composed
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from conf.building import build
+
+ROOT = Path(__file__).parents[1] / "conf"
+GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
+EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / group).glob("*.yaml"))]
+
+
+def nodes(config: DictConfig) -> dict[str, Any]:
+    return {group: config[group] for group in GROUPS if config[group]}
+
+
+@pytest.mark.parametrize(("option", "experiment"), list(product(OPTIONS, EXPERIMENTS)))
+def test_every_configuration_composes_and_builds(option: tuple[str, str], experiment: str | None) -> None:
+    group, name = option
+    overrides = [f"{group}={name}"] + ([f"experiment={experiment}"] if experiment else [])
+    config = composed(*overrides, *(["data.folder=/pictures"] if name == "image_folder" else []))
+    for path, node in nodes(config).items():
+        build(node, path)
+
+
+def test_every_method_composes() -> None:
+    for path in (ROOT / "method").glob("*.yaml"):
+        for name, node in nodes(composed(f"method={path.stem}")).items():
+            build(node, name)
+
+
+def test_values_below_a_group_need_no_plus() -> None:
+    config = composed("data.shift=0.2", "space.width=[0.5,1.0]", "teacher.recipe.warmup=0.2")
+    assert build(config.data, "data").shift == 0.2
+    assert build(config.space, "space").width == (0.5, 1.0)
+    assert build(config.teacher, "teacher").recipe.warmup == 0.2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sise=48", r"data\.sise is no setting of Digits; did you mean size"),
+        ("teacher.recipe.epochs=abc", r"teacher\.recipe\.epochs is a whole number, got 'abc'"),
+        ("teacher.recipe.epochs=0", r"teacher\.recipe: at least 1 epoch"),
+        ("space.width=[0.5,2]", r"width ratios lie in \(0, 1\]"),
+        ("space.divisor=none", r"space\.divisor is a whole number, got 'none'"),
+        ("space.proof=maybe", r"proof is off, quick or full"),
+        ("data._target_=os.system", r"data\._target_ names a class of ofa"),
+        ("data._target_=train.Nothing", r"there is no 'train.Nothing'"),
+        ("data=image_folder", r"data\.folder must be given"),
+    ],
+)
+def test_mistakes_are_said_clearly(override: str, message: str) -> None:
+    config = composed(override)
+    with pytest.raises(ValueError, match=message):
+        for path, node in nodes(config).items():
+            build(node, path)
+
+
+def test_a_misspelt_key_at_the_top_is_refused() -> None:
+    with pytest.raises(HydraException, match="sed"):
+        composed("sed=1")
+
+
+def test_yaml_holds_no_value_that_is_the_default_already() -> None:
+    for group, name in OPTIONS:
+        node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / group / f"{name}.yaml"))
+        if "_target_" not in node or name == "image_folder":
+            continue
+        default = build({"_target_": node["_target_"]}, group)
+        for key, value in node.items():
+            if key != "_target_" and isinstance(value, (str, int, float)) and "$" not in str(value):
+                assert getattr(default, key) != value, (group, name, key)

@@ -1,0 +1,206 @@
+"""The console program: the main job at toy size, killed in every stage and resumed, and told nonsense."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conf.job import Job
+from conf.program import execute
+from ofa.export import load_subnet
+from composition import composed
+
+pytestmark = pytest.mark.xdist_group("program")
+TOY = (
+    "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
+    "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
+    "latency.samples=6", "export.subnets=2", "threads=1",
+)  # fmt: skip
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "conf.program", f"run={folder}", *TOY, *overrides]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(folder: Path, *overrides: str) -> str:
+    process = start(folder, *overrides)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    (folder.parent / "output.txt").write_text(finish(folder))
+    return folder
+
+
+def front(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "front.json").read_text())
+    return rows
+
+
+def archived(folder: Path) -> list[Any]:
+    path = folder / "archive.sqlite"
+    if not path.exists():
+        return []
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            tables = [name for (name,) in connection.execute("select name from sqlite_master where type='table'")]
+            rows = "evaluations" if "evaluations" in tables else "evaluation"
+            return connection.execute(f"select * from {rows}").fetchall()
+    except sqlite3.Error:
+        return []
+
+
+def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
+    rows = front(run)
+    assert [row["name"] for row in rows].count("teacher") == 1
+    assert len(rows) == 3
+    for row in rows:
+        assert {"name", "accuracy", "macs", "params", "latency_ms", "subnet", "files"} <= set(row)
+        assert 0 <= row["accuracy"] <= 100 and row["latency_ms"] > 0
+        weights = load_file(run / row["files"]["weights"])
+        trainable = [v for name, v in weights.items() if "running" not in name and "num_batches" not in name]
+        assert sum(v.numel() for v in trainable) == row["params"]
+        session = onnxruntime.InferenceSession(str(run / row["files"]["onnx"]))
+        (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 1, 32, 32), np.float32)})
+        assert logits.shape == (1, 10)
+        assert row["subnet"] is None or dict(load_subnet(run / row["files"]["subnet"])) == row["subnet"]
+    assert (run / "front.png").stat().st_size > 10_000
+    stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"teacher", "supernet", "search"}
+    output = (run.parent / "output.txt").read_text()
+    assert "latency predictor: held-out error" in output and "MACs alone" in output
+
+
+def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: Path) -> None:
+    job = Job(composed(f"run={run}", *TOY))
+    row = next(row for row in front(run) if row["subnet"])
+    net = job.supernet.extract(load_subnet(run / row["files"]["subnet"])).eval()
+    net.load_state_dict(load_file(run / row["files"]["weights"]), strict=True)
+    correct = [(net(x).argmax(1) == y) for x, y in job.splits.test.ordered(64)]
+    assert 100 * float(torch.cat(correct).float().mean()) == pytest.approx(row["accuracy"])
+
+
+def test_a_second_run_does_nothing_again(run: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.suffix in (".pt", ".onnx", ".safetensors", ".json")}
+    started = time.perf_counter()
+    output = finish(run)
+    assert output.count("done before") == 5
+    assert time.perf_counter() - started < 60
+    changed = [p.name for p, t in before.items() if p.stat().st_mtime_ns != t]
+    assert set(changed) <= {"settings.json", "done.json"}
+
+
+def lines(path: Path, stage: str | None = None) -> int:
+    text = path.read_text() if path.exists() else ""
+    return sum(stage is None or f'"stage": "{stage}"' in line for line in text.splitlines())
+
+
+def figures(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+INTERRUPTIONS: dict[str, Callable[[Path], bool]] = {
+    "teacher": lambda f: lines(f / "metrics.jsonl", "teacher") >= 1,
+    "supernet": lambda f: lines(f / "metrics.jsonl", "supernet") >= 1,
+    "latency": lambda f: lines(f / "latency.jsonl") >= 2,
+    "search": lambda f: len(archived(f)) >= 3,
+    "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
+}
+
+
+def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    for stage, reached in INTERRUPTIONS.items():
+        process, deadline = start(folder), time.monotonic() + 300
+        while not reached(folder):
+            assert process.poll() is None, f"ended before it could be killed in {stage}: {process.communicate()[0]}"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (folder / "front.json").exists()
+    measured = (folder / "latency.jsonl").read_text().splitlines()[:2]
+    finish(folder)
+    assert (folder / "latency.jsonl").read_text().splitlines()[:2] == measured
+    volatile = ("latency_ms",)
+    expected, got = (
+        [{k: v for k, v in row.items() if k not in volatile} for row in front(f)] for f in (run, folder)
+    )
+    assert got == expected
+    assert len(archived(folder)) == len(archived(run)) == 10
+    assert figures(folder) == figures(run)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("backbone=mobilenetv3_smal_050",), r"unknown backbone .*close: .*mobilenetv3_small_050"),
+        (("stages=[teachr]",), r"unknown stages \['teachr'\]; allowed: teacher, supernet"),
+        (("objectives=[acuracy]",), r"acuracy"),
+        (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
+        (("device=cuda:7",), r"device=cuda:7 cannot be used here"),
+        (("stages=[search]",), r"supernet\.pt is missing: run the stage 'supernet' first"),
+    ],
+)
+def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
+
+
+def test_an_impossible_budget_is_refused_with_the_reachable_range(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(ValueError, match="macs") as caught:
+        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]"))
+    assert "reach" in str(caught.value)
+
+
+def test_other_settings_in_the_same_folder_are_refused(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"teacher\.recipe\.epochs was 2, is now 3.*choose another run"):
+        execute(composed(f"run={run}", *TOY, "teacher.recipe.epochs=3"))
+
+
+@pytest.mark.parametrize("name", ["teacher.pt", "supernet.pt", "archive.sqlite", "search.json", "settings.json"])
+def test_a_damaged_file_is_named_and_nothing_else_is_lost(run: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "done.json").unlink()
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(b"not what it was" + content[40 : len(content) // 2])
+    others = {p: p.read_bytes() for p in folder.glob("*.pt") if p.name != name}
+    stages = ["stages=[export]"] if name == "search.json" else []
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        execute(composed(f"run={folder}", *TOY, *stages))
+    assert all(path.read_bytes() == before for path, before in others.items())
+
+
+def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    process = start(blocked / "run")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "Traceback" not in output and "cannot be written" in output and len(output.strip().splitlines()) == 1
+    process = start(tmp_path / "run", "backbone=resnet81")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "Traceback" not in output and 'unknown backbone' in output and "resnet" in output
