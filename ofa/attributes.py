@@ -6,8 +6,9 @@ this number are candidates. Nobody tells the program their names; the proof deci
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,29 @@ from ofa.labels import IntArray
 from ofa.slicing import Change
 from ofa.tracing import Literal, Trace
 
+ATTEMPTS = 40  # ways to bind the attributes of one group that are tried
+MOST = 6  # bindings of one attribute that are tried
 # Attributes that never repeat a number of channels, heads or groups.
 OTHER = ("stride", "dilation", "output_padding", "window", "shift", "ratio", "eps", "grid", "img", "scale")
 
 
 @dataclass(frozen=True)
 class Binding:
-    """An attribute (with its old value) that follows the number of kept labels of one or several vectors."""
+    """An attribute (with its old value) that follows the number of kept labels of one or several vectors.
+
+    It is uncertain when the size was used by a module inside: then it follows only where the proof needs it.
+    """
 
     module: str
     attribute: str
     old: Any
     literal: Literal
+    certain: bool = True
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Identifies what is followed, whatever the groups."""
+        return (*(v.tobytes() for v in self.literal.vectors), self.literal.scale, self.literal.offset)
 
     def change(self, groups: Groups, sizes: IntArray) -> Change | None:
         """The attribute's value in a subnet; None where it stays."""
@@ -39,20 +51,143 @@ class Binding:
         return None if value == self.old else Change(self.module, self.attribute, value)
 
 
+class Bindings:
+    """Which of its possible bindings each attribute follows (None: it stays), and how else they could be chosen.
+
+    Attributes of one name in modules of one type are chosen together: what holds in one block holds in the next.
+    """
+
+    def __init__(self, model: nn.Module, options: Sequence[Sequence[Binding]], groups: Groups) -> None:
+        self.options, self.groups = options, groups
+        self.chosen: list[int | None] = [0 if rows[0].certain else None for rows in options]
+        self.names = [(type(model.get_submodule(rows[0].module)), rows[0].attribute) for rows in options]
+        self.touched = [
+            {g for row in rows for v in row.literal.vectors for g in np.unique(groups.group_of[v]).tolist()}
+            for rows in options
+        ]
+        self.learned: dict[tuple[type, str], int | None] = {}
+        self.hopeless: set[frozenset[tuple[type, str]]] = set()
+
+    def changes(self, sizes: IntArray) -> list[Change]:
+        rows = (options[i].change(self.groups, sizes) for options, i in self._pairs() if i is not None)
+        return [change for change in rows if change is not None]
+
+    def final(self) -> list[Binding]:
+        return [options[i] for options, i in self._pairs() if i is not None]
+
+    def _pairs(self) -> Iterable[tuple[Sequence[Binding], int | None]]:
+        return zip(self.options, self.chosen, strict=True)
+
+    def remember(self) -> dict[tuple[str, str], Any]:
+        """What is chosen, in words that outlive a regrouping."""
+        return {
+            (options[0].module, options[0].attribute): None if i is None else options[i].key
+            for options, i in self._pairs()
+        }
+
+    def recall(self, memory: Mapping[tuple[str, str], Any]) -> None:
+        """Choose again what was chosen before, where it is still possible."""
+        for n, options in enumerate(self.options):
+            name = (options[0].module, options[0].attribute)
+            keys = [option.key for option in options]
+            if name in memory:
+                key = memory[name]
+                self.chosen[n] = None if key is None else keys.index(key) if key in keys else self.chosen[n]
+
+    def following(self, group: int) -> frozenset[tuple[str, str, int | None]]:
+        """The attributes that may follow a group, and what they follow now."""
+        return frozenset(
+            (options[0].module, options[0].attribute, i)
+            for (options, i), touched in zip(self._pairs(), self.touched, strict=True)
+            if group in touched
+        )
+
+    def alternatives(self, group: int) -> Iterator[set[int]]:
+        """Choose otherwise for one group, in place, one way after the other; gives the groups that this touches."""
+        mine = [n for n, touched in enumerate(self.touched) if group in touched]
+        names = dict.fromkeys(self.names[n] for n in mine)
+        start, family = list(self.chosen), frozenset(names)
+        known = {name: self.learned[name] for name in names if name in self.learned}
+        attempts = self._attempts(mine, start, known)
+        for values in islice(attempts, 1 if family in self.hopeless else ATTEMPTS):
+            self.chosen = [values.get(self.names[n], old) if n in mine else old for n, old in enumerate(start)]
+            self._within(mine, start)
+            if self.chosen == start:
+                continue
+            self._trial = {self.names[n]: self.chosen[n] for n in mine}
+            yield set().union(*(self.touched[n] for n in mine if self.chosen[n] != start[n])) - {group}
+        self.chosen = start
+        self.hopeless.add(family)
+
+    def keep(self) -> None:
+        """The alternative at hand holds: try it first elsewhere."""
+        self.learned.update(self._trial)
+
+    def _within(self, mine: Sequence[int], start: Sequence[int | None]) -> None:
+        for n in mine:
+            i = self.chosen[n]
+            if i is not None and i >= len(self.options[n]):
+                self.chosen[n] = start[n]
+
+    def _attempts(
+        self, mine: Sequence[int], start: Sequence[int | None], known: Mapping[tuple[type, str], int | None]
+    ) -> Iterator[Mapping[tuple[type, str], int | None]]:
+        """By name of attribute: what was learned, one more, one less, another size, none, one only."""
+        yield known
+        off = dict.fromkeys(self.names[n] for n in mine if start[n] is None)
+        on = dict.fromkeys(self.names[n] for n in mine if start[n] is not None)
+        most = max((len(self.options[n]) for n in mine), default=0)
+        yield from ({name: i} for i in range(min(most, 2)) for name in off)
+        yield dict.fromkeys(off, 0)
+        yield from ({name: None} for name in on)
+        yield from ({name: i} for i in range(1, most) for name in (*on, *off))
+        yield dict.fromkeys(on)
+        yield from ({other: None for other in on if other != name} for name in on)
+
+
 def find_bindings(model: nn.Module, trace: Trace, groups: Groups) -> list[list[Binding]]:
     """For each attribute that may follow, its possible bindings, the likeliest first."""
-    by_module: dict[str, list[Literal]] = {}
-    for literal in trace.literals:
+    own: dict[str, list[Literal]] = {}
+    inner: dict[str, list[Literal]] = {}
+    for literal in (*trace.literals, *shapes(trace)):
         if any(groups.varies(vector) for vector in literal.vectors):
-            by_module.setdefault(literal.module, []).append(literal)
+            own.setdefault(literal.module, []).append(literal)
+            for outer in enclosing(literal.module):
+                inner.setdefault(outer, []).append(literal)
     found = []
-    for path, literals in by_module.items():
+    for path in dict.fromkeys((*own, *inner)):
         for name, value in sizes_in(model.get_submodule(path)):
-            fitting = distinct([lit for lit in literals if lit.value == normal(value) and lit.role in roles(name)])
-            fitting.sort(key=lambda lit: roles(name).index(lit.role))
-            if fitting:
-                found.append([Binding(path, name, value, literal) for literal in fitting])
+            certain = fitting(name, value, own.get(path, ()))
+            options = certain or fitting(name, value, inner.get(path, ()))
+            if options:
+                found.append([Binding(path, name, value, literal, bool(certain)) for literal in options[:MOST]])
     return found
+
+
+def fitting(name: str, value: Any, literals: Sequence[Literal]) -> list[Literal]:
+    """The sizes that an attribute of this name and value may repeat, the likeliest first."""
+    fit = distinct([lit for lit in literals if lit.value == normal(value) and lit.role in roles(name)])
+    return sorted(fit, key=lambda lit: roles(name).index(lit.role))
+
+
+def shapes(trace: Trace) -> Iterator[Literal]:
+    """The sizes of every parameter, as its module may repeat them."""
+    for name, vectors in trace.parameters.items():
+        path = name.rpartition(".")[0]
+        whole = [v for v in vectors if v is not None]
+        for vector in whole:
+            yield Literal(path, "size", len(vector), (vector,))
+        if whole:
+            yield Literal(path, "sizes", tuple(len(v) for v in whole), tuple(whole))
+
+
+def enclosing(path: str) -> Iterator[str]:
+    """The modules around a module, two levels."""
+    for _ in range(2):
+        if not path:
+            return
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def sizes_in(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -86,5 +221,5 @@ def roles(name: str) -> Sequence[str]:
 def distinct(literals: Sequence[Literal]) -> list[Literal]:
     seen: dict[Any, Literal] = {}
     for literal in literals:
-        seen.setdefault((tuple(v.tobytes() for v in literal.vectors), literal.scale, literal.offset), literal)
+        seen.setdefault((*(v.tobytes() for v in literal.vectors), literal.scale, literal.offset), literal)
     return list(seen.values())

@@ -15,6 +15,7 @@ from ofa.labels import IntArray
 from ofa.tracing import Trace
 
 FIXED = -1
+ROUNDS = 8  # of making views rectangular
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,12 @@ def find_groups(trace: Trace, excluded: Callable[[str], str | None]) -> Groups:
 def components(trace: Trace) -> IntArray:
     """The unit of every label; views that split channels are made rectangular before."""
     unit_of = _connected(trace)
-    for _ in range(3):
+    for _ in range(ROUNDS):
         before = len(trace.labels.pairs)
+        changed = np.zeros(trace.labels.count, dtype=bool)
         for layer, _ in trace.labels.products:
-            make_rectangular(trace, unit_of[layer], layer)
+            if not changed[layer].any():  # else its units are other ones now: next round
+                changed[layer] = make_rectangular(trace, unit_of[layer], layer)
         if len(trace.labels.pairs) == before:
             break
         unit_of = _connected(trace)
@@ -121,7 +124,7 @@ def _connected(trace: Trace) -> IntArray:
     return np.asarray(unit_of, dtype=np.int64)
 
 
-def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> None:
+def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> bool:
     """Kept labels of a layer over several dimensions must be a block: its units may differ along one of them only.
 
     Where nothing has decided yet (a channel shuffle's view), equal positions along the outer dimensions are one unit.
@@ -129,9 +132,10 @@ def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> None:
     for dim in range(units.ndim):
         line = units[tuple(slice(None) if d == dim else slice(0, 1) for d in range(units.ndim))]
         if (units == line).all():
-            return
+            return False
     line = labels[(0,) * (labels.ndim - 1)]
     trace.labels.pairs.append((np.broadcast_to(line, labels.shape).ravel(), labels.ravel()))
+    return True
 
 
 class _Builder:

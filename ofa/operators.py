@@ -42,7 +42,10 @@ def rule_for(func: Any, call: Call) -> Rule:
     return unknown if call.tensors else factory
 
 
-@rule("_local_scalar_dense empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full")
+@rule(
+    "empty_like zeros_like ones_like full_like rand_like randn_like new_empty new_zeros new_ones new_full "
+    "_local_scalar_dense"
+)
 def factory(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     """New values belong to no channel; their size follows the sizes they were made from."""
     return [() for _ in result] if isinstance(result, (tuple, list)) else ()
@@ -150,6 +153,13 @@ def index(tracer: Tracer, call: Call, result: Tensor) -> Layers:
     return tuple(
         compress(torch.ops.aten.index(layer.expand(call.shapes[0]), indices)) for layer in tracer.tracked(source).layers
     )
+
+
+@rule("_weight_norm_interface _weight_norm")
+def weight_norm(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
+    """v · g / |v|: one scale for each index along `dim`; a sum of squares does not change where zeros leave it."""
+    layers = tuple(tracer.labels.merge([tracer.operand(t) for t in call.tensors[:2]], tracer.why))
+    return layers if isinstance(result, Tensor) else [layers, tracer.tracked(call.tensors[1]).layers]
 
 
 @rule("embedding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +137,16 @@ class Slice(torch.autograd.Function):
             parameter.grad = torch.zeros_like(parameter)
         put(parameter.grad, ctx.index, gradient, accumulate=True)
         return None, None
+
+
+def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy, also of a model that keeps computed tensors as attributes (the hook of `nn.utils.weight_norm`)."""
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
+    return copy.deepcopy(model, memo)
 
 
 Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -11,20 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.attributes import find_bindings
 from ofa.calibration import as_call, cumulative_statistics
-from ofa.choices import SpaceConfig, make_space
+from ofa.choices import SpaceConfig
+from ofa.conversion import Converter, decode
 from ofa.costs import Cost, CostModel, FloatArray
-from ofa.depth import find_stages
-from ofa.groups import find_groups
 from ofa.labels import IntArray
-from ofa.proof import Proof
 from ofa.report import Report, make_report
-from ofa.selection import select
-from ofa.slicing import Index, Plan, Slice, Slicer, find_owners, installed, put, take
+from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
 from ofa.sorting import sort_units
 from ofa.space import Genome, Subnet
-from ofa.tracing import trace
 
 
 class Supernet(nn.Module):
@@ -41,26 +35,17 @@ class Supernet(nn.Module):
     def __init__(self, model: nn.Module, example_inputs: Any, space: SpaceConfig | None = None) -> None:
         super().__init__()
         config = space or SpaceConfig()
-        self.model = copy.deepcopy(unwrapped(model))
+        self.model = duplicate(unwrapped(model))
         args, kwargs = as_call(example_inputs)
         check_parameters(self.model)
-        excluded = select(self.model, config.exclude)
-        flow = trace(self.model, args, kwargs)
-        self._vectors = flow.parameters
-        self._groups = find_groups(flow, lambda name: excluded.get(name.rpartition(".")[0]))
-        self._stages = [s for s in find_stages(flow) if not any(block in excluded for block in s.blocks)]
-        bindings = find_bindings(self.model, flow, self._groups)
-        self.space = make_space(self._groups.groups, self._stages, config)
-        proof = Proof(self.model, args, kwargs, self._groups, self._stages, self._vectors, bindings)
-        if config.proof != "off":
-            failed = proof.run(*self._sizes(np.zeros(len(self.space), dtype=np.int64)), config.proof == "full")
-            self.space = make_space(self._groups.groups, self._stages, config, failed)
-        self._bindings = [b[i] for b, i in zip(bindings, proof.chosen, strict=True) if i is not None]
+        found = Converter(self.model, args, kwargs, config).run()
+        self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
+        self.space, self._bindings = found.space, found.bindings
         self._owners = find_owners(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
-        self._costs = CostModel(flow, self._groups, self._stages, trainable)
-        self.report: Report = make_report(self.model, self.space, self._groups, self._stages, proof.worst)
+        self._costs = CostModel(found.flow, self._groups, self._stages, trainable)
+        self.report: Report = make_report(self.model, self.space, self._groups, self._stages, found.error)
         self.activate(self.space.largest)
 
     # ------------------------------------------------------------ subnets
@@ -112,7 +97,7 @@ class Supernet(nn.Module):
             part = part.contiguous() if name in plan.indices else part
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
-        result = copy.deepcopy(self.model, memo)
+        result = duplicate(self.model, memo)
         for change in plan.changes:
             setattr(result.get_submodule(change.module), change.attribute, change.value)
         for path in plan.skipped:
@@ -156,18 +141,7 @@ class Supernet(nn.Module):
 
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
-        full = self._groups.full
-        sizes = np.broadcast_to(full, (*genomes.shape[:-1], len(full))).copy()
-        deep = np.array([len(s.blocks) for s in self._stages], dtype=np.int64)
-        depths = np.broadcast_to(deep, (*genomes.shape[:-1], len(deep))).copy()
-        groups = {group.name: g for g, group in enumerate(self._groups.groups)}
-        stages = {stage.name: s for s, stage in enumerate(self._stages)}
-        for i, choice in enumerate(self.space.choices):
-            if choice.kind in ("width", "kernel"):
-                sizes[..., groups[choice.name]] = np.array(choice.options)[genomes[..., i]]
-            elif choice.kind == "depth":
-                depths[..., stages[choice.name]] = np.array(choice.options)[genomes[..., i]]
-        return sizes, depths
+        return decode(self.space, self._groups, self._stages, genomes)
 
     @property
     def digest(self) -> str:
@@ -191,8 +165,7 @@ class Supernet(nn.Module):
             return {n: self._statistics.get(n, slice_of(named[n], i)) for n, i in indices.items()} | self._statistics
         key = tuple((named[n]._version, named[n].data_ptr()) for n in indices)
         if self._cache is None or self._cache[0] != key:
-            parts = {n: take(named[n].detach(), i) for n, i in indices.items()}
-            parts = {n: t.contiguous() if isinstance(named[n], nn.Parameter) else t for n, t in parts.items()}
+            parts = {n: detached_slice(named[n], i) for n, i in indices.items()}
             self._cache = (key, parts | self._statistics)
         return self._cache[1]
 
@@ -210,6 +183,13 @@ def slice_of(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
     if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
         return cast(Tensor, Slice.apply(tensor, index))
     return take(tensor.detach(), index)
+
+
+def detached_slice(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
+    """A slice for a pass without gradients: a parameter's as contiguous, and with its `requires_grad`, as the extracted
+    network's (torch chooses kernels by both), a buffer's view."""
+    part = take(tensor.detach(), index)
+    return part.contiguous().requires_grad_(tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

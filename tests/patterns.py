@@ -46,7 +46,9 @@ def conv(c_in: int, c_out: int, kernel: int = 3, **arguments: Any) -> nn.Conv2d:
 
 def net(run: Callable[..., Any], **layers: Any) -> Callable[[], nn.Module]:
     """A network with three input channels: `a` and `b` after the image, `out` at the end, others as given."""
-    return lambda: Net(run, **{n: v() if callable(v) and not isinstance(v, nn.Module) else v for n, v in layers.items()})
+    return lambda: Net(
+        run, **{n: v() if callable(v) and not isinstance(v, nn.Module) else v for n, v in layers.items()}
+    )
 
 
 IMAGE = ((2, 3, 12, 12),)
@@ -162,7 +164,7 @@ class Qkv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
-        batch, positions, width = x.shape
+        batch, positions, _ = x.shape
         qkv = self.qkv(x).reshape(batch, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)
         scores = (query @ key.transpose(-2, -1) / 2.8).softmax(-1)
@@ -256,13 +258,13 @@ PATTERNS: dict[str, Pattern] = {
     "unet": Pattern(UNet, ((1, 3, 16, 16),), ("down1", "down2", "bottom", "up2", "up1", "merge2", "merge1")),
     "pyramid": Pattern(Pyramid, ((1, 3, 32, 32),), ("stages.0", "stages.1", "stages.2", "lateral.0", "tower")),
     "super resolution": Pattern(SuperResolution, ((1, 3, 8, 8),), ("first", "up", "after")),
-    "multihead attention": Pattern(Attention, ((2, 7, 6),), ("embed", "attention")),
+    "multihead attention": Pattern(Attention, ((2, 7, 6),), ("embed",)),
     "transformer encoder": Pattern(
-        Encoder, ((2, 7, 6),), ("embed", "encoder.layers.0.self_attn", "encoder.layers.0.linear1")
+        Encoder, ((2, 7, 6),), ("embed", "encoder.layers.0.linear1")
     ),
     "qkv": Pattern(Qkv, ((2, 7, 6),), ("embed", "qkv")),
     "einsum": Pattern(Einsum, ((2, 7, 6),), ("query",)),
-    "split with sizes": Pattern(Split, IMAGE, ("first", "first2")),
+    "split with sizes": Pattern(Split, IMAGE, ("first", "first.width2")),
     "chunk": Pattern(
         net(lambda n, x: n.out(torch.mul(*n.a(x).chunk(2, 1))), a=lambda: conv(3, 32), out=lambda: conv(16, 4)),
         IMAGE, ("a",),
@@ -271,7 +273,7 @@ PATTERNS: dict[str, Pattern] = {
         net(lambda n, x: n.out(n.a(x)[:, ::2]), a=lambda: conv(3, 32), out=lambda: conv(16, 4)), IMAGE, ("a",)
     ),
     "channel shuffle": Pattern(
-        net(shuffled, a=lambda: conv(3, 32), grouped=lambda: conv(32, 32, groups=4), out=lambda: conv(32, 4)),
+        net(shuffled, a=lambda: conv(3, 32), grouped=lambda: conv(32, 32, groups=2), out=lambda: conv(32, 4)),
         IMAGE, ("a", "grouped"),
     ),
     "weight tying": Pattern(
@@ -293,7 +295,7 @@ PATTERNS: dict[str, Pattern] = {
         IMAGE, ("0", "1"),
     ),
     "standardised by batch norm": Pattern(standardised_by_batch_norm, IMAGE, ("0", "1")),
-    "weight norm": Pattern(weight_norm, IMAGE, ("0",)),
+    "weight norm": Pattern(weight_norm, IMAGE, ("0.parametrizations.weight",)),
     "old weight norm": Pattern(old_weight_norm, IMAGE, ("0",)),
     "several inputs": Pattern(
         net(lambda n, x, y: n.out(n.a(x) + n.b(y)), a=lambda: conv(3, 16), b=lambda: conv(5, 16),
@@ -307,10 +309,10 @@ PATTERNS: dict[str, Pattern] = {
     ),
     "conv1d": Pattern(normalised(nn.Conv1d, lambda: nn.BatchNorm1d(16), False), ((2, 3, 12),), ("0",)),
     "conv3d": Pattern(normalised(nn.Conv3d, lambda: nn.BatchNorm3d(16), False), ((2, 3, 6, 6, 6),), ("0",)),
-    "transposed 1d": Pattern(normalised(nn.ConvTranspose1d, lambda: nn.BatchNorm1d(16), True), ((2, 3, 8),), ("0",)),
-    "transposed 2d": Pattern(normalised(nn.ConvTranspose2d, lambda: nn.BatchNorm2d(16), True), ((2, 3, 8, 8),), ("0",)),
+    "transposed 1d": Pattern(normalised(nn.ConvTranspose1d, lambda: nn.BatchNorm1d(16), True), ((2, 3, 8),), ("3",)),
+    "transposed 2d": Pattern(normalised(nn.ConvTranspose2d, lambda: nn.BatchNorm2d(16), True), ((2, 3, 8, 8),), ("3",)),
     "transposed 3d": Pattern(
-        normalised(nn.ConvTranspose3d, lambda: nn.BatchNorm3d(16), True), ((2, 3, 4, 4, 4),), ("0",)
+        normalised(nn.ConvTranspose3d, lambda: nn.BatchNorm3d(16), True), ((2, 3, 4, 4, 4),), ("3",)
     ),
     "depthwise with multiplier": Pattern(around(lambda: nn.Sequential(
         conv(16, 32, groups=16), nn.Conv2d(32, 16, 1))), IMAGE, ("0", "1.1")),

@@ -145,7 +145,9 @@ def write(rows: dict[str, dict[str, Any]]) -> None:
 def summary(rows: dict[str, dict[str, Any]]) -> str:
     half = [r for r in rows.values() if r["status"] == "converted"]
     proved = [r for r in half if str(r["largest_is_original"]) == str(r["extracted_is_active"]) == "True"]
-    return f"{len(proved)} of {len(rows)} families ({len(proved) / max(len(rows), 1):.1%}) at least half elastic, proved"
+    return (
+        f"{len(proved)} of {len(rows)} families ({len(proved) / max(len(rows), 1):.1%}) at least half elastic, proved"
+    )
 
 
 def main() -> None:
@@ -165,7 +167,10 @@ def main() -> None:
             continue
         rows[family] = row = in_process_of_its_own(family, name, options.limit)
         write(rows)
-        print(f"{family:32} {row['status']:10} {row['params_elastic']:6} {row['convert_seconds']:6} {row['reasons'][:140]}", flush=True)
+        print(
+            f"{family:32} {row['status']:10} {row['params_elastic']:6} {row['convert_seconds']:6} {row['reasons'][:140]}",
+            flush=True,
+        )
     print(summary(rows))
 
 

@@ -1,0 +1,136 @@
+"""From a network to its groups, stages and search space: trace, group, prove, and tie what holds only together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ofa.attributes import Binding, Bindings, find_bindings
+from ofa.choices import SpaceConfig, make_space
+from ofa.depth import Stage, find_stages
+from ofa.groups import FIXED, Groups, find_groups
+from ofa.labels import IntArray
+from ofa.proof import Proof, perturbed
+from ofa.selection import select
+from ofa.space import Genome, SearchSpace
+from ofa.tracing import Trace, trace
+
+ROUNDS = 3  # of tying groups that fail alone
+Pair = tuple[IntArray, IntArray]
+
+
+@dataclass
+class Conversion:
+    """What converting a network found; `error` is the proof's largest relative difference."""
+
+    flow: Trace
+    groups: Groups
+    stages: list[Stage]
+    space: SearchSpace
+    bindings: list[Binding]
+    failures: dict[str, str]
+    error: float
+
+    def sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
+        return decode(self.space, self.groups, self.stages, genomes)
+
+    @property
+    def elastic(self) -> int:
+        """Parameters along at least one dimension that a choice slices."""
+        names = {choice.name for choice in self.space.choices}
+        open_groups = [g for g, group in enumerate(self.groups.groups) if group.name in names]
+        total = 0
+        for vectors in self.flow.parameters.values():
+            rows = [v for v in vectors if v is not None]
+            if any(np.isin(self.groups.group_of[v], open_groups).any() for v in rows):
+                total += int(np.prod([len(v) for v in rows]))
+        return total
+
+
+class Converter:
+    """Traces a network once, and groups and proves it until nothing more can be gained by tying groups."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: SpaceConfig) -> None:
+        self.model, self.args, self.kwargs, self.config = model, args, kwargs, config
+        self.excluded = select(model, config.exclude)
+        self.flow = trace(model, args, kwargs)
+        self.stages = [s for s in find_stages(self.flow) if not any(b in self.excluded for b in s.blocks)]
+        self.twin = perturbed(model)
+        self.memory: dict[tuple[str, str], Any] = {}
+        self.held: set[Any] = set()
+
+    def run(self) -> Conversion:
+        best, tied = self.attempt(()), list[Pair]()
+        for _ in range(ROUNDS):
+            ties = candidates(best.flow, best.groups, best.failures)
+            if not ties:
+                break
+            found = self.attempt((*tied, *ties))
+            if found.elastic <= best.elastic:
+                break
+            best, tied = found, [*tied, *ties]
+        return best
+
+    def attempt(self, ties: Sequence[Pair]) -> Conversion:
+        """Group with these ties, and prove."""
+        before = len(self.flow.labels.pairs)
+        self.flow.labels.pairs.extend(ties)
+        groups = find_groups(self.flow, lambda name: self.excluded.get(name.rpartition(".")[0]))
+        del self.flow.labels.pairs[before:]
+        bindings = Bindings(self.model, find_bindings(self.model, self.flow, groups), groups)
+        bindings.recall(self.memory)
+        space = make_space(groups.groups, self.stages, self.config)
+        failures: dict[str, str] = {}
+        proof = Proof(self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
+        if self.config.proof != "off":
+            smallest = decode(space, groups, self.stages, np.zeros(len(space), dtype=np.int64))
+            failures = proof.run(*smallest, self.config.proof == "full")
+            groups.reasons.update(failures)
+            space = make_space(groups.groups, self.stages, self.config, failures)
+        self.memory = bindings.remember()
+        return Conversion(self.flow, groups, self.stages, space, bindings.final(), failures, proof.worst)
+
+
+def decode(space: SearchSpace, groups: Groups, stages: Sequence[Stage], genomes: Genome) -> tuple[IntArray, IntArray]:
+    """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
+    full = groups.full
+    sizes = np.broadcast_to(full, (*genomes.shape[:-1], len(full))).copy()
+    deep = np.array([len(s.blocks) for s in stages], dtype=np.int64)
+    depths = np.broadcast_to(deep, (*genomes.shape[:-1], len(deep))).copy()
+    columns = {group.name: g for g, group in enumerate(groups.groups)}
+    rows = {stage.name: s for s, stage in enumerate(stages)}
+    for i, choice in enumerate(space.choices):
+        if choice.kind in ("width", "kernel"):
+            sizes[..., columns[choice.name]] = np.array(choice.options)[genomes[..., i]]
+        elif choice.kind == "depth":
+            depths[..., rows[choice.name]] = np.array(choice.options)[genomes[..., i]]
+    return sizes, depths
+
+
+def candidates(flow: Trace, groups: Groups, failures: Mapping[str, str]) -> list[Pair]:
+    """Pairs of equally long vectors that one module's code saw, of a group that fails alone and another one.
+
+    Code that takes a size of one tensor for another's (`reshape(batch, positions, channels)` after attention) holds
+    only while both are equal: then the groups must change together. Partners that fail, too, come first.
+    """
+    failing = {g for g, group in enumerate(groups.groups) if group.name in failures and group.kind == "width"}
+    seen: dict[tuple[str, int], dict[tuple[int, ...], IntArray]] = {}
+    for literal in flow.literals:
+        for vector in literal.vectors if literal.role != "kernel" else ():
+            owners = tuple(np.unique(groups.group_of[vector]).tolist())
+            if FIXED not in owners:
+                for module in (literal.module, literal.module.rpartition(".")[0]):
+                    seen.setdefault((module, len(vector)), {}).setdefault(owners, vector)
+    pairs: dict[tuple[tuple[int, ...], tuple[int, ...]], Pair] = {}
+    for needed in (2, 1):
+        done = {g for owners in pairs for side in owners for g in side}
+        for rows in seen.values():
+            for (a, left), (b, right) in ((x, y) for x in rows.items() for y in rows.items() if x[0] < y[0]):
+                fails = [bool(set(side) & failing - (done if needed == 1 else set())) for side in (a, b)]
+                if sum(fails) >= needed and not set(a) & set(b):
+                    pairs[a, b] = (left, right)
+    return list(pairs.values())
