@@ -79,7 +79,7 @@ def same(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
 @rule(
     "view reshape _unsafe_view _reshape_alias permute transpose t squeeze unsqueeze expand slice select split "
     "split_with_sizes chunk unbind unfold repeat flip roll diagonal pixel_shuffle pixel_unshuffle channel_shuffle "
-    "native_channel_shuffle index_select unsafe_split unsafe_split_with_sizes unsafe_chunk"
+    "native_channel_shuffle as_strided index_select unsafe_split unsafe_split_with_sizes unsafe_chunk"
 )
 def movement(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     source = call.tensors[0]
@@ -90,11 +90,11 @@ def movement(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     outputs = [result] if isinstance(result, Tensor) else list(result)
     moved: list[list[Tensor]] = [[] for _ in outputs]
     for layer in tracer.tracked(source).layers:
-        results = moved_labels(call, layer.expand(call.shapes[0]))
+        results = moved_labels(call, laid_out(call, layer.expand(call.shapes[0])))
         for kept, labels in zip(moved, [results] if isinstance(results, Tensor) else results, strict=True):
             kept.append(compress(labels))
     tracer.note_sizes(source)
-    note_sizes(tracer, call, moved)
+    note_sizes(tracer, call, result, moved)
     per_output = [tuple(layers) for layers in moved]
     return per_output[0] if isinstance(result, Tensor) else per_output
 
@@ -115,6 +115,13 @@ def align_parts(tracer: Tracer, call: Call) -> None:
             tracer.labels.unify(first, parts, tracer.why)
 
 
+def laid_out(call: Call, labels: Tensor) -> Tensor:
+    """Labels in memory as the tensor's elements are, where the operator reads memory."""
+    if call.name.rstrip("_") != "as_strided":
+        return labels
+    return torch.empty_strided(call.shapes[0], call.strides, dtype=torch.int64).copy_(labels)
+
+
 def moved_labels(call: Call, labels: Tensor) -> Any:
     name = call.name.rstrip("_") if call.name not in ("view", "_unsafe_view") else "reshape"
     arguments = list(call.inputs.values())[1:]
@@ -123,7 +130,12 @@ def moved_labels(call: Call, labels: Tensor) -> Any:
     return getattr(torch.ops.aten, name)(labels, *arguments)
 
 
-def note_sizes(tracer: Tracer, call: Call, moved: Sequence[Sequence[Tensor]]) -> None:
+def constant(size: int) -> Tensor:
+    """A dimension without labels."""
+    return torch.zeros(size, dtype=torch.int64)
+
+
+def note_sizes(tracer: Tracer, call: Call, result: Any, moved: Sequence[Sequence[Tensor]]) -> None:
     """Remember the sizes that a view, split or slice was called with: an attribute may repeat them."""
     sizes: list[Tensor] = []
     for layers in moved:
@@ -137,6 +149,13 @@ def note_sizes(tracer: Tracer, call: Call, moved: Sequence[Sequence[Tensor]]) ->
                 sizes.append(line)
     if len(moved) > 1 and len(sizes) == len(moved):
         tracer.add_literal("sizes", list(sizes))
+    if call.name in ("view", "_unsafe_view", "reshape"):
+        shape = [constant(size) for size in result.shape]
+        for layer in moved[0]:
+            for d in varying(layer):
+                shape[d] = edge(layer, d)
+        tracer.add_literal("sizes", shape)
+        tracer.add_literal("sizes", shape[1:])
     if call.name == "slice" and call.inputs.get("start"):
         dim = call.inputs.get("dim") or 0
         for layer in tracer.tracked(call.tensors[0]).layers:

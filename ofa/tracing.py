@@ -132,7 +132,8 @@ class Tracer(TorchDispatchMode):
         inputs = dict(zip(names, args, strict=False)) | kwargs
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         # In-place operators change what is known of their first argument: ask before running.
-        before = Call(func.overloadpacket.__name__, inputs, tensors, tuple(tuple(t.shape) for t in tensors))
+        shapes, strides = tuple(tuple(t.shape) for t in tensors), tensors[0].stride() if tensors else ()
+        before = Call(func.overloadpacket.__name__, inputs, tensors, shapes, strides)
         result = func(*args, **kwargs)
         self.why = f"{before.name} in {self.module or 'the network'}"
         dependent = any(self.tracked(t).dependent for t in tensors)
@@ -215,12 +216,13 @@ class Tracer(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Call:
-    """One dispatched operator: its name without overload, its arguments by name, its tensors and their shapes."""
+    """One dispatched operator: its name without overload, its arguments by name, its tensors, their shapes and the first's strides."""
 
     name: str
     inputs: Mapping[str, Any]
     tensors: list[Tensor]
     shapes: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         return self.inputs.get(name)
