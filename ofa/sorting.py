@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,37 +10,16 @@ from torch import Tensor, nn
 
 from ofa.costs import FloatArray
 from ofa.groups import FIXED, Groups
+from ofa.importance import Vectors
 from ofa.labels import IntArray
 
-Vectors = Mapping[str, Sequence[IntArray | None]]
 
-
-def l1_importance(model: nn.Module, groups: Groups, vectors: Vectors) -> list[FloatArray]:
-    """For each group its units' importance: the L1 norm over every coupled weight, each weight's mean scaled to 1."""
-    scores = [np.zeros(group.units) for group in groups.groups]
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            continue
-        for dim, vector in enumerate(vectors[name]):
-            if vector is None or not (groups.group_of[vector] != FIXED).any():
-                continue
-            others = [d for d in range(parameter.ndim) if d != dim]
-            norm = parameter.detach().abs().mean(others).double().cpu().numpy()
-            norm = norm / max(norm.mean(), 1e-12)
-            for g in np.unique(groups.group_of[vector]).tolist():
-                if g != FIXED:
-                    mine = groups.group_of[vector] == g
-                    np.add.at(scores[g], groups.rank_of[vector[mine]], norm[mine])
-    return scores
-
-
-def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray] | None = None) -> None:
+def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray]) -> None:
     """Permute every coupled parameter and buffer so that the units of each width group descend in importance.
 
     Kernels keep their places. The permutation is the same along everything that is coupled, so the network computes the
     same function.
     """
-    scores = l1_importance(model, groups, vectors) if scores is None else scores
     orders = [
         np.argsort(-score, kind="stable") if group.kind == "width" else np.arange(group.units)
         for group, score in zip(groups.groups, scores, strict=True)

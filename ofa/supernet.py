@@ -15,6 +15,7 @@ from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
 from ofa.costs import Cost, CostModel, FloatArray
 from ofa.labels import IntArray
+from ofa.importance import Measure, importance
 from ofa.report import Report, make_report
 from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
 from ofa.sorting import sort_units
@@ -119,10 +120,19 @@ class Supernet(nn.Module):
         self._statistics = cumulative_statistics(self.model, self._owners, tensors, self._plan, batches)
         self._cache = None
 
-    def sort(self) -> None:
-        """Order the units of every group by importance (the L1 norm over all coupled layers), so that the narrower
-        subnets keep the important ones. The largest subnet computes the same function as before."""
-        sort_units(self.model, self._groups, self._vectors)
+    def sort(self, measure: str | Measure = "l1") -> None:
+        """Order the units of every group by importance, so that narrower subnets keep the important ones.
+
+        `measure` is l1, l2, scale, taylor (after a backward pass), or a function of a parameter and a dimension. The
+        largest subnet computes the same function as before; gradients are dropped.
+
+        Raises:
+            ValueError: no such measure, or taylor without gradients.
+        """
+        sort_units(
+            self.model, self._groups, self._vectors, importance(self.model, self._groups, self._vectors, measure)
+        )
+        self.zero_grad()
         self.activate(self._active)
 
     # ------------------------------------------------------------ costs

@@ -1,0 +1,83 @@
+"""How much a unit matters: one number per unit of every group, aggregated over all that is coupled.
+
+Sources: L1 (Li et al., 2017), batch-norm scale (Liu et al., 2017), first-order Taylor (Molchanov et al., 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ofa.costs import FloatArray
+from ofa.groups import FIXED, Groups
+from ofa.labels import IntArray
+
+Vectors = Mapping[str, Sequence[IntArray | None]]
+Measure = Callable[[Tensor, int], Tensor | None]
+"""Scores along one dimension of one parameter, shape (size,); None if the parameter does not count."""
+
+
+def l1(parameter: Tensor, dim: int) -> Tensor | None:
+    """Mean magnitude of the weights of each index."""
+    return None if parameter.ndim < 2 else parameter.abs().mean(others(parameter, dim))
+
+
+def l2(parameter: Tensor, dim: int) -> Tensor | None:
+    """Root mean square of the weights of each index."""
+    return None if parameter.ndim < 2 else parameter.square().mean(others(parameter, dim)).sqrt()
+
+
+def scale(parameter: Tensor, dim: int) -> Tensor | None:
+    """Magnitude of one-dimensional parameters: the scales of normalisations (and their shifts)."""
+    return parameter.abs() if parameter.ndim == 1 else None
+
+
+def taylor(parameter: Tensor, dim: int) -> Tensor | None:
+    """|sum of weight × gradient|: the first-order change of the loss if the index were removed.
+
+    Raises:
+        ValueError: there is no gradient; run a backward pass before.
+    """
+    if parameter.grad is None:
+        raise ValueError("taylor importance needs gradients: run a loss backward through the largest subnet first")
+    product = parameter * parameter.grad
+    return (product if parameter.ndim == 1 else product.sum(others(parameter, dim))).abs()
+
+
+MEASURES: dict[str, Measure] = {"l1": l1, "l2": l2, "scale": scale, "taylor": taylor}
+
+
+def others(parameter: Tensor, dim: int) -> list[int]:
+    return [d for d in range(parameter.ndim) if d != dim]
+
+
+def importance(model: nn.Module, groups: Groups, vectors: Vectors, measure: str | Measure = "l1") -> list[FloatArray]:
+    """For each group its units' importance, shape (units,): the measure, scaled to mean 1 a parameter, summed.
+
+    Raises:
+        ValueError: no measure of that name, or it needs something that is missing.
+    """
+    if isinstance(measure, str) and measure not in MEASURES:
+        raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(MEASURES)} or a function")
+    function = MEASURES[measure] if isinstance(measure, str) else measure
+    scores = [np.zeros(group.units) for group in groups.groups]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            for dim, vector in enumerate(vectors[name]):
+                if vector is not None and (groups.group_of[vector] != FIXED).any():
+                    values = function(parameter, dim)
+                    if values is not None:
+                        collect(scores, groups, vector, values.double().cpu().numpy())
+    return scores
+
+
+def collect(scores: Sequence[FloatArray], groups: Groups, vector: IntArray, values: FloatArray) -> None:
+    """Add one parameter's scores to the units that own its indices."""
+    values = values / max(float(values.mean()), 1e-12)
+    for g in np.unique(groups.group_of[vector]).tolist():
+        if g != FIXED:
+            mine = groups.group_of[vector] == g
+            np.add.at(scores[g], groups.rank_of[vector[mine]], values[mine])
