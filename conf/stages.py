@@ -15,7 +15,8 @@ from torch import nn
 
 import ofa
 from conf.job import Job, digest, read_json, write_json
-from ofa.export import export_onnx, export_program, save_subnet, save_weights
+from ofa.export import export_onnx, export_program, save_weights
+from ofa.persistence import save_subnet
 from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
 from search.front import TEACHER
 from search.sampling import skewed, spread
@@ -181,7 +182,7 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     relative = {kind: f"subnets/{row.name}/{name}" for kind, name in files.items()}
     result = Row(row.name, row.subnet, metrics, relative)
     partial = folder / ".subnet.json.partial"
-    save_subnet(row.subnet or supernet.space.largest, {"row": result.to_json(), "key": key}, partial)
+    save_subnet(row.subnet or supernet.space.largest, supernet.digest, {"row": result.to_json(), "key": key}, partial)
     partial.replace(facts)
     return result
 

@@ -1,13 +1,12 @@
-"""Write an extracted subnet to disk: its choices, its weights, an ONNX file, an exported program."""
+"""Write an extracted subnet to disk: its weights, an ONNX file, an exported program."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,7 @@ import torch
 from torch import nn
 
 from ofa.calibration import as_call
-from ofa.space import Subnet
 from ofa.tracing import evaluating
-
-
-def save_subnet(subnet: Subnet, facts: Mapping[str, Any], path: Path) -> None:
-    """`subnet.json`: the choices under "subnet", and what is known of them (costs, scores) beside."""
-    path.write_text(json.dumps({"subnet": dict(subnet), **facts}, indent=1))
-
-
-def load_subnet(path: Path) -> Subnet:
-    """The subnet that `save_subnet` wrote.
-
-    Raises:
-        ValueError: the file is not such a file; the message names it.
-    """
-    try:
-        return Subnet.from_json(json.dumps(json.loads(path.read_text())["subnet"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no subnet: {error}") from None
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +15,9 @@ from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
 from ofa.costs import Cost, CostModel, FloatArray
-from ofa.labels import IntArray
 from ofa.importance import Measure, importance
+from ofa.labels import IntArray
+from ofa.persistence import load_supernet, save_supernet
 from ofa.report import Report, make_report
 from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
 from ofa.sorting import sort_units
@@ -153,12 +155,33 @@ class Supernet(nn.Module):
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
         return decode(self.space, self._groups, self._stages, genomes)
 
+    # ------------------------------------------------------------ identity
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What makes this network and this space: every tensor's shape, every group's members, every choice."""
+        rows = {f"tensor {name}": str(tuple(self._tensor(name).shape)) for name in self._owners}
+        rows |= {
+            f"group {g.name}": f"{g.units} units of {sorted({m[0] for m in g.members})}" for g in self._groups.groups
+        }
+        return rows | {f"choice {c.name}": str(c.options) for c in self.space.choices}
+
     @property
     def digest(self) -> str:
         """Identifies the network's shape and its space: two supernets with one digest share subnets."""
-        shapes = [(name, tuple(self._tensor(name).shape)) for name in self._owners]
-        members = [(g.name, g.members) for g in self._groups.groups]
-        return hashlib.sha256(repr((shapes, members, self.space.to_json())).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(sorted(self.identity.items())).encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights with the digest of the network."""
+        save_supernet(self, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Read what `save` wrote for the same network and space.
+
+        Raises:
+            ValueError: the file is damaged, or of another network or space; the first differences are named.
+        """
+        load_supernet(self, Path(path))
 
     # ------------------------------------------------------------ slices
 

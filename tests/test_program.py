@@ -17,12 +17,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from composition import composed
 from safetensors.torch import load_file
 
 from conf.job import Job
 from conf.program import execute
-from ofa.export import load_subnet
-from composition import composed
+from ofa.persistence import load_subnet
 
 pytestmark = pytest.mark.xdist_group("program")
 TOY = (
@@ -144,9 +144,7 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
     finish(folder)
     assert (folder / "latency.jsonl").read_text().splitlines()[:2] == measured
     volatile = ("latency_ms",)
-    expected, got = (
-        [{k: v for k, v in row.items() if k not in volatile} for row in front(f)] for f in (run, folder)
-    )
+    expected, got = ([{k: v for k, v in row.items() if k not in volatile} for row in front(f)] for f in (run, folder))
     assert got == expected
     assert len(archived(folder)) == len(archived(run)) == 10
     assert figures(folder) == figures(run)
@@ -203,4 +201,4 @@ def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "backbone=resnet81")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert "Traceback" not in output and 'unknown backbone' in output and "resnet" in output
+    assert "Traceback" not in output and "unknown backbone" in output and "resnet" in output

@@ -1,0 +1,81 @@
+"""Supernets and subnets on disk, with a digest of the network that they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ofa.space import Subnet
+
+if TYPE_CHECKING:
+    from ofa.supernet import Supernet
+
+
+def save_supernet(supernet: Supernet, path: Path) -> None:
+    """The weights and what they belong to, written whole or not at all."""
+    content = {"digest": supernet.digest, "identity": supernet.identity, "state": supernet.state_dict()}
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_supernet(supernet: Supernet, path: Path) -> None:
+    """Put saved weights into a supernet of the same network and space.
+
+    Raises:
+        ValueError: the file is damaged, or of another network or space; the first differences are named.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        digest, identity, state = (content[key] for key in ("digest", "identity", "state"))
+    except Exception as error:
+        raise ValueError(f"{path} holds no supernet: {str(error).splitlines()[0][:200]}") from None
+    if digest != supernet.digest:
+        raise ValueError(f"{path} is of another network: {difference(identity, supernet.identity)}")
+    supernet.load_state_dict(state)
+    supernet.activate(supernet.active)
+
+
+def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3) -> str:
+    """The first entries in which two identities differ, in words."""
+    rows = [
+        f"{key} is {theirs.get(key, 'missing')} there and {mine.get(key, 'missing')} here"
+        for key in {**theirs, **mine}
+        if theirs.get(key) != mine.get(key)
+    ]
+    more = f" (and {len(rows) - most} more)" if len(rows) > most else ""
+    return "; ".join(rows[:most]) + more
+
+
+def save_subnet(subnet: Subnet, digest: str, facts: Mapping[str, Any], path: Path) -> None:
+    """`subnet.json`: the choices, the digest of the supernet they are choices of, and what is known of them."""
+    path.write_text(json.dumps({"subnet": dict(subnet), "network": digest, **facts}, indent=1))
+
+
+def load_subnet(path: Path, supernet: Supernet | None = None) -> Subnet:
+    """The subnet that `save_subnet` wrote; with `supernet`, checked to belong to it.
+
+    Raises:
+        ValueError: the file is no such file, or its subnet belongs to another network or space.
+    """
+    try:
+        content = json.loads(path.read_text())
+        subnet, digest = Subnet.from_json(json.dumps(content["subnet"])), content["network"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no subnet: {error}") from None
+    if supernet is not None and digest != supernet.digest:
+        problem = "its choices fit, its layers do not"
+        try:
+            supernet.space.check(subnet)
+        except ValueError as error:
+            problem = str(error)
+        raise ValueError(f"{path} is of another network ({digest}, here {supernet.digest}): {problem}")
+    return subnet
