@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ofa.depth import Stage, skipped_by
-from ofa.groups import ChannelGroup
+from ofa.groups import ChannelGroup, Groups
+from ofa.policies import POLICIES, Decision, Network
 from ofa.selection import Selector
 from ofa.space import Choice, SearchSpace
+from ofa.tracing import Trace
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,12 @@ class SpaceConfig:
     """What to make elastic.
 
     `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always
-    offered.
-    `kernel` offers 3, 5, … up to the kernel's size; `depth` lets the last blocks of a stage be skipped, down to half of
-    them; `resolution` lists input edges in pixels. `exclude` names modules that stay as they are. `proof` compares
-    sliced with zeroed networks while converting: each choice alone (`full`), all together (`quick`), or not (`off`).
+    offered. `policy` says which groups offer them: everything, hidden, compound or auto (see `ofa.policies`;
+    `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size; `depth` lets the last blocks of a stage be skipped,
+    down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay as they are.
+    `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
+    (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
+    each choice alone (`full`), all together (`quick`), or not (`off`).
     """
 
     width: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -29,43 +35,148 @@ class SpaceConfig:
     depth: bool = True
     resolution: tuple[int, ...] = ()
     divisor: int = 8
+    policy: str = "everything"
+    keep_ends: bool = True
     exclude: tuple[Selector, ...] = ()
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     proof: Literal["off", "quick", "full"] = "full"
 
     def __post_init__(self) -> None:
-        bad = [ratio for ratio in self.width if not 0 < ratio <= 1]
-        if bad:
-            raise ValueError(f"width ratios lie in (0, 1], got {bad}")
+        check_ratios("width", self.width)
         if self.divisor < 1:
             raise ValueError(f"divisor is at least 1, got {self.divisor}")
         if any(edge < 1 for edge in self.resolution):
             raise ValueError(f"resolutions are positive numbers of pixels, got {list(self.resolution)}")
         if self.proof not in ("off", "quick", "full"):
             raise ValueError(f"proof is off, quick or full, got {self.proof!r}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"unknown policy {self.policy!r}; allowed: {', '.join(POLICIES)}")
+        for glob, options in self.overrides.items():
+            if not set(options) <= {"width", "units", "kernel"}:
+                raise ValueError(f"overrides[{glob!r}] may hold width, units and kernel, got {sorted(options)}")
+            check_ratios(f"overrides[{glob!r}].width", options.get("width", ()))
+
+
+def check_ratios(name: str, ratios: Iterable[float]) -> None:
+    bad = [ratio for ratio in ratios if not 0 < ratio <= 1]
+    if bad:
+        raise ValueError(f"{name} ratios lie in (0, 1], got {bad}")
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A choice, and for each group (by index) that follows it the units kept at each option."""
+
+    choice: Choice
+    sizes: Mapping[int, tuple[int, ...]]
+
+
+def width_at(units: int, unit_size: int, ratio: float, divisor: int) -> int:
+    """The number of units for a fraction, so that units × unit_size is a multiple of the divisor.
+
+    Never more than `units`, never less than one step, and `units` itself at ratio 1 or where no multiple fits.
+    """
+    step = divisor // math.gcd(divisor, unit_size)
+    if ratio >= 1 or step > units:
+        return units
+    return min(units, max(step, math.floor(ratio * units / step + 0.5) * step))
 
 
 def width_options(units: int, unit_size: int, ratios: Sequence[float], divisor: int) -> tuple[int, ...]:
-    """Numbers of units for the given fractions, so that units × unit_size is a multiple of the divisor.
+    """Ascending numbers of units for the given fractions; the full width is always the last."""
+    return tuple(sorted({units, *(width_at(units, unit_size, ratio, divisor) for ratio in ratios)}))
 
-    The full width is always the last option; nothing exceeds it, and nothing is smaller than one step.
+
+def make_offers(
+    flow: Trace, groups: Groups, stages: Sequence[Stage], config: SpaceConfig, frozen: Iterable[str] = ()
+) -> list[Offer]:
+    """Depths first, then resolution, widths and kernels; what is named in `frozen` is left out.
+
+    Raises:
+        ValueError: an override matches nothing, or asks for units that a group does not have.
     """
-    step = divisor // math.gcd(divisor, unit_size)
-    options = {units}
-    for ratio in ratios:
-        if ratio < 1 and step <= units:
-            options.add(min(units, max(step, math.floor(ratio * units / step + 0.5) * step)))
-    return tuple(sorted(options))
+    skip = set(frozen)
+    open_stages = [stage for stage in stages if config.depth and stage.name not in skip]
+    offers = [Offer(Choice(stage.name, "depth", depth_options(len(stage.blocks))), {}) for stage in open_stages]
+    if len(config.resolution) > 1:
+        offers.append(Offer(Choice("resolution", "resolution", tuple(sorted(set(config.resolution)))), {}))
+    decisions = POLICIES[config.policy](Network(flow, groups, stages, config.keep_ends), config.width)
+    for decision in decisions:
+        members = [g for g in decision.groups if groups.groups[g].name not in skip]
+        offers += width_offer(decision, members, groups, config, open_stages)
+    for g, group in enumerate(groups.groups):
+        if group.kind == "kernel" and config.kernel and group.name not in skip:
+            options = tuple(range(3, group.units + 1, 2))
+            offers += offer_for(
+                group.name, "kernel", {g: overridden(group, "kernel", options, config)}, groups, open_stages
+            )
+    check_overrides(groups, config)
+    return offers
 
 
-def group_choice(group: ChannelGroup, config: SpaceConfig, stages: Sequence[Stage]) -> Choice | None:
-    """The choice that a group offers; None where only one option is left."""
-    if group.kind == "kernel":
-        options = tuple(range(3, group.units + 1, 2)) if config.kernel else (group.units,)
-    else:
-        options = width_options(group.units, group.unit_size, config.width, config.divisor)
-    if len(options) < 2:
-        return None
-    return Choice(group.name, group.kind, options, tuple(blocks_around((m[0] for m in group.members), stages)))
+def width_offer(
+    decision: Decision, members: Sequence[int], groups: Groups, config: SpaceConfig, stages: Sequence[Stage]
+) -> list[Offer]:
+    """The choice of one decision; several groups share a ratio, in percent, as its value."""
+    if len(decision.groups) == 1:
+        sizes = {g: units_of(groups.groups[g], decision.ratios, config) for g in members}
+        return offer_for(decision.name, "width", sizes, groups, stages)
+    ratios = sorted({*decision.ratios, 1.0})
+    sizes = {
+        g: tuple(width_at(groups.groups[g].units, groups.groups[g].unit_size, r, config.divisor) for r in ratios)
+        for g in members
+    }
+    if all(len(set(row)) == 1 for row in sizes.values()):
+        return []
+    names = [name for g in members for name, _, _ in groups.groups[g].members]
+    choice = Choice(decision.name, "width", tuple(round(100 * r) for r in ratios), tuple(blocks_around(names, stages)))
+    return [Offer(choice, sizes)]
+
+
+def units_of(group: ChannelGroup, ratios: Sequence[float], config: SpaceConfig) -> tuple[int, ...]:
+    own = overridden(group, "width", tuple(ratios), config)
+    return overridden(group, "units", width_options(group.units, group.unit_size, own, config.divisor), config)
+
+
+def offer_for(
+    name: str, kind: Literal["width", "kernel"], sizes: Mapping[int, tuple[int, ...]], groups: Groups,
+    stages: Sequence[Stage],
+) -> list[Offer]:  # fmt: skip
+    """The choice of one group; none where only one option is left."""
+    return [
+        Offer(
+            Choice(name, kind, options, tuple(blocks_around((m[0] for m in groups.groups[g].members), stages))), sizes
+        )
+        for g, options in sizes.items()
+        if len(options) > 1
+    ]
+
+
+def overridden(group: ChannelGroup, key: str, options: tuple[Any, ...], config: SpaceConfig) -> tuple[Any, ...]:
+    """The options that the last matching override gives a group; its full size always stays among units and kernels."""
+    for glob, given in config.overrides.items():
+        if key in given and touches(glob, group):
+            options = tuple(given[key])
+            if key != "width":
+                wrong = [n for n in options if not 0 < n <= group.units or (key == "kernel" and n % 2 == 0)]
+                if wrong:
+                    raise ValueError(f"{group.name}: {key} {wrong} asked by {glob!r}; it has {group.units}")
+                options = tuple(sorted({*options, group.units}))
+    return options
+
+
+def touches(glob: str, group: ChannelGroup) -> bool:
+    return any(fnmatch.fnmatchcase(name.rpartition(".")[0], glob) for name, _, _ in group.members)
+
+
+def check_overrides(groups: Groups, config: SpaceConfig) -> None:
+    names = sorted({name.rpartition(".")[0] for group in groups.groups for name, _, _ in group.members})
+    for glob in config.overrides:
+        if not any(touches(glob, group) for group in groups.groups):
+            close = difflib.get_close_matches(glob, names, n=5, cutoff=0.4)
+            raise ValueError(
+                f"override {glob!r} matches no elastic layer; close names: {', '.join(close) or names[:5]}"
+            )
 
 
 def blocks_around(names: Iterable[str], stages: Sequence[Stage]) -> list[tuple[str, int]]:
@@ -84,17 +195,5 @@ def depth_options(blocks: int) -> tuple[int, ...]:
     return tuple(range(blocks // 2, blocks + 1))
 
 
-def make_space(
-    groups: Sequence[ChannelGroup], stages: Sequence[Stage], config: SpaceConfig, frozen: Iterable[str] = ()
-) -> SearchSpace:
-    """Depths first, then resolution, then each group's width or kernel; what is in `frozen` is left out."""
-    skip = set(frozen)
-    open_stages = [stage for stage in stages if config.depth and stage.name not in skip]
-    choices = [Choice(stage.name, "depth", depth_options(len(stage.blocks))) for stage in open_stages]
-    if len(config.resolution) > 1:
-        choices.append(Choice("resolution", "resolution", tuple(sorted(set(config.resolution)))))
-    for group in groups:
-        choice = None if group.name in skip else group_choice(group, config, open_stages)
-        if choice is not None:
-            choices.append(choice)
-    return SearchSpace(tuple(choices))
+def space_of(offers: Sequence[Offer]) -> SearchSpace:
+    return SearchSpace(tuple(offer.choice for offer in offers))

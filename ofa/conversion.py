@@ -10,14 +10,15 @@ import numpy as np
 from torch import nn
 
 from ofa.attributes import Binding, Bindings, find_bindings
-from ofa.choices import SpaceConfig, make_space
+from ofa.choices import Offer, SpaceConfig, make_offers, space_of
 from ofa.depth import Stage, find_stages
+from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
 from ofa.labels import IntArray
 from ofa.proof import Proof, perturbed
 from ofa.selection import select
 from ofa.space import Genome, SearchSpace
-from ofa.tracing import Trace, trace
+from ofa.tracing import Trace
 
 ROUNDS = 3  # of tying groups that fail alone
 Pair = tuple[IntArray, IntArray]
@@ -30,24 +31,27 @@ class Conversion:
     flow: Trace
     groups: Groups
     stages: list[Stage]
-    space: SearchSpace
+    offers: list[Offer]
     bindings: list[Binding]
     failures: dict[str, str]
     error: float
 
     def sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
-        return decode(self.space, self.groups, self.stages, genomes)
+        return decode(self.offers, self.groups, self.stages, genomes)
+
+    @property
+    def space(self) -> SearchSpace:
+        return space_of(self.offers)
 
     @property
     def elastic(self) -> int:
-        """Parameters along at least one dimension that a choice slices."""
-        names = {choice.name for choice in self.space.choices}
-        open_groups = [g for g, group in enumerate(self.groups.groups) if group.name in names]
+        """Parameters, each counted once for every dimension along which a choice slices it."""
+        open_groups = [g for offer in self.offers for g in offer.sizes]
         total = 0
         for vectors in self.flow.parameters.values():
             rows = [v for v in vectors if v is not None]
-            if any(np.isin(self.groups.group_of[v], open_groups).any() for v in rows):
-                total += int(np.prod([len(v) for v in rows]))
+            sliced = sum(bool(np.isin(self.groups.group_of[v], open_groups).any()) for v in rows)
+            total += sliced * int(np.prod([len(v) for v in rows]))
         return total
 
 
@@ -83,31 +87,32 @@ class Converter:
         del self.flow.labels.pairs[before:]
         bindings = Bindings(self.model, find_bindings(self.model, self.flow, groups), groups)
         bindings.recall(self.memory)
-        space = make_space(groups.groups, self.stages, self.config)
+        offers = make_offers(self.flow, groups, self.stages, self.config)
         failures: dict[str, str] = {}
         proof = Proof(self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
         if self.config.proof != "off":
-            smallest = decode(space, groups, self.stages, np.zeros(len(space), dtype=np.int64))
+            smallest = decode(offers, groups, self.stages, np.zeros(len(offers), dtype=np.int64))
             failures = proof.run(*smallest, self.config.proof == "full")
             groups.reasons.update(failures)
-            space = make_space(groups.groups, self.stages, self.config, failures)
+            offers = make_offers(self.flow, groups, self.stages, self.config, failures)
         self.memory = bindings.remember()
-        return Conversion(self.flow, groups, self.stages, space, bindings.final(), failures, proof.worst)
+        return Conversion(self.flow, groups, self.stages, offers, bindings.final(), failures, proof.worst)
 
 
-def decode(space: SearchSpace, groups: Groups, stages: Sequence[Stage], genomes: Genome) -> tuple[IntArray, IntArray]:
+def decode(
+    offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], genomes: Genome
+) -> tuple[IntArray, IntArray]:
     """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
     full = groups.full
     sizes = np.broadcast_to(full, (*genomes.shape[:-1], len(full))).copy()
     deep = np.array([len(s.blocks) for s in stages], dtype=np.int64)
     depths = np.broadcast_to(deep, (*genomes.shape[:-1], len(deep))).copy()
-    columns = {group.name: g for g, group in enumerate(groups.groups)}
     rows = {stage.name: s for s, stage in enumerate(stages)}
-    for i, choice in enumerate(space.choices):
-        if choice.kind in ("width", "kernel"):
-            sizes[..., columns[choice.name]] = np.array(choice.options)[genomes[..., i]]
-        elif choice.kind == "depth":
-            depths[..., rows[choice.name]] = np.array(choice.options)[genomes[..., i]]
+    for i, offer in enumerate(offers):
+        for g, units in offer.sizes.items():
+            sizes[..., g] = np.array(units)[genomes[..., i]]
+        if offer.choice.kind == "depth":
+            depths[..., rows[offer.choice.name]] = np.array(offer.choice.options)[genomes[..., i]]
     return sizes, depths
 
 

@@ -15,6 +15,7 @@ from ofa.labels import IntArray
 from ofa.tracing import Trace
 
 FIXED = -1
+Flags = npt.NDArray[np.bool_]
 ROUNDS = 8  # of making views rectangular
 
 
@@ -22,7 +23,8 @@ ROUNDS = 8  # of making views rectangular
 class ChannelGroup:
     """Units that are interchangeable: `members` are the (parameter, dimension, indices per unit) that they own.
 
-    `exact` is False where a statistic over the channels makes slicing different from zeroing.
+    `exact` is False where a statistic over the channels makes slicing different from zeroing; `stream` is True where
+    several layers' outputs are added, as on a residual stream.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ChannelGroup:
     unit_size: int
     members: tuple[tuple[str, int, int], ...]
     exact: bool
+    stream: bool
 
 
 @dataclass
@@ -90,7 +93,10 @@ def find_groups(trace: Trace, excluded: Callable[[str], str | None]) -> Groups:
     mixed = np.zeros(units, dtype=bool)
     for labels in trace.labels.mixed:
         mixed[unit_of[labels]] = True
-    builder = _Builder(trace, unit_of, fixed | ~useful, mixed)
+    summed = np.zeros(units, dtype=bool)
+    for labels in trace.labels.summed:
+        summed[unit_of[labels]] = True
+    builder = _Builder(trace, unit_of, fixed | ~useful, mixed, summed)
     builder.add_kernels()
     builder.add_widths()
     result = builder.build()
@@ -139,8 +145,8 @@ def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> bool:
 
 
 class _Builder:
-    def __init__(self, trace: Trace, unit_of: IntArray, fixed: npt.NDArray[np.bool_], mixed: npt.NDArray[np.bool_]):
-        self.trace, self.unit_of, self.fixed, self.mixed = trace, unit_of, fixed.copy(), mixed
+    def __init__(self, trace: Trace, unit_of: IntArray, fixed: Flags, mixed: Flags, summed: Flags) -> None:
+        self.trace, self.unit_of, self.fixed, self.mixed, self.summed = trace, unit_of, fixed.copy(), mixed, summed
         self.group_of_unit = np.full(len(fixed), FIXED, dtype=np.int64)
         self.rank_of_unit = np.zeros(len(fixed), dtype=np.int64)
         self.groups: list[ChannelGroup] = []
@@ -150,8 +156,8 @@ class _Builder:
         self.group_of_unit[ordered] = len(self.groups)
         self.rank_of_unit[ordered] = np.arange(len(ordered))
         name = unique(f"{name}.{kind}", self.names)
-        exact = not bool(self.mixed[ordered].any())
-        self.groups.append(ChannelGroup(name, kind, len(ordered), unit_size, (), exact))
+        exact, stream = not bool(self.mixed[ordered].any()), bool(self.summed[ordered].any())
+        self.groups.append(ChannelGroup(name, kind, len(ordered), unit_size, (), exact, stream))
 
     def add_kernels(self) -> None:
         for kernel in self.trace.kernels:
@@ -203,7 +209,7 @@ class _Builder:
                     if g != FIXED:
                         members[g].append((name, dim, count // self.groups[g].units))
         groups = tuple(
-            ChannelGroup(g.name, g.kind, g.units, g.unit_size, tuple(m), g.exact)
+            ChannelGroup(g.name, g.kind, g.units, g.unit_size, tuple(m), g.exact, g.stream)
             for g, m in zip(self.groups, members, strict=True)
         )
         return Groups(groups, self.group_of_unit[self.unit_of], self.rank_of_unit[self.unit_of])

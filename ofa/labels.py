@@ -35,6 +35,7 @@ class Labels:
     pairs: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     frozen: list[tuple[IntArray, str]] = field(default_factory=list)
     mixed: list[IntArray] = field(default_factory=list)
+    summed: list[IntArray] = field(default_factory=list)
     products: list[tuple[IntArray, str]] = field(default_factory=list)
 
     def fresh(self, size: int) -> Tensor:
@@ -139,6 +140,21 @@ class Labels:
 def varying(layer: Tensor) -> tuple[int, ...]:
     """Dimensions along which a layer's labels differ."""
     return tuple(d for d, size in enumerate(layer.shape) if size > 1)
+
+
+def unsqueezed(part: Operand, dim: int) -> Operand:
+    """The operand with a new dimension of size 1."""
+    return Operand(
+        (*part.shape[:dim], 1, *part.shape[dim:]),
+        tuple(layer.unsqueeze(dim) for layer in part.layers),
+        frozenset(d + (d >= dim) for d in part.rigid),
+    )
+
+
+def fixed(result: Tensor, layers: Sequence[Tensor]) -> frozenset[int]:
+    """Dimensions along which no layer varies."""
+    labelled = {d for layer in layers for d in varying(layer)}
+    return frozenset(d for d, size in enumerate(result.shape) if size > 1 and d not in labelled)
 
 
 def edge(layer: Tensor, dim: int) -> Tensor:

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from ofa.choices import space_of
+from ofa.choices import Offer, space_of
 from ofa.depth import Stage, skipped_by
 from ofa.groups import Groups
-from ofa.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,19 @@ class Report:
         return capture.get()
 
 
-def make_report(model: nn.Module, space: SearchSpace, groups: Groups, stages: Sequence[Stage], error: float) -> Report:
+def make_report(
+    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], error: float
+) -> Report:
+    space = space_of(offers)
     names = {choice.name for choice in space.choices}
+    decides = {g: offer.choice.name for offer in offers for g in offer.sizes}
     owned: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
-    for group in groups.groups:
+    for g, group in enumerate(groups.groups):
         for member, _, _ in group.members:
             module = member.rpartition(".")[0]
-            if group.name in names:
-                owned.setdefault(module, []).append(group.name)
+            if g in decides:
+                owned.setdefault(module, []).append(decides[g])
             elif group.name in groups.reasons:
                 failed.setdefault(module, groups.reasons[group.name])
     layers = []

@@ -43,12 +43,12 @@ class Supernet(nn.Module):
         check_parameters(self.model)
         found = Converter(self.model, args, kwargs, config).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
-        self.space, self._bindings = found.space, found.bindings
+        self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._owners = find_owners(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
         self._costs = CostModel(found.flow, self._groups, self._stages, trainable)
-        self.report: Report = make_report(self.model, self.space, self._groups, self._stages, found.error)
+        self.report: Report = make_report(self.model, found.offers, self._groups, self._stages, found.error)
         self.activate(self.space.largest)
 
     # ------------------------------------------------------------ subnets
@@ -153,7 +153,7 @@ class Supernet(nn.Module):
 
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
-        return decode(self.space, self._groups, self._stages, genomes)
+        return decode(self._offers, self._groups, self._stages, genomes)
 
     # ------------------------------------------------------------ identity
 
