@@ -1,17 +1,17 @@
-"""Label flow: one forward pass under a dispatch mode that carries channel labels beside every tensor."""
+"""A dispatch mode that carries channel labels beside every tensor, and what it writes down."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ofa.labels import IntArray, Labels, Operand, edge, varying
@@ -86,8 +86,9 @@ class Trace:
 class Tracer(TorchDispatchMode):
     """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rule_for: Callable[[Any, Call], Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.rule_for = rule_for
         self.trace = Trace()
         self.known: Any = WeakTensorKeyDictionary()
         self.stack: list[str] = [""]
@@ -125,8 +126,6 @@ class Tracer(TorchDispatchMode):
             self.known[tensor] = Tracked(tuple(layers))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from ofa.operators import rule_for
-
         kwargs = kwargs or {}
         names = [argument.name for argument in func._schema.arguments]
         inputs = dict(zip(names, args, strict=False)) | kwargs
@@ -137,7 +136,7 @@ class Tracer(TorchDispatchMode):
         result = func(*args, **kwargs)
         self.why = f"{before.name} in {self.module or 'the network'}"
         dependent = any(self.tracked(t).dependent for t in tensors)
-        rule = rule_for(func, before)
+        rule = self.rule_for(func, before)
         layers = rule(self, before, result)
         self._remember(before, result, layers, dependent)
         return result
@@ -216,7 +215,7 @@ class Tracer(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Call:
-    """One dispatched operator: its name without overload, its arguments by name, its tensors, their shapes and the first's strides."""
+    """One dispatched operator: its name without overload, its arguments by name, its tensors as they were before."""
 
     name: str
     inputs: Mapping[str, Any]
@@ -235,30 +234,6 @@ def differs(tensor: Tensor, dim: int) -> bool:
     return not bool((tensor == tensor.narrow(dim, 0, 1)).all())
 
 
-def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
-    """Run `model` once, in evaluation mode and without gradients, and follow the labels of its parameters.
-
-    Raises:
-        ValueError: the model does not run on the inputs; the original error is quoted.
-    """
-    tracer = Tracer(model)
-    for tensor in tree_leaves((inputs, kwargs)):
-        if isinstance(tensor, Tensor):
-            tracer.known[tensor] = Tracked(dependent=True, token=next(tracer.tokens))
-            tracer.trace.batch = max(tracer.trace.batch, tensor.shape[0] if tensor.ndim else 1)
-    with evaluating(model), torch.no_grad(), slow_attention(), following(model, tracer), tracer:
-        try:
-            output = model(*inputs, **kwargs)
-        except Exception as error:
-            shapes = tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, (inputs, dict(kwargs)))
-            raise ValueError(f"the model does not run on the example inputs {shapes}: {error}") from error
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, Tensor):
-            for layer in tracer.tracked(tensor).layers:
-                tracer.labels.freeze(layer, "the network's output")
-    return tracer.trace
-
-
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module's own flag returns."""
@@ -269,47 +244,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags.items():
             module.training = flag
-
-
-@contextlib.contextmanager
-def slow_attention() -> Iterator[None]:
-    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoder` off the fused path that hides their operators."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextlib.contextmanager
-def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
-    """Keep the tracer's module stack, and note every module that may be a residual block."""
-    entries: list[tuple[str, int, tuple[int, ...]] | None] = []
-    handles = []
-
-    def enter(name: str, args: Any, kwargs: Any) -> None:
-        tracer.stack.append(name)
-        tracer.note_sizes((args, kwargs))
-        single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        entries.append((name, tracer.tracked(args[0]).token, tuple(args[0].shape)) if single else None)
-
-    def leave(result: Any) -> None:
-        tracer.note_sizes(result)
-        tracer.stack.pop()
-        tracer.note_sizes(result)
-        entry = entries.pop()
-        if entry is None or not isinstance(result, Tensor) or tuple(result.shape) != entry[2]:
-            return
-        known = tracer.tracked(result)
-        residual = entry[1] in known.roots and known.dependent
-        tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual))
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True))
-        handles.append(module.register_forward_hook(lambda _, __, result: leave(result)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -27,7 +27,7 @@ import torch
 import ofa
 from experiments.coverage.families import build, families
 from ofa.groups import find_groups
-from ofa.tracing import trace
+from ofa.flow import trace
 
 RESULTS = Path(__file__).parent / "results.csv"
 
@@ -167,10 +167,8 @@ def main() -> None:
             continue
         rows[family] = row = in_process_of_its_own(family, name, options.limit)
         write(rows)
-        print(
-            f"{family:32} {row['status']:10} {row['params_elastic']:6} {row['convert_seconds']:6} {row['reasons'][:140]}",
-            flush=True,
-        )
+        figures = f"{row['status']:10} {row['params_elastic']:6} {row['convert_seconds']:6}"
+        print(f"{family:32} {figures} {row['reasons'][:140]}", flush=True)
     print(summary(rows))
 
 
