@@ -39,7 +39,7 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
 
 @dataclass(frozen=True)
 class Digits:
-    """1797 handwritten digits, 8×8 upsampled to `size`, about 60/20/20 (scikit-learn, UCI)."""
+    """1797 handwritten digits, 8×8 upsampled to `size`, about 50/30/20 (scikit-learn, UCI)."""
 
     size: int = 32
     shift: float = 0.1
@@ -52,7 +52,7 @@ class Digits:
         images = torch.from_numpy(np.rint(pixels.reshape(-1, 1, 8, 8) * (255 / 16)).astype(np.uint8))
         labels = digits.astype(np.int64)
         rest, test = stratified(labels, 0.2, self.seed)
-        train, validation = stratified(labels[rest], 0.25, self.seed)
+        train, validation = stratified(labels[rest], 0.375, self.seed)
         parts = rest[train], rest[validation], test
         names = tuple(str(digit) for digit in range(10))
         return _in_memory(
