@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 .PHONY: demo test check slow format clean
 
 demo: $(READY)          ## the main job on real data: teacher, supernet, search, front of verified subnets
-	$(BIN)/ofa run=runs/demo
+	$(BIN)/ofa experiment=demo run=runs/demo
 
 test: check             ## style, types and the default test suite
 	$(BIN)/pytest -n auto -q

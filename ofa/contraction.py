@@ -183,9 +183,9 @@ def note_kernel(tracer: Tracer, call: Call, edges: list[Tensor]) -> None:
     padded = list(call["padding"]) == same
     tracer.trace.kernels.append(Kernel(tracer.module, edges[0].numpy(), padded))
     tracer.add_literal("kernel", list(edges))
-    if padded:
-        tracer.add_literal("padding", list(edges), scale=dilation[0] / 2, offset=-dilation[0] / 2)
-        tracer.add_literal("padding", list(edges) * 2, scale=dilation[0] / 2, offset=-dilation[0] / 2)
+    # Where the input was padded before (mirrored borders), attributes repeat the padding all the same.
+    tracer.add_literal("padding", list(edges), scale=dilation[0] / 2, offset=-dilation[0] / 2)
+    tracer.add_literal("padding", list(edges) * 2, scale=dilation[0] / 2, offset=-dilation[0] / 2)
 
 
 @rule("im2col col2im")

@@ -15,14 +15,18 @@ from ofa.labels import IntArray
 from ofa.tracing import Product, Trace
 
 FloatArray = npt.NDArray[np.float64]
+Term = tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...]]
+"""Name, constant, indices of the sizes that multiply it, (stage, position) of the blocks around it."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs) and parameters."""
+    """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs), parameters, and the activation bytes
+    that are alive at once at most, per sample."""
 
     macs: int
     params: int
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,16 @@ class CostModel:
         self.groups, self.stages = groups, tuple(stages)
         self._sizes: dict[bytes, int] = {}
         self._forms: list[_Size] = []
-        self._terms: list[tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...]]] = []
+        self._terms: list[Term] = []
         for product in trace.macs:
             self._add(f"macs_{product.kind}", product, 1 / trace.batch)
             self._add("kernels", Product(1, (), "", product.module), 1)
+        start = len(self._terms)
         for product in trace.bytes:
             self._add("bytes", product, 1 / trace.batch)
+        self._buffers = self._terms[start:]
+        modules, self._alive = trace.alive
+        self._moments = [tuple(skipped_by(module, self.stages)) for module in modules]
         for name, size in trainable.items():
             vectors = tuple(v for v in trace.parameters[name] if v is not None)
             constant = size // math.prod(len(v) for v in vectors)
@@ -90,14 +98,37 @@ class CostModel:
         """
         forms = [form.evaluate(sizes) for form in self._forms]
         totals: dict[str, FloatArray] = {}
-        for name, constant, indices, blocks in self._terms:
-            value = np.full(len(sizes), constant, dtype=np.float64)
-            for index in indices:
-                value *= forms[index]
-            for stage, position in blocks:
-                value *= depths[:, stage] > position
-            totals[name] = totals[name] + value if name in totals else value
+        for name, *_ in self._terms:
+            totals.setdefault(name, np.zeros(len(sizes)))
+        for term in self._terms:
+            value = size_of(term, forms, len(sizes))
+            for stage, position in term[3]:
+                value = value * (depths[:, stage] > position)
+            totals[term[0]] += value
         zero = np.zeros(len(sizes))
         totals["macs"] = sum((v for name, v in totals.items() if name.startswith("macs_")), zero)
         totals.setdefault("params", zero)
         return totals
+
+    def peak_bytes(self, sizes: IntArray, depths: IntArray) -> FloatArray:
+        """The most activation bytes alive at once in an inference pass, per sample: inputs and every allocated output.
+
+        While a block is skipped its moments do not count; its output stands for its input, which has the same shape.
+        """
+        forms = [form.evaluate(sizes) for form in self._forms]
+        buffers = np.stack([size_of(term, forms, len(sizes)) for term in self._buffers])  # (buffers, population)
+        peak = np.zeros(len(sizes))
+        for row, blocks in zip(self._alive, self._moments, strict=True):
+            total = buffers[row].sum(axis=0)
+            for stage, position in blocks:
+                total = total * (depths[:, stage] > position)
+            np.maximum(peak, total, out=peak)
+        return peak
+
+
+def size_of(term: Term, forms: Sequence[FloatArray], population: int) -> FloatArray:
+    """A term's value for each member of a population, as if no block were skipped."""
+    value = np.full(population, term[1], dtype=np.float64)
+    for index in term[2]:
+        value *= forms[index]
+    return value

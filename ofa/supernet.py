@@ -140,16 +140,18 @@ class Supernet(nn.Module):
     # ------------------------------------------------------------ costs
 
     def cost(self, subnet: Subnet) -> Cost:
-        """Exact MACs per sample and parameters of a subnet, without a forward pass."""
+        """Exact costs of a subnet, without a forward pass."""
         rows = self.costs(self.space.encode(subnet)[None])
-        return Cost(int(rows["macs"][0]), int(rows["params"][0]))
+        return Cost(int(rows["macs"][0]), int(rows["params"][0]), int(rows["peak_bytes"][0]))
 
     def costs(self, genomes: Genome) -> dict[str, FloatArray]:
         """Costs of a population of genomes, shape (population, choices), as arrays of shape (population,).
 
-        Keys: macs, params, bytes (activations written), kernels (contractions), macs_conv, macs_depthwise, …
+        Keys: macs, params, peak_bytes (of activations, per sample), bytes (activations written), kernels (contractions),
+        macs_conv, macs_depthwise, …
         """
-        return self._costs.evaluate(*self._sizes(np.atleast_2d(genomes)))
+        sizes, depths = self._sizes(np.atleast_2d(genomes))
+        return self._costs.evaluate(sizes, depths) | {"peak_bytes": self._costs.peak_bytes(sizes, depths)}
 
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
