@@ -154,6 +154,11 @@ def find_bindings(model: nn.Module, trace: Trace, groups: Groups) -> list[list[B
             own.setdefault(literal.module, []).append(literal)
             for outer in enclosing(literal.module):
                 inner.setdefault(outer, []).append(literal)
+    for path, literals in list(own.items()):  # methods of a module that never runs are called by the one around it
+        for name, _ in model.get_submodule(path).named_children():
+            child = f"{path}.{name}" if path else name
+            if child not in trace.ran:
+                own[child] = [*own.get(child, ()), *literals]
     found = []
     for path in dict.fromkeys((*own, *inner)):
         for name, value in sizes_in(model.get_submodule(path)):

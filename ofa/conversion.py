@@ -44,15 +44,16 @@ class Conversion:
         return space_of(self.offers)
 
     @property
-    def elastic(self) -> int:
-        """Parameters, each counted once for every dimension along which a choice slices it."""
+    def elastic(self) -> tuple[int, int]:
+        """Parameters that a choice slices, and the same counted once for every dimension along which it does."""
         open_groups = [g for offer in self.offers for g in offer.sizes]
-        total = 0
+        once = each = 0
         for vectors in self.flow.parameters.values():
             rows = [v for v in vectors if v is not None]
             sliced = sum(bool(np.isin(self.groups.group_of[v], open_groups).any()) for v in rows)
-            total += sliced * int(np.prod([len(v) for v in rows]))
-        return total
+            size = int(np.prod([len(v) for v in rows]))
+            once, each = once + size * bool(sliced), each + size * sliced
+        return once, each
 
 
 class Converter:

@@ -133,15 +133,30 @@ def _connected(trace: Trace) -> IntArray:
 def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> bool:
     """Kept labels of a layer over several dimensions must be a block: its units may differ along one of them only.
 
-    Where nothing has decided yet (a channel shuffle's view), equal positions along the outer dimensions are one unit.
+    Where nothing has decided yet (a channel shuffle's view), equal positions along the outer dimensions are one unit;
+    where that would leave a single unit (heads that share one projection), the dimension that leaves most is kept.
     """
     for dim in range(units.ndim):
-        line = units[tuple(slice(None) if d == dim else slice(0, 1) for d in range(units.ndim))]
-        if (units == line).all():
+        if (units == along(units, dim)).all():
             return False
-    line = labels[(0,) * (labels.ndim - 1)]
-    trace.labels.pairs.append((np.broadcast_to(line, labels.shape).ravel(), labels.ravel()))
+    last = labels.ndim - 1
+    kept = last if remaining(units, last) > 1 else max(range(labels.ndim), key=lambda dim: remaining(units, dim))
+    trace.labels.pairs.append((np.broadcast_to(along(labels, kept), labels.shape).ravel(), labels.ravel()))
     return True
+
+
+def along(labels: IntArray, dim: int) -> IntArray:
+    """Labels along one dimension at the first index of all others, of size 1 along those."""
+    return labels[tuple(slice(None) if d == dim else slice(0, 1) for d in range(labels.ndim))]
+
+
+def remaining(units: IntArray, dim: int) -> int:
+    """How many units stay when only positions along `dim` tell them apart."""
+    names, compact = np.unique(units, return_inverse=True)
+    compact = compact.reshape(units.shape)
+    ends = np.broadcast_to(along(compact, dim), units.shape).ravel(), compact.ravel()
+    graph = coo_array((np.ones(units.size, dtype=np.int8), ends), shape=(len(names), len(names)))
+    return int(connected_components(graph, directed=False)[0])
 
 
 class _Builder:

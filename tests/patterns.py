@@ -172,6 +172,34 @@ class Qkv(nn.Module):
         return self.out(x.mean(1))
 
 
+class Positions(nn.Module):
+    """A table of biases for pairs of positions that is read by a method, never by a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.shape = nn.Parameter(torch.randn(49, 4)), (7, 7, 4)
+
+    def bias(self) -> Tensor:
+        return self.table.view(self.shape).permute(2, 0, 1)
+
+
+class TalkingHeads(nn.Module):
+    """Attention whose heads are mixed, whose code takes the input's width for the heads', with a bias for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.project = nn.Linear(6, 32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.heads, self.mix, self.positions, self.out = 4, nn.Linear(4, 4), Positions(), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        batch, positions, width = x.shape
+        qkv = self.qkv(x).reshape(batch, positions, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        scores = qkv[0] @ qkv[1].transpose(-2, -1) + self.positions.bias()
+        scores = self.mix(scores.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).softmax(-1)
+        return self.out(self.project((scores @ qkv[2]).transpose(1, 2).reshape(batch, positions, width)).mean(1))
+
+
 class Einsum(nn.Module):
     """Attention by einsum, with the sizes of heads kept as attributes."""
 
@@ -263,6 +291,7 @@ PATTERNS: dict[str, Pattern] = {
         Encoder, ((2, 7, 6),), ("embed", "encoder.layers.0.linear1")
     ),
     "qkv": Pattern(Qkv, ((2, 7, 6),), ("embed", "qkv")),
+    "talking heads": Pattern(TalkingHeads, ((2, 7, 6),), ("embed",)),
     "einsum": Pattern(Einsum, ((2, 7, 6),), ("query",)),
     "split with sizes": Pattern(Split, IMAGE, ("first", "first.width2")),
     "chunk": Pattern(

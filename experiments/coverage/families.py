@@ -77,7 +77,7 @@ def candidates(family: str, name: str) -> Iterator[tuple[nn.Module, tuple[int, .
     """The model for growing images: the number of positions is fixed where the model takes an `img_size`."""
     torch.manual_seed(0)
     if family.startswith("torchvision"):
-        size = {"image_size": 64} if "vit" in name else {}
+        size = {"image_size": 64} if "vit_" in name and "max" not in name else {}
         model = torchvision.models.get_model(name, **quiet(name), **size).eval()
         yield from ((model, (1, 3, edge, edge)) for edge in EDGES)
         return
