@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ofa import contraction, movement, normalisation
+from ofa.memory import Lifetimes
 from ofa.operators import rule_for
 from ofa.tracing import ModuleCall, Trace, Tracer, Tracked, evaluating
 
@@ -23,10 +24,12 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     Raises:
         ValueError: the model does not run on the inputs; the original error is quoted.
     """
-    tracer = Tracer(model, rule_for)
+    memory = Lifetimes()
+    tracer = Tracer(model, rule_for, memory)
     for tensor in tree_leaves((inputs, kwargs)):
         if isinstance(tensor, Tensor):
             tracer.known[tensor] = Tracked(dependent=True, token=next(tracer.tokens))
+            memory.note(tensor, ())
             tracer.trace.batch = max(tracer.trace.batch, tensor.shape[0] if tensor.ndim else 1)
     with evaluating(model), torch.no_grad(), slow_attention(), following(model, tracer), tracer:
         try:
@@ -38,6 +41,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         if isinstance(tensor, Tensor):
             for layer in tracer.tracked(tensor).layers:
                 tracer.labels.freeze(layer, "the network's output")
+    tracer.trace.bytes, tracer.trace.alive = memory.products, memory.alive()
     return tracer.trace
 
 

@@ -6,8 +6,10 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -76,6 +78,7 @@ class Trace:
     parameters: dict[str, list[IntArray | None]] = field(default_factory=dict)
     macs: list[Product] = field(default_factory=list)
     bytes: list[Product] = field(default_factory=list)
+    alive: tuple[list[str], npt.NDArray[np.bool_]] = field(default_factory=lambda: ([], np.zeros((0, 0), dtype=bool)))
     literals: list[Literal] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
     calls: list[ModuleCall] = field(default_factory=list)
@@ -83,14 +86,25 @@ class Trace:
     batch: int = 1
 
 
+class Memory(Protocol):
+    """What the tracer tells about the life of tensors."""
+
+    def ignore(self, tensor: Tensor) -> None: ...
+
+    def begin(self, module: str) -> None: ...
+
+    def note(self, tensor: Tensor, layers: Sequence[Tensor]) -> None: ...
+
+
 class Tracer(TorchDispatchMode):
     """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
 
-    def __init__(self, model: nn.Module, rule_for: Callable[[Any, Call], Any]) -> None:
+    def __init__(self, model: nn.Module, rule_for: Callable[[Any, Call], Any], memory: Memory) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rule_for = rule_for
         self.trace = Trace()
         self.known: Any = WeakTensorKeyDictionary()
+        self.memory = memory
         self.stack: list[str] = [""]
         self.tokens = itertools.count(1)
         self.why = ""
@@ -124,6 +138,7 @@ class Tracer(TorchDispatchMode):
                     layers.append(torch.from_numpy(vectors[-1]).reshape(shape))
             self.trace.parameters[name] = vectors
             self.known[tensor] = Tracked(tuple(layers))
+            self.memory.ignore(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -132,6 +147,7 @@ class Tracer(TorchDispatchMode):
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         # In-place operators change what is known of their first argument: ask before running.
         shapes, strides = tuple(tuple(t.shape) for t in tensors), tensors[0].stride() if tensors else ()
+        self.memory.begin(self.module)
         before = Call(func.overloadpacket.__name__, inputs, tensors, shapes, strides)
         result = func(*args, **kwargs)
         self.why = f"{before.name} in {self.module or 'the network'}"
@@ -149,6 +165,8 @@ class Tracer(TorchDispatchMode):
             if isinstance(out, Tensor):
                 layers_kept = tuple(self._checked(out_layers))
                 self.known[out] = Tracked(layers_kept, dependent, next(self.tokens), roots)
+                if dependent:
+                    self.memory.note(out, layers_kept)
 
     def _checked(self, layers: Any) -> Iterator[Tensor]:
         """Layers without those that no longer vary: a literal index into channels keeps its channel."""
@@ -195,13 +213,6 @@ class Tracer(TorchDispatchMode):
     def add_macs(self, constant: int, vectors: list[Tensor], kind: str) -> None:
         arrays = tuple(v.numpy().ravel() for v in vectors)
         self.trace.macs.append(Product(constant, arrays, kind, self.module))
-
-    def add_bytes(self, tensor: Tensor, layers: Any) -> None:
-        constant, labelled = tensor.element_size(), {d for layer in layers for d in varying(layer)}
-        for d, size in enumerate(tensor.shape):
-            constant *= 1 if d in labelled else size
-        vectors = tuple(layer.numpy().ravel() for layer in layers)
-        self.trace.bytes.append(Product(constant, vectors, "bytes", self.module))
 
     def add_literal(self, role: str, vectors: Sequence[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
         """Remember a size (one vector) or a tuple of sizes; roles ending in 's' are tuples."""
