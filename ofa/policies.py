@@ -1,8 +1,8 @@
 """Policies: which groups offer a width, which ratios, and which groups change together.
 
 `everything` lets every group choose; `hidden` keeps residual streams whole; `compound` gives one ratio to each stage
-(CompOFA, Sahni et al., 2021); `auto` is the heuristic of the Vitis AI Optimizer: where depthwise convolutions are in the
-majority only layers with a kernel and their expansions are elastic, elsewhere groups with a 1×1 convolution keep
+(CompOFA, Sahni et al., 2021); `auto` is the heuristic of the Vitis AI Optimizer: where depthwise convolutions are in
+the majority only layers with a kernel and their expansions are elastic, elsewhere groups with a 1×1 convolution keep
 the upper half of the ratios, and the first and last convolutions stay.
 """
 

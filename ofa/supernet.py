@@ -23,6 +23,8 @@ from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, inst
 from ofa.sorting import sort_units
 from ofa.space import Genome, Subnet
 
+REMEMBERED = 256  # plans of subnets
+
 
 class Supernet(nn.Module):
     """A network made elastic: `activate` a subnet, run it, `calibrate` it, `extract` it.
@@ -46,6 +48,7 @@ class Supernet(nn.Module):
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._owners = find_owners(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
+        self._plans: dict[Subnet, Plan] = {}
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
         self._costs = CostModel(found.flow, self._groups, self._stages, trainable)
         self.report: Report = make_report(self.model, found.offers, self._groups, self._stages, found.error)
@@ -71,10 +74,15 @@ class Supernet(nn.Module):
 
     def plan(self, subnet: Subnet) -> Plan:
         """What `subnet` changes: kept indices, attributes, skipped blocks."""
+        if subnet in self._plans:
+            return self._plans[subnet]
         sizes, depths = self._sizes(self.space.encode(subnet))
         changes = [b.change(self._groups, sizes) for b in self._bindings]
         skipped = tuple(b for s, n in zip(self._stages, depths, strict=True) for b in s.blocks[n:])
-        return Plan(self._slicer.indices(sizes), tuple(c for c in changes if c is not None), skipped)
+        if len(self._plans) >= REMEMBERED:
+            self._plans.pop(next(iter(self._plans)))
+        self._plans[subnet] = Plan(self._slicer.indices(sizes), tuple(c for c in changes if c is not None), skipped)
+        return self._plans[subnet]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active subnet: the user's own forward on the slices."""
@@ -147,8 +155,8 @@ class Supernet(nn.Module):
     def costs(self, genomes: Genome) -> dict[str, FloatArray]:
         """Costs of a population of genomes, shape (population, choices), as arrays of shape (population,).
 
-        Keys: macs, params, peak_bytes (of activations, per sample), bytes (activations written), kernels (contractions),
-        macs_conv, macs_depthwise, …
+        Keys: macs, params, peak_bytes (of activations, per sample), bytes (activations written), kernels
+        (contractions), macs_conv, macs_depthwise, …
         """
         sizes, depths = self._sizes(np.atleast_2d(genomes))
         return self._costs.evaluate(sizes, depths) | {"peak_bytes": self._costs.peak_bytes(sizes, depths)}

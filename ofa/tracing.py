@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,7 +154,7 @@ class Tracer(TorchDispatchMode):
         self.memory.begin(self.module)
         before = Call(func.overloadpacket.__name__, inputs, tensors, shapes, strides)
         result = func(*args, **kwargs)
-        self.why = f"{before.name} in {self.module or 'the network'}"
+        self.why = f"{before.name} in {self.module or 'the network'}{site()}"
         dependent = any(self.tracked(t).dependent for t in tensors)
         rule = self.rule_for(func, before)
         layers = rule(self, before, result)
@@ -236,6 +240,25 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         return self.inputs.get(name)
+
+
+def site() -> str:
+    """File and line of the user's code that is running, as ` (package/file.py:12)`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = shown(frame.f_code.co_filename)
+        if name:
+            return f" ({name}:{frame.f_lineno})"
+        frame = frame.f_back
+    return ""
+
+
+@functools.cache
+def shown(filename: str) -> str:
+    """The last two parts of a user's file, nothing for torch's and this package's own."""
+    path = Path(filename)
+    own = path.suffix != ".py" or path.parent == Path(__file__).parent or "torch" in path.parts
+    return "" if own else "/".join(path.parts[-2:])
 
 
 def differs(tensor: Tensor, dim: int) -> bool:
