@@ -24,7 +24,7 @@ class SpaceConfig:
     `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always
     offered. `policy` says which groups offer them: everything, hidden, compound or auto (see `ofa.policies`;
     `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size; `depth` lets the last blocks of a stage
-    be skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay as they are.
+    be skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
     (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
     each choice alone (`full`), all together (`quick`), or not (`off`).

@@ -1,4 +1,4 @@
-"""Extracted networks are plain PyTorch: they compile, export, trace, copy, pickle, move, and keep what was set on them."""
+"""Extracted networks are plain PyTorch: they compile, export, trace, copy, pickle, move, and keep what was set."""
 
 from __future__ import annotations
 
