@@ -34,8 +34,8 @@ def train_supernet(job: Job) -> None:
     """Convert the teacher, write what is elastic and why the rest is not, train by the sandwich rule → supernet.pt."""
     supernet = job.convert()
     (job.folder / "space.json").write_text(supernet.space.to_json())
-    (job.folder / "report.json").write_text(supernet.report.to_json())
-    (job.folder / "report.txt").write_text(str(supernet.report))
+    for name in ("report.json", "report.html", "report.txt"):
+        supernet.report.save(job.folder / name)
     largest, smallest = supernet.cost(supernet.space.largest), supernet.cost(supernet.space.smallest)
     job.console.print(
         f"{supernet.report.summary}; {smallest.macs / 1e6:.2f} to {largest.macs / 1e6:.2f} M MACs, "

@@ -1,16 +1,17 @@
-"""What a conversion found: for every layer its choices, or the reason why it stays as it is."""
+"""What a conversion found: every choice and its layers, and for every other layer the reason why it stays as it is."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ofa.choices import space_of
-from ofa.choices import Offer, space_of
+from ofa.choices import Offer
+from ofa.costs import FloatArray
 from ofa.depth import Stage, skipped_by
 from ofa.groups import Groups
 
@@ -27,13 +28,28 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Every layer of a supernet: elastic, or frozen and why; `error` is the proof's largest relative difference."""
+class Elastic:
+    """One choice: its options, the layers that follow it, and the importance (L1) of its weakest and strongest unit."""
 
+    name: str
+    kind: str
+    options: tuple[int | str, ...]
+    layers: tuple[str, ...]
+    importance: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every choice and every layer of a supernet; `error` is the proof's largest relative difference.
+
+    `ranges` are the (smallest, largest) subnet's costs by name: macs, params, peak_bytes.
+    """
+
+    elastic: tuple[Elastic, ...]
     layers: tuple[Layer, ...]
-    choices: int
     space_size: int
     error: float
+    ranges: Mapping[str, tuple[float, float]]
 
     @property
     def elastic_share(self) -> float:
@@ -44,35 +60,79 @@ class Report:
     @property
     def summary(self) -> str:
         share = f"{self.elastic_share:.0%} of the parameters elastic"
-        return f"{self.choices} choices, {self.space_size:.3g} subnets, {share}"
+        return f"{len(self.elastic)} choices, {self.space_size:.3g} subnets, {share}"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
-    def table(self) -> Any:
-        """A rich table: one row a layer."""
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON, HTML or text, by the file's ending.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        writers = {".json": self.to_json, ".html": self._html, ".txt": self.__str__}
+        if path.suffix not in writers:
+            raise ValueError(f"a report is saved as {', '.join(writers)}, got {path.name}")
+        path.write_text(writers[path.suffix](), encoding="utf-8")
+
+    def tables(self) -> list[Any]:
+        """Rich tables: the choices, and the layers without one."""
         from rich.table import Table
 
-        table = Table("layer", "type", "params", "elastic in", "frozen because", title=self.summary)
+        costs = ", ".join(f"{name} {low:,.0f} to {high:,.0f}" for name, (low, high) in self.ranges.items())
+        choices = Table("choice", "options", "layers", "importance", title=f"{self.summary}\n{costs}")
+        for row in self.elastic:
+            spread = "" if row.importance is None else "{:.2f} to {:.2f}".format(*row.importance)
+            more = f" and {len(row.layers) - 4} more" if len(row.layers) > 4 else ""
+            choices.add_row(row.name, ", ".join(map(str, row.options)), ", ".join(row.layers[:4]) + more, spread)
+        frozen = Table("layer", "type", "params", "stays because", title="layers that stay as they are")
         for layer in self.layers:
-            table.add_row(layer.name, layer.type, f"{layer.params:,}", ", ".join(layer.choices), layer.reason)
-        return table
+            if not layer.choices:
+                frozen.add_row(layer.name, layer.type, f"{layer.params:,}", layer.reason)
+        return [choices, frozen] if frozen.rows else [choices]
 
     def __str__(self) -> str:
+        text: str = self._rendered().export_text()
+        return text
+
+    def _html(self) -> str:
+        html: str = self._rendered().export_html()
+        return html
+
+    def _rendered(self) -> Any:
+        import io
+
         from rich.console import Console
 
-        console = Console(width=160)
-        with console.capture() as capture:
-            console.print(self.table())
-        return capture.get()
+        console = Console(width=160, record=True, file=io.StringIO())
+        for table in self.tables():
+            console.print(table)
+        return console
 
 
 def make_report(
-    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], error: float
-) -> Report:
-    space = space_of(offers)
-    names = {choice.name for choice in space.choices}
+    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], scores: Sequence[FloatArray]
+) -> tuple[tuple[Elastic, ...], tuple[Layer, ...]]:
+    """The rows of a report: what is elastic, and every layer."""
     decides = {g: offer.choice.name for offer in offers for g in offer.sizes}
+    members = {g: tuple(dict.fromkeys(m[0].rpartition(".")[0] for m in groups.groups[g].members)) for g in decides}
+    blocks = {stage.name: stage.blocks for stage in stages}
+    rows = []
+    for offer in offers:
+        layers = [name for g in offer.sizes for name in members[g]] or blocks.get(offer.choice.name, ())
+        values = [float(v) for g in offer.sizes for v in scores[g]] if offer.choice.kind == "width" else []
+        spread = (min(values), max(values)) if values else None
+        choice = offer.choice
+        rows.append(Elastic(choice.name, choice.kind, choice.options, tuple(dict.fromkeys(layers)), spread))
+    return tuple(rows), tuple(layer_rows(model, offers, groups, stages, decides))
+
+
+def layer_rows(
+    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], decides: Mapping[int, str]
+) -> list[Layer]:
+    names = {offer.choice.name for offer in offers}
     owned: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     for g, group in enumerate(groups.groups):
@@ -93,4 +153,4 @@ def make_report(
             reason = failed.get(name, reason or "no option fits") if not choices else ""
             size = sum(p.numel() for p in own.values())
             layers.append(Layer(name, type(module).__name__, size, tuple(choices), reason))
-    return Report(tuple(layers), len(space), space.size, error)
+    return layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,7 +52,7 @@ class Supernet(nn.Module):
         self._plans: dict[Subnet, Plan] = {}
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
         self._costs = CostModel(found.flow, self._groups, self._stages, trainable)
-        self.report: Report = make_report(self.model, found.offers, self._groups, self._stages, found.error)
+        self.report = self._report(found.error)
         self.activate(self.space.largest)
 
     # ------------------------------------------------------------ subnets
@@ -164,6 +165,13 @@ class Supernet(nn.Module):
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
         return decode(self._offers, self._groups, self._stages, genomes)
+
+    def _report(self, error: float) -> Report:
+        scores = importance(self.model, self._groups, self._vectors)
+        elastic, layers = make_report(self.model, self._offers, self._groups, self._stages, scores)
+        small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
+        ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}
+        return Report(elastic, layers, self.space.size, error, ranges)
 
     # ------------------------------------------------------------ identity
 
