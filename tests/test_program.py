@@ -166,6 +166,23 @@ def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ..
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
 
 
+def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    predicted = json.loads((folder / "latency.json").read_text())
+    assert all(slope >= 0 for slope in predicted["coefficients"].values())
+    execute(composed(f"run={folder}", *TOY, "objectives=[accuracy,latency_ms]", "stages=[search]", "budget.macs=0.8"))
+    rows = [row for row in json.loads((folder / "search.json").read_text())["front"] if row["subnet"]]
+    limit = 0.8 * next(row["macs"] for row in front(run) if row["name"] == "teacher")
+    assert rows and all(row["latency_ms"] > 0 and row["macs"] <= limit for row in rows)
+
+
+def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
+    output = finish(tmp_path / "run", "tracking=wandb", "stages=[teacher]", "teacher.recipe.epochs=1")
+    assert "accuracy" in output
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert lines(tmp_path / "run" / "metrics.jsonl", "teacher") == 1
+
+
 def test_an_impossible_budget_is_refused_with_the_reachable_range(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(ValueError, match="macs") as caught:
