@@ -108,6 +108,13 @@ class Job:
         example: Tensor = self.splits.example
         return example.to(self.device)
 
+    @property
+    def picture(self) -> Tensor:
+        """A real picture of the validation split, as a batch of one."""
+        images, _ = next(iter(self.splits.validation.ordered(1)))
+        picture: Tensor = images.to(self.device)
+        return picture
+
     def backbone(self) -> nn.Module:
         """The backbone with its first weights: random from the seed, timm's, or a file's."""
         torch.manual_seed(int(self.config.seed))

@@ -6,12 +6,13 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ofa
 from conf.job import Job, digest, read_json, write_json
@@ -64,7 +65,7 @@ def measure_latency(job: Job) -> None:
         for genome in chosen:
             subnet = supernet.space.decode(genome)
             if subnet.to_json() not in known:
-                milliseconds = latency_of(job, supernet.extract(subnet))
+                milliseconds = latency_of(job, supernet.extract(subnet), supernet.resize(job.example, subnet))
                 known[subnet.to_json()] = milliseconds
                 file.write(json.dumps({"subnet": subnet.to_json(), "latency_ms": milliseconds}) + "\n")
                 file.flush()
@@ -76,12 +77,12 @@ def measure_latency(job: Job) -> None:
     job.console.print(f"latency predictor: {predictor.held_out}")
 
 
-def latency_of(job: Job, net: nn.Module) -> float:
+def latency_of(job: Job, net: nn.Module, example: Tensor) -> float:
     """Median milliseconds for one picture in onnxruntime."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(net, job.example, path)
-        return measure_onnx(path, job.example.cpu().numpy(), threads=job.latency_config.threads).median_ms
+        export_onnx(net, example, path)
+        return measure_onnx(path, example.cpu().numpy(), threads=job.latency_config.threads).median_ms
 
 
 def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,15 +163,17 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
         return Row.from_json(stored["row"])
     folder.mkdir(parents=True, exist_ok=True)
     net = extracted(job, supernet, row)
-    test = evaluate(net, job.splits.test.ordered(256))
+    fitted = partial(supernet.resize, subnet=row.subnet or supernet.space.largest)
+    test = evaluate(net, ((fitted(images), labels) for images, labels in job.splits.test.ordered(256)))
+    example = fitted(job.example)
     files = {"weights": "weights.safetensors", "onnx": "model.onnx", "subnet": "subnet.json"}
     save_weights(net, folder / files["weights"])
-    export_onnx(net, job.example, folder / files["onnx"])
-    difference = onnx_difference(net, folder / files["onnx"], job)
+    export_onnx(net, example, folder / files["onnx"])
+    difference = onnx_difference(net, folder / files["onnx"], fitted(job.picture), job.export_config.tolerance)
     if job.export_config.program:
         files["program"] = "model.pt2"
-        export_program(net, job.example, folder / files["program"])
-    latency = measure_onnx(folder / files["onnx"], job.example.cpu().numpy(), threads=job.latency_config.threads)
+        export_program(net, example, folder / files["program"])
+    latency = measure_onnx(folder / files["onnx"], example.cpu().numpy(), threads=job.latency_config.threads)
     metrics = {
         **row.metrics,
         "accuracy": test["accuracy"],
@@ -181,9 +184,11 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     }
     relative = {kind: f"subnets/{row.name}/{name}" for kind, name in files.items()}
     result = Row(row.name, row.subnet, metrics, relative)
-    partial = folder / ".subnet.json.partial"
-    save_subnet(row.subnet or supernet.space.largest, supernet.digest, {"row": result.to_json(), "key": key}, partial)
-    partial.replace(facts)
+    unfinished = folder / ".subnet.json.partial"
+    save_subnet(
+        row.subnet or supernet.space.largest, supernet.digest, {"row": result.to_json(), "key": key}, unfinished
+    )
+    unfinished.replace(facts)
     return result
 
 
@@ -192,11 +197,11 @@ def extracted(job: Job, supernet: ofa.Supernet, row: Row) -> nn.Module:
     if row.subnet is None:
         return job.teacher
     supernet.activate(row.subnet)
-    supernet.calibrate(job.lesson(supernet).calibration)
+    supernet.calibrate(map(supernet.resize, job.lesson(supernet).calibration))
     return supernet.extract().eval()
 
 
-def onnx_difference(net: nn.Module, path: Path, job: Job) -> float:
+def onnx_difference(net: nn.Module, path: Path, picture: Tensor, tolerance: float) -> float:
     """Run the ONNX file beside the network on a real picture; the largest difference relative to the largest output.
 
     Raises:
@@ -204,16 +209,13 @@ def onnx_difference(net: nn.Module, path: Path, job: Job) -> float:
     """
     import onnxruntime
 
-    images, _ = next(iter(job.splits.validation.ordered(1)))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        expected = net(images.to(job.device)).cpu().numpy()
-    (got,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        expected = net(picture).cpu().numpy()
+    (got,) = session.run(None, {session.get_inputs()[0].name: picture.cpu().numpy()})
     difference = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
-    if not difference <= job.export_config.tolerance:
-        raise ValueError(
-            f"{path} differs from the network by {difference:.1e}, above {job.export_config.tolerance:.1e}"
-        )
+    if not difference <= tolerance:
+        raise ValueError(f"{path} differs from the network by {difference:.1e}, above {tolerance:.1e}")
     return difference
 
 

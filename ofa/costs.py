@@ -94,7 +94,8 @@ class CostModel:
     def evaluate(self, sizes: IntArray, depths: IntArray) -> dict[str, FloatArray]:
         """Costs of subnets: `sizes` (population, groups) units kept, `depths` (population, stages) blocks that run.
 
-        Keys: macs, params, bytes (written by operators, per sample), kernels (contractions), and MACs by kind.
+        Keys: macs, params, peak_bytes and bytes (of activations: alive at once, and written; per sample), kernels
+        (contractions), and MACs by kind.
         """
         forms = [form.evaluate(sizes) for form in self._forms]
         totals: dict[str, FloatArray] = {}
@@ -108,16 +109,18 @@ class CostModel:
         zero = np.zeros(len(sizes))
         totals["macs"] = sum((v for name, v in totals.items() if name.startswith("macs_")), zero)
         totals.setdefault("params", zero)
+        totals["peak_bytes"] = self._peak_bytes(forms, depths, len(sizes))
         return totals
 
-    def peak_bytes(self, sizes: IntArray, depths: IntArray) -> FloatArray:
+    def _peak_bytes(self, forms: Sequence[FloatArray], depths: IntArray, population: int) -> FloatArray:
         """The most activation bytes alive at once in an inference pass, per sample: inputs and every allocated output.
 
         While a block is skipped its moments do not count; its output stands for its input, which has the same shape.
         """
-        forms = [form.evaluate(sizes) for form in self._forms]
-        buffers = np.stack([size_of(term, forms, len(sizes)) for term in self._buffers])  # (buffers, population)
-        peak = np.zeros(len(sizes))
+        peak = np.zeros(population)
+        if not self._buffers:
+            return peak
+        buffers = np.stack([size_of(term, forms, population) for term in self._buffers])  # (buffers, population)
         for row, blocks in zip(self._alive, self._moments, strict=True):
             total = buffers[row].sum(axis=0)
             for stage, position in blocks:

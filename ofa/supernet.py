@@ -20,6 +20,7 @@ from ofa.importance import Measure, importance
 from ofa.labels import IntArray
 from ofa.persistence import load_supernet, save_supernet
 from ofa.report import Report, make_report
+from ofa.resolution import resized, traces
 from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
 from ofa.sorting import sort_units
 from ofa.space import Genome, Subnet
@@ -51,7 +52,8 @@ class Supernet(nn.Module):
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
-        self._costs = CostModel(found.flow, self._groups, self._stages, trainable)
+        flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
+        self._costs = {r: CostModel(flow, self._groups, self._stages, trainable) for r, flow in flows.items()}
         self.report = self._report(found.error)
         self.activate(self.space.largest)
 
@@ -93,6 +95,11 @@ class Supernet(nn.Module):
         if self.training:
             self._write_back(tensors)
         return output
+
+    def resize(self, images: Tensor, subnet: Subnet | None = None) -> Tensor:
+        """Images at the (active) subnet's resolution, on their device; unchanged where resolution is no choice."""
+        edge = (self._active if subnet is None else subnet).get("resolution")
+        return images if edge is None else resized(images, int(edge))
 
     def extract(self, subnet: Subnet | None = None) -> nn.Module:
         """The (active) subnet as a plain copy of the user's own class with smaller layers, free of this library.
@@ -159,8 +166,22 @@ class Supernet(nn.Module):
         Keys: macs, params, peak_bytes (of activations, per sample), bytes (activations written), kernels
         (contractions), macs_conv, macs_depthwise, …
         """
-        sizes, depths = self._sizes(np.atleast_2d(genomes))
-        return self._costs.evaluate(sizes, depths) | {"peak_bytes": self._costs.peak_bytes(sizes, depths)}
+        genomes = np.atleast_2d(genomes)
+        sizes, depths = self._sizes(genomes)
+        edges = self._edges(genomes)
+        rows: dict[str, FloatArray] = {}
+        for edge, model in self._costs.items():
+            mine = edges == edge
+            for name, values in model.evaluate(sizes[mine], depths[mine]).items():
+                rows.setdefault(name, np.zeros(len(genomes)))[mine] = values
+        return rows
+
+    def _edges(self, genomes: Genome) -> IntArray:
+        """The resolution of each genome; where there is no choice, the one that costs are known for."""
+        for i, choice in enumerate(self.space.choices):
+            if choice.kind == "resolution":
+                return np.array(choice.options)[genomes[:, i]]
+        return np.full(len(genomes), next(iter(self._costs)))
 
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""

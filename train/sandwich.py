@@ -79,7 +79,7 @@ class Sandwich:
         largest, *others = self.rule.draw(self.supernet.space, step)
         target = self._teach(images)
         self.supernet.activate(largest)
-        logits = self.supernet(images)
+        logits = self.supernet(self.supernet.resize(images))
         loss = cross_entropy(logits, labels, self.rule.label_smoothing)
         if target is not None and self.rule.teacher_share:
             loss = torch.lerp(loss, self.soft(logits, target), self.rule.teacher_share)
@@ -88,7 +88,8 @@ class Sandwich:
         with unregularised(self.supernet):
             for subnet in others:
                 self.supernet.activate(subnet)
-                losses.append(self._descend(self.soft(self.supernet(images), target), 1 + len(others)))
+                logits = self.supernet(self.supernet.resize(images))
+                losses.append(self._descend(self.soft(logits, target), 1 + len(others)))
         self.supernet.activate(largest)
         values = torch.stack(losses).tolist()
         return {"loss": sum(values) / len(values), "loss_largest": values[0], "loss_smallest": values[1]}
@@ -106,8 +107,9 @@ class Sandwich:
     def examine(self, subnet: Subnet) -> dict[str, float]:
         """Activate and recalibrate `subnet`, and evaluate it on the validation split."""
         self.supernet.activate(subnet)
-        self.supernet.calibrate(self.calibration)
-        return evaluate(self.supernet, self.splits.validation.ordered(self.validation_batch))
+        self.supernet.calibrate(map(self.supernet.resize, self.calibration))
+        batches = self.splits.validation.ordered(self.validation_batch)
+        return evaluate(self.supernet, ((self.supernet.resize(images), labels) for images, labels in batches))
 
     def _teach(self, images: Tensor) -> Tensor | None:
         if self.teacher is None:
