@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+CONFIG = Path(__file__).parent / "config.yaml"
 
 
 def main() -> None:
     """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
+    check_keys(sys.argv[1:])
     sys.argv[1:] = [relaxed(argument) for argument in sys.argv[1:]]
     run = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is not None and "$" not in run:
@@ -64,6 +68,20 @@ def relaxed(argument: str) -> str:
     groups = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
     nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
     return f"++{argument}" if nested else argument
+
+
+def check_keys(arguments: list[str]) -> None:
+    """Say plainly that there is no such setting, with close names, before Hydra does at length."""
+    groups = {path.parent.name for path in CONFIG.parent.glob("*/*.yaml")}
+    known = [*map(str, OmegaConf.load(CONFIG)), *sorted(groups)]
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        first = key.lstrip("~").partition(".")[0].partition("@")[0]
+        if equals and first[:1] not in ("+", "-") and first not in known:
+            close = difflib.get_close_matches(first, known, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known))}"
+            print(f"ofa: {argument}: there is no setting {first!r}; {hint}", file=sys.stderr)
+            raise SystemExit(2)
 
 
 def check_folder(run: str) -> None:

@@ -215,6 +215,10 @@ def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "Traceback" not in output and "cannot be written" in output and len(output.strip().splitlines()) == 1
+    process = start(tmp_path / "run", "stage=[teacher]")
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert output.strip() == "ofa: stage=[teacher]: there is no setting 'stage'; did you mean stages, space?"
     process = start(tmp_path / "run", "backbone=resnet81")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
