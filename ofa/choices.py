@@ -23,7 +23,8 @@ class SpaceConfig:
 
     `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always
     offered. `policy` says which groups offer them: everything, hidden, compound or auto (see `ofa.policies`;
-    `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size; `depth` lets the last blocks of a stage
+    `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size, as the centre of the larger one, or with
+    `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage
     be skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
     (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
@@ -32,6 +33,7 @@ class SpaceConfig:
 
     width: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
     kernel: bool = True
+    kernel_transform: bool = False
     depth: bool = True
     resolution: tuple[int, ...] = ()
     divisor: int = 8

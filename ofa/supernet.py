@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
 from ofa.costs import Cost, CostModel, FloatArray
 from ofa.importance import Measure, importance
+from ofa.kernels import KernelTransforms
 from ofa.labels import IntArray
 from ofa.persistence import load_supernet, save_supernet
 from ofa.report import Report, make_report
@@ -51,6 +53,7 @@ class Supernet(nn.Module):
         self._owners = find_owners(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
+        self.transforms = KernelTransforms(self._kernels()) if config.kernel_transform else None
         trainable = {name: p.numel() for name, p in self.model.named_parameters()}
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
         self._costs = {r: CostModel(flow, self._groups, self._stages, trainable) for r, flow in flows.items()}
@@ -112,7 +115,9 @@ class Supernet(nn.Module):
         memo: dict[int, Any] = {}
         for name in self._owners:
             tensor = self._tensor(name)
-            part = statistics.get(name, take(tensor, plan.indices.get(name, ()))).detach().clone()
+            index = plan.indices.get(name, ())
+            part = statistics[name] if name in statistics else self._part(name, index, partial(take, tensor))
+            part = part.detach().clone()
             part = part.contiguous() if name in plan.indices else part
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
@@ -187,6 +192,12 @@ class Supernet(nn.Module):
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
         return decode(self._offers, self._groups, self._stages, genomes)
 
+    def _kernels(self) -> dict[str, tuple[int, int]]:
+        """Edge and spatial dimensions of every weight whose kernel is a choice, by name."""
+        chosen = {g for offer in self._offers if offer.choice.kind == "kernel" for g in offer.sizes}
+        names = {(name, self._groups.groups[g].units) for g in chosen for name, _, _ in self._groups.groups[g].members}
+        return {name: (edge, self._tensor(name).ndim - 2) for name, edge in sorted(names)}
+
     def _report(self, error: float) -> Report:
         scores = importance(self.model, self._groups, self._vectors)
         elastic, layers = make_report(self.model, self._offers, self._groups, self._stages, scores)
@@ -234,12 +245,17 @@ class Supernet(nn.Module):
         indices = self._plan.indices
         named = {name: self._tensor(name) for name in indices}
         if torch.is_grad_enabled():
-            return {n: self._statistics.get(n, slice_of(named[n], i)) for n, i in indices.items()} | self._statistics
-        key = tuple((named[n]._version, named[n].data_ptr()) for n in indices)
+            parts = {n: self._part(n, i, partial(slice_of, named[n])) for n, i in indices.items()}
+            return parts | self._statistics
+        watched = [*named.values(), *(self.transforms.parameters() if self.transforms else ())]
+        key = tuple((tensor._version, tensor.data_ptr()) for tensor in watched)
         if self._cache is None or self._cache[0] != key:
-            parts = {n: detached_slice(named[n], i) for n, i in indices.items()}
+            parts = {n: self._part(n, i, partial(detached_slice, named[n])) for n, i in indices.items()}
             self._cache = (key, parts | self._statistics)
         return self._cache[1]
+
+    def _part(self, name: str, index: Sequence[Index], slice_of: Callable[[Sequence[Index]], Tensor]) -> Tensor:
+        return self.transforms.part(name, index, slice_of) if self.transforms else slice_of(index)
 
     def _write_back(self, tensors: Mapping[str, Tensor]) -> None:
         """Batch statistics that a training pass updated in a copy go back to the shared buffers."""
@@ -250,14 +266,14 @@ class Supernet(nn.Module):
                     put(shared, index, tensors[name], accumulate=False)
 
 
-def slice_of(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
+def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     """A parameter's slice with a gradient, a buffer's view."""
     if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
         return cast(Tensor, Slice.apply(tensor, index))
     return take(tensor.detach(), index)
 
 
-def detached_slice(tensor: Tensor, index: tuple[Index, ...]) -> Tensor:
+def detached_slice(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     """A slice for a pass without gradients: a parameter's as contiguous, and with its `requires_grad`, as the extracted
     network's (torch chooses kernels by both), a buffer's view."""
     part = take(tensor.detach(), index)
