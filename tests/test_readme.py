@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from experiments.coverage.table import written
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -19,6 +21,10 @@ def test_the_library_example_runs() -> None:
     net, supernet = names["net"], names["supernet"]
     assert isinstance(net, nn.Module) and not any("ofa" in type(m).__module__.split(".") for m in net.modules())
     assert sum(p.numel() for p in net.parameters()) == supernet.cost(names["subnet"]).params  # type: ignore[attr-defined]
+
+
+def test_the_support_table_is_the_measured_one() -> None:
+    assert written(README) == README, "run python experiments/coverage/table.py"
 
 
 def test_linked_files_exist() -> None:
