@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Bindings:
     """
 
     def __init__(self, model: nn.Module, options: Sequence[Sequence[Binding]], groups: Groups) -> None:
-        self.options, self.groups = options, groups
+        self.model, self.options, self.groups = model, options, groups
         self.chosen: list[int | None] = [0 if rows[0].certain else None for rows in options]
         self.names = [(type(model.get_submodule(rows[0].module)), rows[0].attribute) for rows in options]
         self.touched = [
@@ -71,6 +71,18 @@ class Bindings:
     def changes(self, sizes: IntArray) -> list[Change]:
         rows = (options[i].change(self.groups, sizes) for options, i in self._pairs() if i is not None)
         return [change for change in rows if change is not None]
+
+    def equalities(self, sizes: IntArray) -> frozenset[tuple[str, str, str]]:
+        """Pairs of whole numbers that modules hold and that are equal, where a size changes: code may compare them."""
+        changed: dict[str, dict[str, Any]] = {}
+        for change in self.changes(sizes):
+            changed.setdefault(change.module, {})[change.attribute] = change.value
+        return frozenset(
+            (path, a, b)
+            for path, values in changed.items()
+            for (a, x), (b, y) in combinations((vars(self.model.get_submodule(path)) | values).items(), 2)
+            if type(x) is int and type(y) is int and x == y and (a in values or b in values)
+        )
 
     def final(self) -> list[Binding]:
         return [options[i] for options, i in self._pairs() if i is not None]
@@ -140,6 +152,7 @@ class Bindings:
         yield from ({name: i} for i in range(min(most, 2)) for name in off)
         yield dict.fromkeys(off, 0)
         yield from ({name: None} for name in on)
+        yield from ({name: None for name in on if name[0] is kind} for kind in dict.fromkeys(name[0] for name in on))
         yield from ({name: i} for i in range(1, most) for name in (*on, *off))
         yield dict.fromkeys(on)
         yield from ({other: None for other in on if other != name} for name in on)

@@ -21,6 +21,7 @@ from ofa.space import Genome, SearchSpace
 from ofa.tracing import Trace
 
 ROUNDS = 3  # of tying groups that fail alone
+POINTS = 6  # random subnets that are proved, besides the smallest
 Pair = tuple[IntArray, IntArray]
 
 
@@ -92,12 +93,19 @@ class Converter:
         failures: dict[str, str] = {}
         proof = Proof(self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
         if self.config.proof != "off":
-            smallest = decode(offers, groups, self.stages, np.zeros(len(offers), dtype=np.int64))
-            failures = proof.run(*smallest, self.config.proof == "full")
+            points = [decode(offers, groups, self.stages, genome) for genome in genomes(offers)]
+            options = {g: units for offer in offers for g, units in offer.sizes.items()}
+            failures = proof.run(points, options, self.config.proof == "full")
             groups.reasons.update(failures)
             offers = make_offers(self.flow, groups, self.stages, self.config, failures)
         self.memory = bindings.remember()
         return Conversion(self.flow, groups, self.stages, offers, bindings.final(), failures, proof.worst)
+
+
+def genomes(offers: Sequence[Offer]) -> list[Genome]:
+    """Where to prove: the smallest subnet, and random ones, since a condition in the code may hold only in between."""
+    options, rng = np.array([len(offer.choice.options) for offer in offers], dtype=np.int64), np.random.default_rng(0)
+    return [np.zeros(len(offers), dtype=np.int64), *(rng.integers(0, options) for _ in range(POINTS))]
 
 
 def decode(

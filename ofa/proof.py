@@ -24,6 +24,7 @@ from ofa.slicing import Slicer, duplicate, find_owners, installed, take
 TOLERANCE = 1e-4
 ALMOST = 1e-12  # as good as zero, and with a square that is not
 Part = tuple[str, int]  # ("group" or "stage", its number)
+Point = tuple[IntArray, IntArray]  # units of every group, blocks of every stage
 
 
 @dataclass
@@ -45,15 +46,29 @@ class Proof:
         self.slicer = Slicer(self.groups, self.vectors)
         self.tensors = dict((*self.model.named_parameters(), *self.model.named_buffers()))
 
-    def run(self, smallest: IntArray, shallowest: IntArray, thorough: bool) -> dict[str, str]:
-        """Check every group at its smallest size and every stage at its smallest depth; gives failures and reasons."""
-        self.smallest, self.shallowest = smallest, shallowest
+    def run(self, points: Sequence[Point], options: Mapping[int, Sequence[int]], thorough: bool) -> dict[str, str]:
+        """Check every group and every stage at the first of some points in the space (the smallest), alone and
+        together; and all together at the others, which join what is checked alone where they fail. Gives failures.
+
+        `options` are the numbers of units that a group may keep.
+        """
+        self.points, self.options = list(points[:1]), options
         self.deep = np.array([len(s.blocks) for s in self.stages], dtype=np.int64)
-        widths = [("group", g) for g in range(len(self.groups.groups)) if smallest[g] < self.groups.full[g]]
+        (smallest, shallowest), full = points[0], self.groups.full
+        widths = [("group", g) for g in range(len(self.groups.groups)) if smallest[g] < full[g]]
         parts = widths + [("stage", s) for s in range(len(self.stages)) if shallowest[s] < self.deep[s]]
         # A skipped block would hide its own widths: all widths without it, too.
-        if not thorough and self.check(widths) is None and self.check(parts) is None:
-            return {}
+        proved = not thorough and self.check(widths) is None and self.check(parts) is None
+        failures = {} if proved else self._round(parts)
+        for point in points[1:]:
+            good = [part for part in parts if self._name(part) not in failures]
+            if self._at(point, good) is not None:
+                self.points.append(point)
+                failures |= self._round(good)
+        return failures
+
+    def _round(self, parts: Sequence[Part]) -> dict[str, str]:
+        """Every part alone, then all that hold together."""
         failures: dict[str, str] = {}
         good: list[Part] = []
         for part in parts:
@@ -65,11 +80,15 @@ class Proof:
         return failures | self._together(good)
 
     def check(self, parts: Sequence[Part]) -> str | None:
-        """What is wrong when these groups and stages, and no others, are at their smallest."""
+        """What is wrong when these groups and stages, and no others, are at their sizes in one of the points."""
+        return next((reason for point in self.points if (reason := self._at(point, parts)) is not None), None)
+
+    def _at(self, point: Point, parts: Sequence[Part]) -> str | None:
         sizes, depths = self.groups.full.copy(), self.deep.copy()
         for kind, i in parts:
-            (sizes if kind == "group" else depths)[i] = (self.smallest if kind == "group" else self.shallowest)[i]
-        return self.error(sizes, depths)
+            (sizes if kind == "group" else depths)[i] = point[0 if kind == "group" else 1][i]
+        whole = bool((sizes == self.groups.full).all() and (depths == self.deep).all())
+        return None if whole else self.error(sizes, depths)
 
     def _alone(self, part: Part, good: Sequence[Part]) -> str | None:
         """Check one part; for a group whose proof fails, other bindings, as long as what held before still holds."""
@@ -79,10 +98,11 @@ class Proof:
         reason = self.check([part])
         if kind == "stage":
             return reason
+        reason = reason or self._between(i)
         if reason is not None:
             for touched in self.bindings.alternatives(i):
                 others = [p for p in good if p[0] == "group" and p[1] in touched]
-                if self.check([part]) is None and all(self.check([p]) is None for p in others):
+                if all(self.check([p]) is None and self._between(p[1]) is None for p in (part, *others)):
                     self.bindings.keep()
                     self.held.update(self._signature(p[1]) for p in others)
                     reason = None
@@ -91,9 +111,24 @@ class Proof:
             self.held.add(self._signature(i))
         return reason
 
+    def _between(self, group: int) -> str | None:
+        """Check a group at the options at which other attributes of a module are equal than at its smallest."""
+        seen: set[frozenset[tuple[str, str, str]]] = set()
+        for units in sorted(self.options.get(group, ())):
+            sizes = self.groups.full.copy()
+            sizes[group] = units
+            equalities = self.bindings.equalities(sizes)
+            if seen and equalities not in seen and units < self.groups.full[group]:
+                reason = self.error(sizes, self.deep)
+                if reason is not None:
+                    return reason
+            seen.add(equalities)
+        return None
+
     def _signature(self, group: int) -> Any:
         """What a group's proof depends on."""
-        return self.groups.groups[group], self.bindings.following(group)
+        sizes = frozenset(int(point[0][group]) for point in self.points)
+        return self.groups.groups[group], self.bindings.following(group), sizes
 
     def _together(self, good: list[Part]) -> dict[str, str]:
         """Parts that hold alone but not with the others: the largest prefix that holds grows by halving."""
