@@ -28,7 +28,8 @@ class SpaceConfig:
     be skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
     (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
-    each choice alone (`full`), all together (`quick`), or not (`off`).
+    each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which the proof chooses,
+    may then be wrong).
     """
 
     width: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
