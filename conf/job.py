@@ -20,6 +20,7 @@ from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from search import Constraint, Objective
 from train import Progress, Sandwich, Tracker, create
 from train import checkpoint as checkpoints
+from train.distribution import rank
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {
@@ -30,6 +31,7 @@ DEPENDS = {
     "export": ("export",),
 }
 REPEATABLE = ("search", "export")
+TRAINED = ("teacher", "supernet")  # by all processes together; the first does the rest
 
 
 class Job:
@@ -37,12 +39,14 @@ class Job:
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
-        self.console = Console()
+        self.writes = rank() == 0  # of the processes that torchrun starts, one
+        self.console = Console(quiet=not self.writes)
         self.folder = writable(Path(config.run))
         unknown = [s for s in config.stages if s not in DEPENDS]
         if unknown:
             raise ValueError(f"unknown stages {unknown}; allowed: {', '.join(DEPENDS)}")
-        self.stages = [stage for stage in DEPENDS if stage in config.stages]
+        shared = DEPENDS if self.writes else TRAINED
+        self.stages = [stage for stage in shared if stage in config.stages]
         self.data = build(config.data, "data")
         self.teacher_config: Teacher = build(config.teacher, "teacher")
         self.space_config: ofa.SpaceConfig = build(config.space, "space")
@@ -60,10 +64,11 @@ class Job:
 
     @cached_property
     def tracker(self) -> Tracker:
-        return Tracker(self.folder, build(self.config.tracking, "tracking") if self.config.tracking else None)
+        mirrored = self.config.tracking and self.writes
+        return Tracker(self.folder, build(self.config.tracking, "tracking") if mirrored else None)
 
     def progress(self, stage: str, total: int | None = None) -> Progress:
-        return Progress(stage, total, console=self.console)
+        return Progress(stage, total, console=self.console, quiet=not self.writes)
 
     def settings(self, stage: str) -> dict[str, Any]:
         """What `stage` and those before it depend on, as plain values."""
@@ -84,9 +89,12 @@ class Job:
             keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
             rows = "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in keys)
             raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
-        write_json(path, {**stored, stage: now})
+        if self.writes:
+            write_json(path, {**stored, stage: now})
 
     def finish(self, stage: str) -> None:
+        if not self.writes:
+            return
         done = self._done()
         write_json(self.folder / "done.json", {**done, stage: digest(self.settings(stage))})
 
@@ -169,6 +177,7 @@ class Job:
             teacher,
             calibration_batch=given.calibration_batch,
             calibration_batches=given.calibration_batches,
+            interference=given.interference,
         )
 
     def _weights(self, stage: str) -> dict[str, Tensor]:
@@ -178,18 +187,20 @@ class Job:
         state = checkpoints.load(path)
         if not isinstance(state.get("model"), dict):
             raise ValueError(f"{path} is no checkpoint of a training; delete it to start over")
-        weights: dict[str, Tensor] = state["model"]
+        weights: dict[str, Tensor] = state.get("average") or state["model"]
         return weights
 
 
 def device(name: str) -> torch.device:
-    """The device of a name; `auto` is the best one here.
+    """The device of a name; `auto` is the best one here, `cuda` this process' own under torchrun.
 
     Raises:
         ValueError: torch has no such device here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         torch.empty(0, device=name)
         return torch.device(name)

@@ -56,7 +56,7 @@ def execute(config: DictConfig) -> None:
     finally:
         job.tracker.close()
     path = job.folder / "front.json"
-    if path.exists():
+    if path.exists() and job.writes:
         front = Front.from_json(read_json(path), [objective.name for objective in job.objectives])
         job.console.print(front.table())
         job.console.print(f"picture: {job.folder / 'front.png'}   files: {path}", highlight=False, soft_wrap=True)

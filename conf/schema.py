@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from train import Recipe, SandwichRule
-from train.distillation import AdaptiveSoft
+from train.distillation import AdaptiveSoft, SoftTargets
+from train.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,13 @@ class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet."""
 
     recipe: Recipe = field(default_factory=Recipe)
-    rule: SandwichRule = field(default_factory=SandwichRule)
-    soft: Any = field(default_factory=AdaptiveSoft)
+    rule: Rule = field(default_factory=SandwichRule)
+    soft: SoftTargets = field(default_factory=AdaptiveSoft)
     source: Literal["teacher", "largest"] = "teacher"
     sort: bool = True
     calibration_batches: int = 8
     calibration_batch: int = 64
+    interference: bool = False
 
     def __post_init__(self) -> None:
         if self.source not in ("teacher", "largest"):

@@ -22,6 +22,7 @@ from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
 from search.front import TEACHER
 from search.sampling import skewed, spread
 from train import Supervised, evaluate, fit
+from train.distribution import joined
 
 
 def train_teacher(job: Job) -> None:
@@ -34,9 +35,10 @@ def train_teacher(job: Job) -> None:
 def train_supernet(job: Job) -> None:
     """Convert the teacher, write what is elastic and why the rest is not, train by the sandwich rule → supernet.pt."""
     supernet = job.convert()
-    (job.folder / "space.json").write_text(supernet.space.to_json())
-    for name in ("report.json", "report.html", "report.txt"):
-        supernet.report.save(job.folder / name)
+    if job.writes:
+        (job.folder / "space.json").write_text(supernet.space.to_json())
+        for name in ("report.json", "report.html", "report.txt"):
+            supernet.report.save(job.folder / name)
     largest, smallest = supernet.cost(supernet.space.largest), supernet.cost(supernet.space.smallest)
     job.console.print(
         f"{supernet.report.summary}; {smallest.macs / 1e6:.2f} to {largest.macs / 1e6:.2f} M MACs, "
@@ -46,7 +48,7 @@ def train_supernet(job: Job) -> None:
 
 
 def _fit(job: Job, stage: str, lesson: Any, recipe: Any) -> None:
-    with job.progress(stage) as bar:
+    with joined(job.device), job.progress(stage) as bar:
         figures = fit(lesson, recipe, path=job.folder / f"{stage}.pt", stage=stage, tracker=job.tracker, progress=bar)
     shown = {name: value for name, value in figures.items() if name.startswith("accuracy")}
     job.console.print(f"{stage}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} %" for k, v in shown.items()))

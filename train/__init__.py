@@ -3,12 +3,14 @@
 from train.backbones import create
 from train.data import Digits, FashionMNIST, ImageFolder
 from train.evaluation import evaluate
-from train.fitting import Fitting, fit
-from train.lesson import Supervised
+from train.fitting import Fitting
+from train.lesson import Step, Supervised
 from train.progress import Progress
 from train.recipe import Recipe
-from train.sandwich import Sandwich, SandwichRule
+from train.rules import SandwichRule
+from train.sandwich import Sandwich
 from train.tracking import Tracker
+from train.training import fit
 
 __all__ = [
     "Digits",
@@ -19,6 +21,7 @@ __all__ = [
     "Recipe",
     "Sandwich",
     "SandwichRule",
+    "Step",
     "Supervised",
     "Tracker",
     "create",

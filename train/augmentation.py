@@ -34,3 +34,31 @@ class ShiftFlip:
         picture = torch.arange(batch)[:, None, None]
         moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
         return moved.permute(0, 3, 1, 2).contiguous()  # (batch, channels, height, width)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) as timm does them: pictures mixed with another's, labels
+    in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none."""
+
+    mixup: float = 0.2
+    cutmix: float = 0.0
+    share: float = 1.0
+    switch: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.mixup < 0 or self.cutmix < 0 or not self.mixup + self.cutmix:
+            raise ValueError(f"mixup and cutmix are at least 0, one of them above, got {self.mixup} and {self.cutmix}")
+        if not 0 <= self.share <= 1 or not 0 <= self.switch <= 1:
+            raise ValueError(f"share and switch are probabilities, got {self.share} and {self.switch}")
+
+    def __call__(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """Mixed images, and labels as probabilities (batch, classes); draws from numpy's global generator."""
+        from train.zoo import timm
+
+        mix = timm.data.Mixup(self.mixup, self.cutmix, None, self.share, self.switch, "batch", True, 0.0, classes)
+        spare = len(images) % 2  # timm pairs them off
+        mixed, soft = mix(images[: len(images) - spare].clone(), labels[: len(images) - spare])
+        if not spare:
+            return mixed, soft
+        return torch.cat([mixed, images[-1:]]), torch.cat([soft, F.one_hot(labels[-1:], classes).to(soft)])

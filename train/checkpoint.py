@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` beside `path`, make sure that it is on the disk, and only then let it take that name."""
+def save(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
+    """Write `state` beside `path`, make sure that it is on the disk, and only then let it take that name.
+
+    The `keep` - 1 states before it stay as `<stem>-1`, `<stem>-2` …, the newest first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -20,10 +25,24 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
+        shift(path, keep)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def shift(path: Path, keep: int) -> None:
+    """Let earlier states move on by one; `path` itself never goes missing."""
+    names = [path, *(path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(1, keep))]
+    for newer, older in reversed(list(pairwise(names))):
+        if newer == path and path.exists():
+            link = path.with_name(f".{older.name}.link")
+            link.unlink(missing_ok=True)
+            shutil.copy2(path, link) if os.name != "posix" else link.hardlink_to(path)
+            link.replace(older)
+        elif newer.exists():
+            newer.replace(older)
 
 
 def sync_folder(folder: Path) -> None:

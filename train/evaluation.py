@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.distribution import summed
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -32,16 +34,19 @@ def device_of(model: nn.Module) -> torch.device:
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """`accuracy` (top 1, in percent) and `loss` (cross-entropy): means over samples, whatever their order.
 
+    Several processes each bring batches of their own, and get the figures over all.
+
     Raises:
         ValueError: there is nothing to evaluate on.
     """
-    device, losses, correct = device_of(model), list[float](), 0
+    device, losses, correct = device_of(model), list[float](), 0.0
     with evaluating(model):
         for images, labels in batches:
             logits, target = model(images.to(device)).float(), labels.to(device)
             losses += F.cross_entropy(logits, target, reduction="none").tolist()
-            correct += int((logits.argmax(1) == target).sum())
-    if not losses:
-        raise ValueError("nothing to evaluate on: no batches")
+            correct += float((logits.argmax(1) == target).sum())
     # fsum is exact, so the order of the batches does not matter
-    return {"accuracy": 100 * correct / len(losses), "loss": math.fsum(losses) / len(losses)}
+    seen, correct, loss = summed([len(losses), correct, math.fsum(losses)], device)
+    if not seen:
+        raise ValueError("nothing to evaluate on: no batches")
+    return {"accuracy": 100 * correct / seen, "loss": loss / seen}

@@ -1,23 +1,26 @@
-"""The training loop: one lesson, repeated by a recipe, with checkpoints from which it goes on bit for bit."""
+"""A training under way: one lesson, repeated by a recipe, with a state from which it goes on bit for bit."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from train import checkpoint
+from train.distribution import averaged, part, rank, world
 from train.evaluation import device_of
-from train.lesson import Lesson
+from train.guards import Bell, Collapse, Terminated
+from train.lesson import Lesson, Step
 from train.progress import Progress
 from train.randomness import seeded
-from train.recipe import Recipe
-from train.tracking import Tracker
+from train.recipe import PRECISIONS, Recipe
+
+COLLAPSED = 0.5  # of the best accuracy
 
 
 class Fitting:
@@ -27,18 +30,26 @@ class Fitting:
     """
 
     def __init__(self, lesson: Lesson, recipe: Recipe) -> None:
-        self.lesson = lesson
-        self.recipe = recipe
-        self.model = lesson.model
+        if recipe.batch_size % (world() * recipe.accumulate):
+            raise ValueError(
+                f"batch_size {recipe.batch_size} cannot be cut evenly for {world()} processes"
+                f" in {recipe.accumulate} parts each"
+            )
+        self.lesson, self.recipe, self.model = lesson, recipe, lesson.model
+        self.device = device_of(self.model)
+        if recipe.channels_last:
+            self.model.to(memory_format=torch.channels_last)
         self.steps_per_epoch = lesson.splits.train.steps(recipe.batch_size)
         self.optimizer = recipe.optimizer_of(self.model)
         self.schedule = recipe.schedule_of(self.optimizer, self.steps_per_epoch)
+        self.average = recipe.average_of(self.model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.device = device_of(self.model)
-        self.steps_done = 0
-        self.skipped = 0
+        self.bell = Bell()
+        self.steps_done = self.skipped = self.rollbacks = 0
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
+        self.sums: dict[str, float] = {}  # of the epoch under way, over its finite steps
 
     @property
     def epochs_done(self) -> int:
@@ -49,61 +60,123 @@ class Fitting:
         return self.recipe.epochs * self.steps_per_epoch
 
     def step(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """One update; where loss or gradient is not finite, the step is counted and changes nothing."""
+        """One update; where loss or gradient is not finite, the step is counted and changes nothing.
+
+        Several processes share one update: each gives its part of the batch.
+        """
         self.schedule.step_update(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] *= 0.5**self.rollbacks
         statistics = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         self.optimizer.zero_grad()
-        with seeded(self.recipe.seed, self.steps_done):
-            figures = self.lesson.backward(images.to(self.device), labels.to(self.device), self.steps_done)
+        with seeded(self.recipe.seed, self.steps_done, rank()):
+            figures = self._backward(images.to(self.device), labels.to(self.device))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
+        figures["loss"], ringing = averaged(gradients, [figures["loss"], float(self.bell.rung)])
+        self.bell.rung = ringing > 0
+        self.scaler.unscale_(self.optimizer)
         figures["gradient"] = float(torch.nn.utils.get_total_norm(gradients))
         self.steps_done += 1
         if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient"]):
-            if self.recipe.clip_value is not None:
-                torch.nn.utils.clip_grad_value_(self.parameters, self.recipe.clip_value)
-            self.optimizer.step()
-            return figures
-        self.skipped += 1
-        for buffer, before in statistics:
-            buffer.copy_(before)
+            self._update()
+        else:
+            self.skipped += 1
+            for buffer, before in statistics:
+                buffer.copy_(before)
+        self.scaler.update()
         return figures
 
+    def _backward(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """The batch's gradients, part by part; the same subnets learn from every part."""
+        given, parts = self.recipe, self.recipe.accumulate
+        if given.mixing is not None:
+            images, labels = given.mixing(images, labels, self.lesson.splits.num_classes)
+        if given.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        step = Step(self.steps_done, self.steps, self.scaler.get_scale() / parts)
+        rows = []
+        for batch in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            with torch.autocast(self.device.type, PRECISIONS[given.precision], given.precision != "float32"):
+                rows.append(self.lesson.backward(*batch, step))
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+    def _update(self) -> None:
+        if self.recipe.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self.parameters, self.recipe.clip_value)
+        self.scaler.step(self.optimizer)
+        if self.average is not None:
+            self.average.update(self.model, self.steps_done)
+
     def epoch(self, progress: Progress) -> dict[str, float]:
-        """The steps of an epoch, then an examination; gives the epoch's figures.
+        """The (remaining) steps of an epoch, then an examination; gives the epoch's figures.
 
         Raises:
-            ValueError: no step had a finite loss.
+            Collapse: no step had a finite loss, or the accuracy fell far below its best.
+            Terminated: the bell rang; the state is that after the last step.
         """
-        started, number, before = time.perf_counter(), self.epochs_done, self.skipped
+        started, number = time.perf_counter(), self.epochs_done
         self.model.train()
-        finite = []
-        for images, labels in self.lesson.splits.train.shuffled(self.recipe.batch_size, self.recipe.seed, number):
-            skipped = self.skipped
-            figures = self.step(images, labels)
-            finite += [figures] if self.skipped == skipped else []
+        done, split = self.steps_done % self.steps_per_epoch, self.lesson.splits.train
+        for images, labels in split.shuffled(self.recipe.batch_size, self.recipe.seed, number, done, part()):
+            skipped, figures = self.skipped, self.step(images, labels)
+            if self.skipped == skipped:
+                self._count(figures)
             progress.advance(loss=figures["loss"], **_accuracy(self.best))
-        if not finite:
-            raise ValueError(
-                f"epoch {number + 1}: no step had a finite loss and gradient; lower lr, now {self.recipe.lr}"
-            )
-        means = {f"train_{name}": math.fsum(f[name] for f in finite) / len(finite) for name in finite[0]}
+            if self.bell.rung and self.steps_done % self.steps_per_epoch:
+                raise Terminated(143)
+        skipped = self.steps_per_epoch - int(self.sums.get("loss steps", 0))
+        row = {"epoch": number + 1, **self._means(number), **self._validated(number)}
         rate = self.optimizer.param_groups[0]["lr"]
-        self.last = self.lesson.validate()
-        if self.last["accuracy"] > self.best.get("accuracy", -1):
-            self.best = {"epoch": number + 1, "accuracy": self.last["accuracy"]}
         seconds = time.perf_counter() - started
-        skipped = self.skipped - before
-        return {"epoch": number + 1, **means, **self.last, "lr": rate, "skipped": skipped, "seconds": seconds}
+        return {**row, "lr": rate, "skipped": skipped, "rollbacks": self.rollbacks, "seconds": seconds}
+
+    def _count(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.sums[f"{name} steps"] = self.sums.get(f"{name} steps", 0) + 1
+
+    def _means(self, epoch: int) -> dict[str, float]:
+        """The finite steps' mean figures; a figure that some steps lack is the mean over the others."""
+        sums, self.sums = self.sums, {}
+        if not sums:
+            raise Collapse(f"epoch {epoch + 1}: no step had a finite loss and gradient; lower lr, now {self.recipe.lr}")
+        return {f"train_{n}": sums[n] / sums[f"{n} steps"] for n in sums if not n.endswith(" steps")}
+
+    def _validated(self, epoch: int) -> dict[str, float]:
+        averaged_buffers = [b for b in self.model.buffers() if b.is_floating_point()]
+        averaged(averaged_buffers, [])
+        with self.averages():
+            figures = self.lesson.validate()
+        best = self.best.get("accuracy", -1.0)
+        if not figures["accuracy"] >= COLLAPSED * best:
+            raise Collapse(f"epoch {epoch + 1}: accuracy {figures['accuracy']:.2f} %, was {best:.2f} % at its best")
+        self.last = figures
+        if figures["accuracy"] > best:
+            self.best = {"epoch": epoch + 1, "accuracy": figures["accuracy"]}
+        return figures
+
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights, if the recipe keeps an average."""
+        if self.average is None:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "steps_done": self.steps_done,
-            "skipped": self.skipped,
-            "best": self.best,
-            "last": self.last,
+            "scaler": self.scaler.state_dict(),
+            "lesson": self.lesson.state_dict(),
+            **{name: getattr(self, name) for name in ("steps_done", "skipped", "rollbacks", "best", "last", "sums")},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -118,57 +191,16 @@ class Fitting:
             raise ValueError(f"it was made with another recipe: {'; '.join(differ)}")
         try:
             self.model.load_state_dict(state["model"])
+            if self.average is not None:
+                self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
         except RuntimeError as error:
             raise ValueError(f"it is of another network: {str(error)[:300]}") from None
-        self.steps_done, self.skipped = state["steps_done"], state["skipped"]
-        self.best, self.last = state["best"], state["last"]
-
-
-def fit(
-    lesson: Lesson,
-    recipe: Recipe,
-    *,
-    path: Path | None = None,
-    stage: str = "train",
-    tracker: Tracker | None = None,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """Train the lesson's model in place; gives the last epoch's figures, and leaves the model in eval mode.
-
-    With `path`, a checkpoint is written there after every epoch, and a call with the same arguments goes on
-    from it: the result is that of an uninterrupted run, bit for bit.
-
-    Raises:
-        ValueError: the checkpoint is damaged, of another recipe or of another network (the message names the
-            file); a batch is larger than the training split; a whole epoch had no finite loss.
-    """
-    fitting = Fitting(lesson, recipe)
-    if path is not None and path.exists():
-        resume(fitting, path)
-    if tracker is not None:
-        tracker.rewind(stage, fitting.epochs_done)
-    with progress or Progress(stage, quiet=True) as bar:
-        bar.expect(fitting.steps, fitting.steps_done)
-        while fitting.epochs_done < recipe.epochs:
-            row = fitting.epoch(bar)
-            if tracker is not None:
-                tracker.log(stage, row)
-            if path is not None:
-                checkpoint.save(path, fitting.state_dict())
-    lesson.model.eval()
-    return fitting.last
-
-
-def resume(fitting: Fitting, path: Path) -> None:
-    """Load a checkpoint into `fitting`, with the file's name in every complaint."""
-    state = checkpoint.load(path)
-    try:
-        fitting.load_state_dict(state)
-    except ValueError as error:
-        raise ValueError(f"{path} does not fit: {error}; delete it to start over") from None
-    except KeyError as error:
-        raise ValueError(f"{path} is no training checkpoint: it lacks {error}") from None
+        self.scaler.load_state_dict(state["scaler"])
+        self.lesson.load_state_dict(state["lesson"])
+        for name in ("steps_done", "skipped", "rollbacks"):
+            setattr(self, name, state[name])
+        self.best, self.last, self.sums = dict(state["best"]), dict(state["last"]), dict(state["sums"])
 
 
 def _accuracy(best: dict[str, float]) -> dict[str, float]:

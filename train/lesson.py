@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from train.distillation import cross_entropy
+from train.distribution import part
 from train.evaluation import evaluate
 from train.splits import Splits
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is: update `number` of `total`. Losses are multiplied by `scale` before they go backward.
+
+    The scale is what gradient accumulation and float16 need; a lesson that uses `descend` need not know.
+    """
+
+    number: int
+    total: int
+    scale: float = 1.0
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done, from 0 up to but not including 1."""
+        return self.number / max(self.total, 1)
+
+    def descend(self, loss: Tensor, share: float = 1.0) -> Tensor:
+        """Add `share` of the loss's gradient to the parameters at once, so that its activations are free."""
+        (loss * (share * self.scale)).backward()
+        return loss.detach()
 
 
 class Lesson(Protocol):
@@ -21,16 +45,23 @@ class Lesson(Protocol):
     @property
     def splits(self) -> Splits: ...
 
-    def backward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, float]:
+    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
         """Add this step's gradients to the parameters; gives the losses, of which `loss` is the one trained.
 
-        What it draws depends on `step` and its own seed alone.
+        `labels` are class indices, (batch,), or probabilities, (batch, classes). What the lesson draws depends on
+        the step's number and its own seed alone.
         """
         ...
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation split, of which `accuracy`, in percent, is the one that matters."""
         ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the lesson has learned besides the model's weights: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +73,15 @@ class Supervised:
     label_smoothing: float = 0.1
     validation_batch: int = 256
 
-    def backward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, float]:
+    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
         loss = cross_entropy(self.model(images), labels, self.label_smoothing)
-        loss.backward()
-        return {"loss": loss.item()}
+        return {"loss": step.descend(loss).item()}
 
     def validate(self) -> dict[str, float]:
-        return evaluate(self.model, self.splits.validation.ordered(self.validation_batch))
+        return evaluate(self.model, self.splits.validation.ordered(self.validation_batch, part()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass

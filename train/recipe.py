@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from train.augmentation import Mixing
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 SCHEDULES = ("cosine", "constant", "poly", "tanh", "step", "wsd", "rsqrt")
 
 
@@ -15,7 +23,11 @@ SCHEDULES = ("cosine", "constant", "poly", "tanh", "step", "wsd", "rsqrt")
 class Recipe:
     """How long, how fast and with what to train. `optimizer` and `schedule` are timm's names.
 
-    `warmup` is the share of the steps in which the rate rises. `clip_value` bounds each gradient value.
+    `warmup` is the share of the steps in which the rate rises. `clip_value` bounds each gradient value. `precision` is
+    that of the forward pass (autocast). A batch is `batch_size` pictures an update, over all processes; `accumulate`
+    cuts it in parts that go through the network one after the other. `average` is the decay of a moving average of the
+    weights, which is then what is validated and kept. `mixing` mixes pictures and labels. A collapse, or an epoch
+    without a finite step, goes back to the last good epoch with half the rate, `rollbacks` times at most.
     """
 
     epochs: int = 20
@@ -27,6 +39,12 @@ class Recipe:
     warmup: float = 0.1
     min_lr: float = 0.0
     clip_value: float | None = 1.0
+    precision: Precision = "float32"
+    channels_last: bool = False
+    accumulate: int = 1
+    average: float | None = None
+    mixing: Mixing | None = None
+    rollbacks: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +61,14 @@ class Recipe:
             raise ValueError(f"unknown schedule {self.schedule!r}; allowed: {', '.join(SCHEDULES)}")
         if self.clip_value is not None and self.clip_value <= 0:
             raise ValueError(f"clip_value is above 0 or null, got {self.clip_value}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.accumulate < 1 or self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate divides batch_size {self.batch_size}, got {self.accumulate}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"average is a decay between 0 and 1 or null, got {self.average}")
+        if self.rollbacks < 0:
+            raise ValueError(f"rollbacks is at least 0, got {self.rollbacks}")
 
     def optimizer_of(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser, with weight decay kept off biases and normalisations.
@@ -75,3 +101,11 @@ class Recipe:
             updates_per_epoch=steps_per_epoch,
         )
         return schedule
+
+    def average_of(self, model: nn.Module) -> Any:
+        """timm's moving average of the weights and statistics, or None; it warms up, so that early weights fade."""
+        from train.zoo import timm
+
+        if self.average is None:
+            return None
+        return timm.utils.ModelEmaV3(model, decay=self.average, use_warmup=True)

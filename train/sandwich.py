@@ -1,46 +1,25 @@
-"""The sandwich rule: largest, smallest and random subnets learn together (Yu & Huang, 2019; BigNAS, 2020)."""
+"""How a supernet learns: the subnets of a step one after the other, from labels and from a teacher (BigNAS, 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ofa import SearchSpace, Subnet, Supernet
 from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
+from train.distribution import part
 from train.evaluation import device_of, evaluate, evaluating
+from train.gradients import Gradients, cosine
+from train.lesson import Step
+from train.rules import Rule, SandwichRule
 from train.splits import Splits
-
-
-@dataclass(frozen=True)
-class SandwichRule:
-    """Which subnets learn in a step, and from what.
-
-    The largest learns from labels, and for `teacher_share` of its loss from the teacher, if there is one;
-    the others learn from the teacher, or from the largest of the same step.
-    """
-
-    randoms: int = 2
-    label_smoothing: float = 0.1
-    teacher_share: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.randoms < 0 or not 0 <= self.teacher_share <= 1:
-            raise ValueError(
-                f"randoms is at least 0 and teacher_share in [0, 1], got {self.randoms}, {self.teacher_share}"
-            )
-
-    def draw(self, space: SearchSpace, step: int) -> tuple[Subnet, ...]:
-        """The subnets of a step, the largest first; they depend on the seed and the step alone."""
-        rng = np.random.default_rng([self.seed, step])
-        return (space.largest, space.smallest, *(space.sample(rng) for _ in range(self.randoms)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +27,20 @@ class Sandwich:
     """A supernet learns by the sandwich rule; the distance `soft` leads its subnets to the teacher.
 
     The teacher is another network, frozen and in evaluation mode, or without one the largest subnet itself.
-    A step holds the activations of one subnet at a time; its gradient is the average over its subnets.
+    A step holds the activations of one subnet at a time; its gradient is the average over its subnets. Dropout and
+    drop path act on the largest alone. `interference` asks for the cosine between the gradients of a step's first
+    two nets (the largest and the smallest), at the price of a copy of each.
     """
 
     supernet: Supernet
     splits: Splits
-    rule: SandwichRule = field(default_factory=SandwichRule)
+    rule: Rule = field(default_factory=SandwichRule)
     soft: SoftTargets = field(default_factory=AdaptiveSoft)
     teacher: nn.Module | None = None
     calibration_batch: int = 64
     calibration_batches: int = 8
     validation_batch: int = 256
+    interference: bool = False
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not set(self.supernet.parameters()).isdisjoint(self.teacher.parameters()):
@@ -75,24 +57,42 @@ class Sandwich:
         batches = self.splits.train.calibration(self.calibration_batch, self.calibration_batches, self.rule.seed)
         return [images.to(device) for images in batches]
 
-    def backward(self, images: Tensor, labels: Tensor, step: int) -> dict[str, float]:
-        largest, *others = self.rule.draw(self.supernet.space, step)
+    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
+        subnets = self.rule.draw(self.supernet, step)
         target = self._teach(images)
-        self.supernet.activate(largest)
-        logits = self.supernet(self.supernet.resize(images))
-        loss = cross_entropy(logits, labels, self.rule.label_smoothing)
-        if target is not None and self.rule.teacher_share:
-            loss = torch.lerp(loss, self.soft(logits, target), self.rule.teacher_share)
-        losses = [self._descend(loss, 1 + len(others))]
-        target = logits.detach() if target is None else target
-        with unregularised(self.supernet):
-            for subnet in others:
-                self.supernet.activate(subnet)
+        gradients, losses = Gradients(self.supernet.parameters(), step.scale), list[Tensor]()
+        for i, subnet in enumerate(subnets):
+            regularised = subnet == self.supernet.space.largest
+            self.supernet.activate(subnet)
+            with nullcontext() if regularised else unregularised(self.supernet):
                 logits = self.supernet(self.supernet.resize(images))
-                losses.append(self._descend(self.soft(logits, target), 1 + len(others)))
-        self.supernet.activate(largest)
+                loss = self._loss(logits, labels, target, first=i == 0)
+                losses.append(step.descend(loss, 1 / len(subnets)))
+            gradients.note(keep=self.interference and i < 2)
+            target = logits.detach() if target is None else target
+        self.supernet.activate(self.supernet.space.largest)
         values = torch.stack(losses).tolist()
-        return {"loss": sum(values) / len(values), "loss_largest": values[0], "loss_smallest": values[1]}
+        return {"loss": sum(values) / len(values)} | self._figures(subnets, values, gradients)
+
+    def _loss(self, logits: Tensor, labels: Tensor, target: Tensor | None, first: bool) -> Tensor:
+        """From labels, from the teacher, or from both: the first of a step and the others have shares of their own."""
+        share = 1 - self.rule.teacher_share if first else self.rule.label_share
+        if target is None or share == 1:
+            return cross_entropy(logits, labels, self.rule.label_smoothing)
+        soft = self.soft(logits, target)
+        return torch.lerp(soft, cross_entropy(logits, labels, self.rule.label_smoothing), share) if share else soft
+
+    def _figures(self, subnets: Sequence[Subnet], losses: Sequence[float], gradients: Gradients) -> dict[str, float]:
+        """Losses and gradient norms of the step's nets: of the largest and smallest, and the mean of the others."""
+        space = self.supernet.space
+        known = {space.largest: "largest", space.smallest: "smallest"}
+        figures: dict[str, list[float]] = {}
+        for subnet, loss, norm in zip(subnets, losses, gradients.norms, strict=True):
+            name = known.get(subnet, "random")
+            figures.setdefault(f"loss_{name}", []).append(loss)
+            figures.setdefault(f"gradient_{name}", []).append(norm)
+        result = {name: sum(values) / len(values) for name, values in figures.items()}
+        return result | ({"cosine": cosine(*gradients.kept)} if len(gradients.kept) == 2 else {})
 
     def validate(self) -> dict[str, float]:
         """Accuracies of the largest (`accuracy`), a middle and the smallest subnet, each recalibrated."""
@@ -101,6 +101,8 @@ class Sandwich:
         for suffix, subnet in ("", space.largest), ("_middle", middle(space)), ("_smallest", space.smallest):
             scores = self.examine(subnet)
             figures |= {f"{name}{suffix}": value for name, value in scores.items()}
+        probes = self.rule.probes(space)
+        self.rule.learn(space, probes, [self.examine(subnet)["loss"] for subnet in probes])
         self.supernet.activate(space.largest)
         return figures
 
@@ -108,7 +110,7 @@ class Sandwich:
         """Activate and recalibrate `subnet`, and evaluate it on the validation split."""
         self.supernet.activate(subnet)
         self.supernet.calibrate(map(self.supernet.resize, self.calibration))
-        batches = self.splits.validation.ordered(self.validation_batch)
+        batches = self.splits.validation.ordered(self.validation_batch, part())
         return evaluate(self.supernet, ((self.supernet.resize(images), labels) for images, labels in batches))
 
     def _teach(self, images: Tensor) -> Tensor | None:
@@ -118,11 +120,12 @@ class Sandwich:
             logits: Tensor = self.teacher(images)
         return logits
 
-    @staticmethod
-    def _descend(loss: Tensor, nets: int) -> Tensor:
-        """Go backward at once, so that the activations are free before the next subnet's."""
-        (loss / nets).backward()
-        return loss.detach()
+    def state_dict(self) -> dict[str, Any]:
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.rule.load_state_dict(state)
 
 
 def middle(space: SearchSpace) -> Subnet:

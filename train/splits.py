@@ -30,8 +30,8 @@ class Split(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def _batches(self, indices: Tensor, batch_size: int, seed: int | None) -> Iterator[Batch]:
-        """The pictures of `indices` in that order, augmented with `seed` unless it is None."""
+    def _batches(self, batches: Sequence[Tensor], seeds: Sequence[int] | None) -> Iterator[Batch]:
+        """The pictures of each batch of indices in that order, augmented with its seed if there are any."""
 
     def steps(self, batch_size: int) -> int:
         """Number of batches of `shuffled`.
@@ -43,20 +43,26 @@ class Split(ABC):
             raise ValueError(f"batch_size {batch_size} asked of {len(self)} pictures; 1 to {len(self)} are allowed")
         return len(self) // batch_size
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
-        """The augmented batches of an epoch; the same ones whenever asked with the same arguments."""
-        kept = self.steps(batch_size) * batch_size
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
-        return self._batches(order[:kept], batch_size, mix(seed, epoch, 1))
+    def shuffled(
+        self, batch_size: int, seed: int, epoch: int, start: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[Batch]:
+        """The augmented batches of an epoch from number `start` on; the same ones for the same arguments.
 
-    def ordered(self, batch_size: int) -> Iterator[Batch]:
-        """Every picture once, not augmented; the last batch may be short."""
-        return self._batches(torch.arange(len(self)), batch_size, None)
+        `part` = (rank, processes) is every `processes`-th picture of each batch: what one of several processes reads.
+        """
+        steps, (rank, processes) = self.steps(batch_size), part
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
+        batches = order[: steps * batch_size].view(steps, batch_size)[start:, rank::processes]
+        return self._batches(list(batches), [mix(seed, epoch, 1, k, rank) for k in range(start, steps)])
+
+    def ordered(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Every picture once, not augmented; the last batch may be short. `part` is every n-th batch."""
+        return self._batches(torch.arange(len(self)).split(batch_size)[part[0] :: part[1]], None)
 
     def calibration(self, batch_size: int, batches: int, seed: int) -> list[Tensor]:
         """Images alone, not augmented, drawn once: what batch statistics are recalibrated from."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed)))
-        return [images for images, _ in self._batches(order[: batch_size * batches], batch_size, None)]
+        return [images for images, _ in self._batches(order[: batch_size * batches].split(batch_size), None)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +79,13 @@ class TensorSplit(Split):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def _batches(self, indices: Tensor, batch_size: int, seed: int | None) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed or 0)
-        for chosen in torch.split(indices, batch_size):
+    def _batches(self, batches: Sequence[Tensor], seeds: Sequence[int] | None) -> Iterator[Batch]:
+        for i, chosen in enumerate(batches):
             images = self.images[chosen].float() / 255
             if images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-            if seed is not None and self.augment is not None:
-                images = self.augment(images, generator)
+            if seeds is not None and self.augment is not None:
+                images = self.augment(images, torch.Generator().manual_seed(seeds[i]))
             yield (images - _channelwise(self.mean)) / _channelwise(self.std), self.labels[chosen]
 
 
@@ -103,30 +108,31 @@ class LoaderSplit(Split):
     def __len__(self) -> int:
         return len(self.subset)
 
-    def _batches(self, indices: Tensor, batch_size: int, seed: int | None) -> Iterator[Batch]:
-        positions = [self.subset[i] for i in indices.tolist()]
-        dataset = self.plain if seed is None else self.augmented
-        pictures = SeededPictures(dataset, positions, mix(seed or 0))
+    def _batches(self, batches: Sequence[Tensor], seeds: Sequence[int] | None) -> Iterator[Batch]:
+        if not batches:
+            return iter(())
+        dataset = self.plain if seeds is None else self.augmented
+        positions = [self.subset[i] for batch in batches for i in batch.tolist()]
+        size = len(batches[0])
+        pictures = SeededPictures(dataset, positions, [0] * len(batches) if seeds is None else seeds, size)
         # A generator of its own keeps the loader from drawing worker seeds from the global one.
-        loader = DataLoader(
-            pictures, batch_size, num_workers=self.workers, generator=torch.Generator().manual_seed(seed or 0)
-        )
-        return iter(loader)
+        return iter(DataLoader(pictures, size, num_workers=self.workers, generator=torch.Generator().manual_seed(0)))
 
 
 @dataclass(frozen=True, eq=False)
 class SeededPictures(Dataset[tuple[Tensor, int]]):
-    """A dataset read in a given order; its augmentation depends on seed and position, not on the worker."""
+    """A dataset read in a given order; its augmentation depends on the batch's seed and the place in it, alone."""
 
     dataset: Dataset[Any]
     positions: Sequence[int]
-    seed: int
+    seeds: Sequence[int]
+    batch_size: int
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        with seeded(self.seed, index):
+        with seeded(self.seeds[index // self.batch_size], index % self.batch_size):
             image, label = self.dataset[self.positions[index]]
         return image, label
 

@@ -23,5 +23,6 @@ with absent("wandb"):  # half a second, for a function that is not used here
     import timm.data
     import timm.optim
     import timm.scheduler
+    import timm.utils
 
 __all__ = ["timm"]
