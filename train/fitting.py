@@ -44,6 +44,7 @@ class Fitting:
         self.schedule = recipe.schedule_of(self.optimizer, self.steps_per_epoch)
         self.average = recipe.average_of(self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
+        self.scaler.scale(torch.zeros((), device=self.device))  # otherwise it has no scale to give
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.bell = Bell()
         self.steps_done = self.skipped = self.rollbacks = 0

@@ -1,0 +1,91 @@
+"""Two real processes train as one: the gradient of the joint batch, the same subnets, one writer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from torch import nn
+from ofa import SpaceConfig, Supernet
+from train import Digits, Recipe, Sandwich, SandwichRule, fit
+from train.distribution import joined, part, rank, world
+from train.fitting import Fitting
+
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 16, 3, 2), nn.Conv2d(16, 32, 3, 2)
+        self.norm, self.head = nn.InstanceNorm2d(32, affine=True), nn.Linear(32, 10)
+    def forward(self, x):
+        return self.head(self.norm(self.b(self.a(x).relu())).relu().mean((2, 3)))
+
+torch.manual_seed(0)
+splits = Digits(size=16).load()
+supernet = Supernet(Net(), torch.zeros(2, 1, 16, 16), SpaceConfig(width=(0.5, 1.0)))
+calls = []
+original = dist.all_reduce
+dist.all_reduce = lambda *a, **k: (calls.append(1), original(*a, **k))[1]
+with joined(torch.device("cpu")):
+    lesson = Sandwich(supernet, splits, SandwichRule(), calibration_batches=1)
+    fitting = Fitting(lesson, Recipe(batch_size=64, epochs=1, clip_value=None))
+    images, labels = next(iter(splits.train.ordered(64)))
+    mine, n = part()
+    supernet.train()
+    before = len(calls)
+    fitting.step(images[mine::n], labels[mine::n])
+    reduced = len(calls) - before
+    gradients = {k: p.grad.clone() for k, p in supernet.named_parameters() if p.grad is not None}
+    figures = fit(lesson, Recipe(batch_size=64, epochs=2, lr=0.01), path=folder / "net.pt")
+    name = f"rank{rank()}-of-{world()}"
+    torch.save({"gradients": gradients, "state": supernet.state_dict(), "reduced": reduced}, folder / f"{name}.pt")
+    (folder / f"{name}.json").write_text(json.dumps(figures))
+"""
+
+
+def launch(folder: Path, processes: int) -> None:
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    launch(one, 1)
+    launch(two, 2)
+    return one, two
+
+
+@pytest.mark.xdist_group("distribution")
+def test_averaged_gradients_equal_those_of_the_joint_batch(folders: tuple[Path, Path]) -> None:
+    alone = torch.load(folders[0] / "rank0-of-1.pt")
+    for rank in (0, 1):
+        together = torch.load(folders[1] / f"rank{rank}-of-2.pt")
+        assert together["gradients"].keys() == alone["gradients"].keys()
+        for name, gradient in together["gradients"].items():
+            assert torch.allclose(gradient, alone["gradients"][name], atol=1e-5), name
+        assert (alone["reduced"], together["reduced"]) == (0, 1)  # all-reduces of a step
+
+
+@pytest.mark.xdist_group("distribution")
+def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None:
+    first, second = (torch.load(folders[1] / f"rank{rank}-of-2.pt") for rank in (0, 1))
+    assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
+    figures = [json.loads((folders[1] / f"rank{rank}-of-2.json").read_text()) for rank in (0, 1)]
+    assert figures[0] == figures[1]
+    assert figures[0]["accuracy"] > 20
+    saved = torch.load(folders[1] / "net.pt")["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in first["state"].items())
