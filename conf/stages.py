@@ -23,6 +23,7 @@ from search.front import TEACHER
 from search.sampling import skewed, spread
 from train import Supervised, evaluate, fit
 from train.distribution import joined
+from train.plan import estimates, known_rules, table
 
 
 def train_teacher(job: Job) -> None:
@@ -44,7 +45,12 @@ def train_supernet(job: Job) -> None:
         f"{supernet.report.summary}; {smallest.macs / 1e6:.2f} to {largest.macs / 1e6:.2f} M MACs, "
         f"{smallest.params:,} to {largest.params:,} parameters"
     )
-    _fit(job, "supernet", job.lesson(supernet), job.supernet_config.recipe)
+    lesson, recipe = job.lesson(supernet), job.supernet_config.recipe
+    if not (job.folder / "supernet.pt").exists():
+        with joined(job.device):
+            rows = estimates(lesson, recipe, known_rules(lesson.rule))
+        job.console.print(table(rows, recipe.epochs))
+    _fit(job, "supernet", lesson, recipe)
 
 
 def _fit(job: Job, stage: str, lesson: Any, recipe: Any) -> None:

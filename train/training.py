@@ -74,7 +74,7 @@ def epoch(fitting: Fitting, store: Store, bar: Progress) -> dict[str, float] | N
     except Collapse as collapse:
         times = fitting.rollbacks + 1
         if times > fitting.recipe.rollbacks:
-            raise ValueError(f"{collapse}; the training went back {fitting.rollbacks} times already") from None
+            raise Collapse(f"{collapse}; the training went back {fitting.rollbacks} times already") from None
         store.restore(fitting)
         fitting.rollbacks = times
         bar.console.print(
@@ -99,7 +99,9 @@ class Store:
         Raises:
             ValueError: it is damaged or does not fit; the message names the file.
         """
-        if self.path is None or not self.path.exists():
+        fresh = self.path is None or not self.path.exists()
+        barrier()  # everybody has looked before anybody writes
+        if self.path is None or fresh:
             self.save(fitting)
             return
         load(fitting, self.path)

@@ -1,0 +1,38 @@
+"""The plan before a training: honest about what was measured, and without a trace in the model."""
+
+import timm
+import torch
+from rich.console import Console
+
+from ofa import SpaceConfig, Supernet
+from train.data import Digits
+from train.plan import estimates, known_rules, table
+from train.recipe import Recipe
+from train.rules import MacsUniformRule, SandwichRule, UniformRule
+from train.sandwich import Sandwich
+from train.schedules import ProgressiveShrinking
+
+
+def test_a_plan_compares_rules_and_leaves_the_model_as_it_is() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("mobilenetv3_small_050", num_classes=10, in_chans=1)
+    lesson = Sandwich(Supernet(model, torch.zeros(1, 1, 32, 32), SpaceConfig(proof="off")), Digits().load())
+    before = {name: value.clone() for name, value in lesson.model.state_dict().items()}
+    recipe = Recipe(batch_size=32, epochs=10)
+    rows = estimates(lesson, recipe, known_rules(lesson.rule))
+    assert [row.name for row in rows] == ["sandwich", "uniform", "progressive shrinking"]
+    assert [row.nets for row in rows] == [4, 1, 1]
+    assert rows[0].step_seconds > 2 * rows[1].step_seconds
+    assert all(torch.equal(value, before[name]) for name, value in lesson.model.state_dict().items())
+    assert all(p.grad is None for p in lesson.model.parameters())
+    console = Console(width=120, record=True, quiet=False)
+    console.print(table(rows, recipe.epochs))
+    text = console.export_text()
+    assert "sandwich (chosen)" in text and "10 epochs of 28 steps" in text
+
+
+def test_the_chosen_rule_comes_first_whatever_it_is() -> None:
+    assert next(iter(known_rules(SandwichRule(randoms=5)))) == "sandwich"
+    assert next(iter(known_rules(UniformRule(schedule=ProgressiveShrinking())))) == "progressive shrinking"
+    names = list(known_rules(MacsUniformRule()))
+    assert names == ["MacsUniformRule", "sandwich", "uniform", "progressive shrinking"]

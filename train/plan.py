@@ -1,0 +1,79 @@
+"""The plan of a training: what an epoch will take by each rule, from a few measured steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from rich.table import Table
+
+from train.distribution import part
+from train.fitting import Fitting
+from train.lesson import Step
+from train.recipe import Recipe
+from train.rules import Rule, SandwichRule, UniformRule
+from train.sandwich import Sandwich
+from train.schedules import ProgressiveShrinking
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One rule: subnets a step, seconds a step, and steps an epoch; validation comes on top."""
+
+    name: str
+    nets: float
+    step_seconds: float
+    steps_per_epoch: int
+
+    @property
+    def epoch_seconds(self) -> float:
+        return self.step_seconds * self.steps_per_epoch
+
+
+def known_rules(own: Rule) -> dict[str, Rule]:
+    """The rules that a plan compares, with the recipe's own first."""
+    shrinking = UniformRule(schedule=ProgressiveShrinking(), seed=own.seed)
+    others = {
+        "sandwich": SandwichRule(seed=own.seed),
+        "uniform": UniformRule(seed=own.seed),
+        "progressive shrinking": shrinking,
+    }
+    names = [name for name, rule in others.items() if (type(rule), rule.schedule) == (type(own), own.schedule)]
+    name = names[0] if names else type(own).__name__
+    return {name: own} | {other: rule for other, rule in others.items() if other != name}
+
+
+def estimates(lesson: Sandwich, recipe: Recipe, rules: Mapping[str, Rule], measured: int = 3) -> list[Estimate]:
+    """Time a few steps of every rule, spread over the training; the model is afterwards what it was."""
+    images, labels = next(iter(lesson.splits.train.shuffled(recipe.batch_size, recipe.seed, 0, part=part())))
+    weights = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items()}
+    rows = []
+    for name, rule in rules.items():
+        fitting = Fitting(replace(lesson, rule=rule), recipe)
+        lesson.model.train()
+        fitting.step(images, labels)  # warms up
+        seconds, nets = 0.0, 0
+        for i in range(measured):
+            fitting.steps_done = int(fitting.steps * (i + 0.5) / measured)
+            nets += len(rule.draw(lesson.supernet, Step(fitting.steps_done, fitting.steps)))
+            started = time.perf_counter()
+            fitting.step(images, labels)
+            seconds += time.perf_counter() - started
+        rows.append(Estimate(name, nets / measured, seconds / measured, fitting.steps_per_epoch))
+        lesson.model.load_state_dict(weights)
+    lesson.model.zero_grad()
+    return rows
+
+
+def table(rows: Sequence[Estimate], epochs: int) -> Table:
+    """The estimates, the chosen rule's first."""
+    result = Table(title=f"plan: {epochs} epochs of {rows[0].steps_per_epoch} steps, without validation")
+    for column in ("rule", "subnets a step", "a step", "an epoch", "the training"):
+        result.add_column(column, justify="left" if column == "rule" else "right")
+    for i, row in enumerate(rows):
+        whole = timedelta(seconds=round(row.epoch_seconds * epochs))
+        cells = (f"{row.nets:g}", f"{row.step_seconds:.3g} s", f"{row.epoch_seconds:.3g} s", str(whole))
+        result.add_row(f"{row.name} (chosen)" if i == 0 else row.name, *cells, style="bold" if i == 0 else None)
+    return result
