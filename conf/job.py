@@ -86,8 +86,7 @@ class Job:
         stored = read_json(path) if path.exists() else {}
         now, before = self.settings(stage), stored.get(stage)
         if before is not None and before != now and stage not in REPEATABLE:
-            keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-            rows = "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in keys)
+            rows = differences(before, now)
             raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
         if self.writes:
             write_json(path, {**stored, stage: now})
@@ -151,7 +150,8 @@ class Job:
         """The teacher as a supernet that has not been trained."""
         model = self.backbone()
         model.load_state_dict(self.teacher.state_dict())
-        supernet = ofa.Supernet(model, self.example, self.space_config)
+        with self.progress("conversion") as bar:
+            supernet = ofa.Supernet(model, self.example, self.space_config, lambda done, of: bar.expect(of, done))
         if not len(supernet.space):
             raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
         if self.supernet_config.sort:
@@ -246,6 +246,12 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
     return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Every setting that differs, with both values."""
+    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in keys)
 
 
 def digest(value: Any) -> str:

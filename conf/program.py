@@ -4,33 +4,52 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from conf.job import Job
 
 CONFIG = Path(__file__).parent / "config.yaml"
 
 
 def main() -> None:
     """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
-    check_keys(sys.argv[1:])
+    prepare()
+    _hydra_main()
+
+
+def prepare(*nodes: str) -> None:
+    """Check and relax the command line; `nodes` are settings that are known beside those of `config.yaml`."""
+    check_keys(sys.argv[1:], *nodes)
     sys.argv[1:] = [relaxed(argument) for argument in sys.argv[1:]]
     run = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is not None and "$" not in run:
         check_folder(run)
-    _hydra_main()
 
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
+    with complaints("ofa"):
+        execute(config)
+
+
+@contextmanager
+def complaints(program: str) -> Iterator[None]:
+    """What the user can mend becomes one line and exit code 2."""
     from rich.console import Console
+    from rich.markup import escape
 
     try:
-        execute(config)
+        yield
     except (ValueError, OSError, OmegaConfBaseException) as error:
-        Console(stderr=True).print(f"[bold red]ofa:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
 
 
@@ -41,18 +60,12 @@ def execute(config: DictConfig) -> None:
         ValueError: anything the user can mend; nothing finished is lost.
     """
     from conf.job import Job, read_json
-    from conf.stages import STAGES
     from search import Front
 
     job = Job(config)
     try:
         for stage in job.stages:
-            job.begin(stage)
-            if job.finished(stage):
-                job.console.print(f"{stage}: done before")
-                continue
-            STAGES[stage](job)
-            job.finish(stage)
+            complete(job, stage)
     finally:
         job.tracker.close()
     path = job.folder / "front.json"
@@ -62,18 +75,30 @@ def execute(config: DictConfig) -> None:
         job.console.print(f"picture: {job.folder / 'front.png'}   files: {path}", highlight=False, soft_wrap=True)
 
 
+def complete(job: Job, stage: str) -> None:
+    """Do a stage, unless the folder has it already."""
+    from conf.stages import STAGES
+
+    job.begin(stage)
+    if job.finished(stage):
+        job.console.print(f"{stage}: done before")
+        return
+    STAGES[stage](job)
+    job.finish(stage)
+
+
 def relaxed(argument: str) -> str:
     """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
     key, equals, _ = argument.partition("=")
-    groups = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
+    groups = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking", "tuning")
     nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
     return f"++{argument}" if nested else argument
 
 
-def check_keys(arguments: list[str]) -> None:
+def check_keys(arguments: list[str], *nodes: str) -> None:
     """Say plainly that there is no such setting, with close names, before Hydra does at length."""
     groups = {path.parent.name for path in CONFIG.parent.glob("*/*.yaml")}
-    known = [*map(str, OmegaConf.load(CONFIG)), *sorted(groups)]
+    known = [*map(str, OmegaConf.load(CONFIG)), *sorted(groups), *nodes]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         first = key.lstrip("~").partition(".")[0].partition("@")[0]
