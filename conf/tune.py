@@ -162,13 +162,13 @@ class Study:
 
     def table(self) -> Table:
         """The finished trials, the best first and pruned ones last."""
-        table = Table(title=f"{len(self.finished)} trials, accuracies in %", box=SIMPLE_HEAD)
+        table = Table(title="Trials, accuracies in %", box=SIMPLE_HEAD)
         keys = list(self.space)
         names = [key.rpartition(".")[2] for key in keys]
         for name in ("trial", "score", "largest", "smallest", "epochs"):
             table.add_column(name, justify="right")
         for key, name in zip(keys, names, strict=True):
-            table.add_column(name if names.count(name) == 1 else key, justify="right")
+            table.add_column((name if names.count(name) == 1 else key).replace("_", " "), justify="right")
         for trial in sorted(self.finished, key=rank):
             figures = [trial.value, trial.user_attrs.get("accuracy"), trial.user_attrs.get("accuracy_smallest")]
             epochs = f"{len(trial.intermediate_values)}{'' if trial.state == TrialState.COMPLETE else ' pruned'}"

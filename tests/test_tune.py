@@ -121,7 +121,7 @@ def test_more_trials_go_on_where_the_study_ended(run: Path) -> None:
 @pytest.mark.usefixtures("hydra")
 def test_a_trial_worse_than_the_others_is_pruned(tmp_path: Path) -> None:
     space = f"tuning.space={{supernet.recipe.weight_decay:null,{SHARE}:null,{LR}:{{choices:[0.1,1e-6]}}}}"
-    tune(arguments(tmp_path, space, "tuning.startup=1", "tuning.warmup=0", "tuning.trials=5"))
+    tune(arguments(tmp_path, space, "tuning.startup=1", "tuning.warmup=0", "tuning.trials=3"))
     slow = [t for t in trials(tmp_path) if t.params == {LR: 1e-6}]
     assert slow and trials(tmp_path)[0].params == {LR: 0.1}
     assert all(t.state == TrialState.PRUNED and list(t.intermediate_values) == [1] for t in slow)
