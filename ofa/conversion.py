@@ -15,7 +15,7 @@ from ofa.depth import Stage, find_stages
 from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
 from ofa.labels import IntArray
-from ofa.proof import Proof, perturbed
+from ofa.proof import Progress, Proof, perturbed
 from ofa.selection import select
 from ofa.space import Genome, SearchSpace
 from ofa.tracing import Trace
@@ -60,8 +60,15 @@ class Conversion:
 class Converter:
     """Traces a network once, and groups and proves it until nothing more can be gained by tying groups."""
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], config: SpaceConfig) -> None:
-        self.model, self.args, self.kwargs, self.config = model, args, kwargs, config
+    def __init__(
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        config: SpaceConfig,
+        progress: Progress,
+    ) -> None:
+        self.model, self.args, self.kwargs, self.config, self.progress = model, args, kwargs, config, progress
         self.excluded = select(model, config.exclude)
         self.flow = trace(model, args, kwargs)
         self.stages = [s for s in find_stages(self.flow) if not any(b in self.excluded for b in s.blocks)]
@@ -91,7 +98,8 @@ class Converter:
         bindings.recall(self.memory)
         offers = make_offers(self.flow, groups, self.stages, self.config)
         failures: dict[str, str] = {}
-        proof = Proof(self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
+        given = (self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
+        proof = Proof(*given, self.progress)
         if self.config.proof != "off":
             points = [decode(offers, groups, self.stages, genome) for genome in genomes(offers)]
             options = {g: units for offer in offers for g, units in offer.sizes.items()}

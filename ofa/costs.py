@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from ofa.labels import IntArray
 from ofa.tracing import Product, Trace
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Term = tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...]]
 """Name, constant, indices of the sizes that multiply it, (stage, position) of the blocks around it."""
 
@@ -60,6 +61,7 @@ class CostModel:
         self._buffers = self._terms[start:]
         modules, self._alive = trace.alive
         self._moments = [tuple(skipped_by(module, self.stages)) for module in modules]
+        self._chains = list(chains(trace, self.stages))
         for name, size in trainable.items():
             vectors = tuple(v for v in trace.parameters[name] if v is not None)
             constant = size // math.prod(len(v) for v in vectors)
@@ -115,7 +117,7 @@ class CostModel:
     def _peak_bytes(self, forms: Sequence[FloatArray], depths: IntArray, population: int) -> FloatArray:
         """The most activation bytes alive at once in an inference pass, per sample: inputs and every allocated output.
 
-        While a block is skipped its moments do not count; its output stands for its input, which has the same shape.
+        While a block is skipped its moments do not count, and its output is its input.
         """
         peak = np.zeros(population)
         if not self._buffers:
@@ -125,8 +127,34 @@ class CostModel:
             total = buffers[row].sum(axis=0)
             for stage, position in blocks:
                 total = total * (depths[:, stage] > position)
+            for stage, chain in self._chains:
+                total = total - self._counted_twice(buffers, row, chain, depths[:, stage])
             np.maximum(peak, total, out=peak)
         return peak
+
+    @staticmethod
+    def _counted_twice(buffers: FloatArray, row: BoolArray, chain: IntArray, depths: IntArray) -> FloatArray | float:
+        """Bytes of a stage's buffers alive at a moment that are one: all after the last block that runs."""
+        alive = row[chain]
+        if alive.sum() < 2:
+            return 0.0
+        result = np.zeros(len(depths))
+        for depth in range(len(chain) - 1):
+            shared = chain[depth:][alive[depth:]]
+            if len(shared) > 1:
+                mine = depths == depth
+                result[mine] = buffers[shared][:, mine].sum(axis=0) - buffers[chain[depth], mine]
+        return result
+
+
+def chains(trace: Trace, stages: Sequence[Stage]) -> Iterator[tuple[int, IntArray]]:
+    """Of every stage, the buffers of its input and of each block's output, where they are known and not shared."""
+    calls = {call.module: call.buffers for call in trace.calls}
+    for s, stage in enumerate(stages):
+        found = [calls[stage.blocks[0]][0], *(calls[block][1] for block in stage.blocks)]
+        chain = [index for index in found if index is not None]
+        if len(chain) == len(set(chain)) == len(found):
+            yield s, np.array(chain)
 
 
 def size_of(term: Term, forms: Sequence[FloatArray], population: int) -> FloatArray:

@@ -36,13 +36,31 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             output = model(*inputs, **kwargs)
         except Exception as error:
             shapes = tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, (inputs, dict(kwargs)))
-            raise ValueError(f"the model does not run on the example inputs {shapes}: {error}") from error
+            hint = mismatch(model, (inputs, kwargs))
+            raise ValueError(f"the model does not run on the example inputs {shapes}: {hint}{error}") from error
     for tensor in tree_leaves(output):
         if isinstance(tensor, Tensor):
             for layer in tracer.tracked(tensor).layers:
                 tracer.labels.freeze(layer, "the network's output")
     tracer.trace.bytes, tracer.trace.alive = memory.products, memory.alive()
     return tracer.trace
+
+
+def mismatch(model: nn.Module, inputs: Any) -> str:
+    """How the devices or floating types of a model and its inputs differ, if they do."""
+    given = [t for t in tree_leaves(inputs) if isinstance(t, Tensor)]
+    own = [*model.parameters(), *model.buffers()]
+    devices, types = (
+        ({str(t.device) for t in tensors} for tensors in (own, given)),
+        ({str(t.dtype) for t in tensors if t.is_floating_point()} for tensors in (own, given)),
+    )
+    for what, (ours, theirs) in (("device", devices), ("type", types)):
+        if theirs and ours and theirs.isdisjoint(ours):
+            named = (
+                f"the model's {what} is {' and '.join(sorted(ours))}, that of the inputs {' and '.join(sorted(theirs))}"
+            )
+            return f"{named}; bring them together first. "
+    return ""
 
 
 @contextlib.contextmanager
@@ -59,7 +77,7 @@ def slow_attention() -> Iterator[None]:
 @contextlib.contextmanager
 def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
     """Keep the tracer's module stack, and note every module that may be a residual block."""
-    entries: list[tuple[str, int, tuple[int, ...]] | None] = []
+    entries: list[tuple[str, int, tuple[int, ...], int | None] | None] = []
     handles = []
 
     def enter(name: str, args: Any, kwargs: Any) -> None:
@@ -67,7 +85,8 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         tracer.trace.ran.add(name)
         tracer.note_sizes((args, kwargs))
         single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
-        entries.append((name, tracer.tracked(args[0]).token, tuple(args[0].shape)) if single else None)
+        known = (tracer.tracked(args[0]).token, tuple(args[0].shape), tracer.memory.index(args[0])) if single else None
+        entries.append((name, *known) if known else None)
 
     def leave(result: Any) -> None:
         tracer.note_sizes(result)
@@ -78,7 +97,8 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
             return
         known = tracer.tracked(result)
         residual = entry[1] in known.roots and known.dependent
-        tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual))
+        buffers = (entry[3], tracer.memory.index(result))
+        tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual, buffers))
 
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True))

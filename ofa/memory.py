@@ -52,6 +52,11 @@ class Lifetimes:
         self.born.append(max(len(self.modules) - 1, 0))
         self.died.append(None)
 
+    def index(self, tensor: Tensor) -> int | None:
+        """The number of the product that holds a tensor; None for a parameter or buffer."""
+        found = self._live.get(tensor.untyped_storage()._cdata)
+        return None if found is None else found[1]
+
     def alive(self) -> tuple[list[str], npt.NDArray[np.bool_]]:
         """For each operator that allocates: its module, and which products are alive when it has run."""
         times = sorted(set(self.born))

@@ -6,7 +6,7 @@ random, so that no branch hides behind a zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,12 @@ from ofa.slicing import Slicer, duplicate, find_owners, installed, take
 TOLERANCE = 1e-4
 ALMOST = 1e-12  # as good as zero, and with a square that is not
 Part = tuple[str, int]  # ("group" or "stage", its number)
+Progress = Callable[[int, int], None]  # how many of how many checks of a round are done
 Point = tuple[IntArray, IntArray]  # units of every group, blocks of every stage
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody sees."""
 
 
 @dataclass
@@ -39,6 +44,7 @@ class Proof:
     vectors: Mapping[str, Sequence[IntArray | None]]
     bindings: Bindings
     held: set[Any] = field(default_factory=set)
+    progress: Progress = silent
     worst: float = 0.0
 
     def __post_init__(self) -> None:
@@ -60,7 +66,8 @@ class Proof:
         # A skipped block would hide its own widths: all widths without it, too.
         proved = not thorough and self.check(widths) is None and self.check(parts) is None
         failures = {} if proved else self._round(parts)
-        for point in points[1:]:
+        for i, point in enumerate(points[1:], 2):
+            self.progress(i, len(points))
             good = [part for part in parts if self._name(part) not in failures]
             if self._at(point, good) is not None:
                 self.points.append(point)
@@ -71,7 +78,8 @@ class Proof:
         """Every part alone, then all that hold together."""
         failures: dict[str, str] = {}
         good: list[Part] = []
-        for part in parts:
+        for i, part in enumerate(parts, 1):
+            self.progress(i, len(parts))
             reason = self._alone(part, good)
             if reason is None:
                 good.append(part)

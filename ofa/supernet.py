@@ -21,6 +21,7 @@ from ofa.importance import Measure, importance
 from ofa.kernels import KernelTransforms
 from ofa.labels import IntArray
 from ofa.persistence import load_supernet, save_supernet
+from ofa.proof import Progress, silent
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
 from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
@@ -34,20 +35,27 @@ class Supernet(nn.Module):
     """A network made elastic: `activate` a subnet, run it, `calibrate` it, `extract` it.
 
     `model` is copied; the copy in `.model` keeps its own parameters, names and code. `example_inputs` is a tensor, a
-    tuple of positional inputs, or a dict of keyword inputs, on the model's device.
+    tuple of positional inputs, or a dict of keyword inputs, on the model's device. `progress` hears how many of how
+    many checks of a round of the proof are done, which takes seconds to minutes.
 
     Raises:
         ValueError: the model does not run on the example inputs, or an exclude matches nothing.
         TypeError: `model` is no `nn.Module`.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Any, space: SpaceConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        space: SpaceConfig | None = None,
+        progress: Progress = silent,
+    ) -> None:
         super().__init__()
         config = space or SpaceConfig()
         self.model = duplicate(unwrapped(model))
         args, kwargs = as_call(example_inputs)
         check_parameters(self.model)
-        found = Converter(self.model, args, kwargs, config).run()
+        found = Converter(self.model, args, kwargs, config, progress).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._owners = find_owners(self.model)

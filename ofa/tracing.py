@@ -72,6 +72,7 @@ class ModuleCall:
     source: int
     result: int
     residual: bool
+    buffers: tuple[int | None, int | None] = (None, None)  # input and output, as numbers of allocations
 
 
 @dataclass
@@ -98,6 +99,8 @@ class Memory(Protocol):
     def begin(self, module: str) -> None: ...
 
     def note(self, tensor: Tensor, layers: Sequence[Tensor]) -> None: ...
+
+    def index(self, tensor: Tensor) -> int | None: ...
 
 
 class Tracer(TorchDispatchMode):

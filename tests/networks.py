@@ -17,6 +17,10 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", 64, {"img_size": 64, "depth": 3}),
     "convnext": ("convnext_atto", 64, {"depths": (2, 2, 2, 2), "dims": (16, 32, 48, 64)}),
     "efficientnet": ("efficientnet_lite0", 64, {}),
+    "regnet": ("regnety_002", 64, {}),
+    "ghostnet": ("ghostnet_050", 64, {}),
+    "dla": ("dla46_c", 64, {}),
+    "mixer": ("mixer_s32_224", 64, {"img_size": 64}),
 }
 
 

@@ -50,7 +50,7 @@ def test_costs_equal_what_the_extracted_network_does(name: str) -> None:
     x = x[:1].clone()
     supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="quick"))
     rng = np.random.default_rng(0)
-    for subnet in [supernet.space.largest, supernet.space.smallest, *(supernet.space.sample(rng) for _ in range(6))]:
+    for subnet in [supernet.space.largest, supernet.space.smallest, *(supernet.space.sample(rng) for _ in range(20))]:
         net, cost = supernet.extract(subnet).eval(), supernet.cost(subnet)
         attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
         with torch.no_grad(), attention, FlopCounterMode(display=False) as counter:

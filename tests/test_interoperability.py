@@ -119,5 +119,9 @@ def test_inputs_of_another_dtype_are_named() -> None:
     model, x = build("resnet")
     with pytest.raises(ValueError, match=r"does not run on the example inputs"):
         ofa.Supernet(model, x.double())
+    with pytest.raises(ValueError, match=r"the model's device is cpu, that of the inputs meta; bring them together"):
+        ofa.Supernet(nn.Linear(3, 4), torch.randn(1, 3, device="meta"))
+    with pytest.raises(ValueError, match=r"the model's type is torch.float32, that of the inputs torch.float64"):
+        ofa.Supernet(nn.Linear(3, 4), torch.randn(1, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"meta device"):
         ofa.Supernet(nn.Linear(3, 4, device="meta"), torch.randn(1, 3))

@@ -251,3 +251,12 @@ def test_excluded_layers_stay_and_say_so() -> None:
     assert all(kept[name].shape == original[name].shape for name in original)
     reasons = {layer.reason for layer in supernet.report.layers if layer.name.startswith("layer2.")}
     assert reasons == {"excluded by 'layer2.*'"}
+
+
+def test_the_proof_tells_how_far_it_is() -> None:
+    heard: list[tuple[int, int]] = []
+    model, x = build("resnet")
+    ofa.Supernet(model, x, ofa.SpaceConfig(proof="full"), lambda done, total: heard.append((done, total)))
+    alone = [row for row in heard if row[1] > 10]
+    assert alone == [(i, alone[0][1]) for i in range(1, alone[0][1] + 1)]
+    assert heard[-1][0] == heard[-1][1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -45,7 +45,13 @@ def known_rules(own: Rule) -> dict[str, Rule]:
     return {name: own} | {other: rule for other, rule in others.items() if other != name}
 
 
-def estimates(lesson: Sandwich, recipe: Recipe, rules: Mapping[str, Rule], measured: int = 3) -> list[Estimate]:
+def estimates(
+    lesson: Sandwich,
+    recipe: Recipe,
+    rules: Mapping[str, Rule],
+    measured: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Estimate]:
     """Time a few steps of every rule, spread over the training; the model is afterwards what it was."""
     images, labels = next(iter(lesson.splits.train.shuffled(recipe.batch_size, recipe.seed, 0, part=part())))
     weights = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items()}
@@ -58,9 +64,9 @@ def estimates(lesson: Sandwich, recipe: Recipe, rules: Mapping[str, Rule], measu
         for i in range(measured):
             fitting.steps_done = int(fitting.steps * (i + 0.5) / measured)
             nets += len(rule.draw(lesson.supernet, Step(fitting.steps_done, fitting.steps)))
-            started = time.perf_counter()
+            started = clock()
             fitting.step(images, labels)
-            seconds += time.perf_counter() - started
+            seconds += clock() - started
         rows.append(Estimate(name, nets / measured, seconds / measured, fitting.steps_per_epoch))
         lesson.model.load_state_dict(weights)
     lesson.model.zero_grad()
