@@ -46,8 +46,13 @@ def complaints(program: str) -> Iterator[None]:
     from rich.console import Console
     from rich.markup import escape
 
+    from train.guards import Terminated
+
     try:
         yield
+    except Terminated:
+        Console(stderr=True).print(f"{program}: stopped by SIGTERM; nothing is lost, the same command goes on")
+        raise
     except (ValueError, OSError, OmegaConfBaseException) as error:
         Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise SystemExit(2) from None
@@ -59,12 +64,16 @@ def execute(config: DictConfig) -> None:
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
-    from conf.job import Job, read_json
+    from conf.job import TRAINED, Job, read_json
     from search import Front
+    from train.distribution import joined
 
     job = Job(config)
     try:
-        for stage in job.stages:
+        with joined(job.device):
+            for stage in (s for s in job.stages if s in TRAINED):
+                complete(job, stage)
+        for stage in (s for s in job.stages if s not in TRAINED):
             complete(job, stage)
     finally:
         job.tracker.close()

@@ -22,7 +22,6 @@ from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
 from search.front import TEACHER
 from search.sampling import skewed, spread
 from train import Supervised, evaluate, fit
-from train.distribution import joined
 from train.plan import estimates, known_rules, table
 
 
@@ -47,14 +46,13 @@ def train_supernet(job: Job) -> None:
     )
     lesson, recipe = job.lesson(supernet), job.supernet_config.recipe
     if not (job.folder / "supernet.pt").exists():
-        with joined(job.device):
-            rows = estimates(lesson, recipe, known_rules(lesson.rule))
+        rows = estimates(lesson, recipe, known_rules(lesson.rule))
         job.console.print(table(rows, recipe.epochs))
     _fit(job, "supernet", lesson, recipe)
 
 
 def _fit(job: Job, stage: str, lesson: Any, recipe: Any) -> None:
-    with joined(job.device), job.progress(stage) as bar:
+    with job.progress(stage) as bar:
         figures = fit(lesson, recipe, path=job.folder / f"{stage}.pt", stage=stage, tracker=job.tracker, progress=bar)
     shown = {name: value for name, value in figures.items() if name.startswith("accuracy")}
     job.console.print(f"{stage}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} %" for k, v in shown.items()))

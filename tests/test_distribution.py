@@ -89,3 +89,24 @@ def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None
     assert figures[0]["loss"] < 2.3  # ln 10 is what chance gives
     saved = torch.load(folders[1] / "net.pt")["model"]
     assert all(torch.equal(value, saved[name]) for name, value in first["state"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("distribution")
+def test_the_program_runs_under_torchrun(tmp_path: Path) -> None:
+    """Both processes train both networks; the first goes on alone to the front."""
+    brief = ["teacher.recipe.epochs=1", "supernet.recipe.epochs=1", "search.population=4", "search.evaluations=8"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "conf.program",
+    ]
+    settings = [f"run={tmp_path / 'run'}", *brief, "latency.samples=6", "export.subnets=1"]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("supernet: accuracy") == 1  # one of them speaks
+    assert json.loads((tmp_path / "run" / "front.json").read_text())
