@@ -20,6 +20,7 @@ from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from search import Constraint, Objective
 from train import Progress, Sandwich, Tracker, create
 from train import checkpoint as checkpoints
+from train.backbones import check_classes
 from train.distribution import rank
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
@@ -125,15 +126,14 @@ class Job:
     def backbone(self) -> nn.Module:
         """The backbone with its first weights: random from the seed, timm's, or a file's."""
         torch.manual_seed(int(self.config.seed))
-        given = self.teacher_config
-        model = create(
-            str(self.config.backbone),
-            self.splits.num_classes,
-            self.splits.in_chans,
-            given.pretrained,
-            given.checkpoint,
-        )
-        return model.to(self.device)
+        given, chosen = self.teacher_config, self.config.backbone
+        node: Any = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else {}
+        name = str(node.pop("_target_", "???") if node else chosen)
+        splits = self.splits
+        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, given.checkpoint, **node)
+        model.to(self.device)
+        check_classes(model, self.example, splits.num_classes)
+        return model
 
     @cached_property
     def teacher(self) -> nn.Module:

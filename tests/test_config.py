@@ -16,6 +16,7 @@ from conf.building import build
 ROOT = Path(__file__).parents[1] / "conf"
 GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
 EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
+FOLDER = ["data.folder=/pictures"]
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / group).glob("*.yaml"))]
 
 
@@ -27,7 +28,13 @@ def nodes(config: DictConfig) -> dict[str, Any]:
 def test_every_configuration_composes_and_builds(option: tuple[str, str], experiment: str | None) -> None:
     group, name = option
     overrides = [f"{group}={name}"] + ([f"experiment={experiment}"] if experiment else [])
-    config = composed(*overrides, *(["data.folder=/pictures"] if name == "image_folder" else []))
+    given = {
+        "image_folder": FOLDER,
+        "cifar10": FOLDER,
+        "cifar100": FOLDER,
+        "timm": ["data.name=x", "data.num_classes=2"],
+    }
+    config = composed(*overrides, *given.get(name, []))
     for path, node in nodes(config).items():
         build(node, path)
 
@@ -74,7 +81,7 @@ def test_a_misspelt_key_at_the_top_is_refused() -> None:
 def test_yaml_holds_no_value_that_is_the_default_already() -> None:
     for group, name in OPTIONS:
         node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / group / f"{name}.yaml"))
-        if "_target_" not in node or name == "image_folder":
+        if "_target_" not in node or name in ("image_folder", "cifar10", "cifar100", "timm"):
             continue
         default = build({"_target_": node["_target_"]}, group)
         for key, value in node.items():

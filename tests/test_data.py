@@ -1,18 +1,26 @@
 """Datasets: what every split promises, and what each reader refuses."""
 
 import gzip
+import hashlib
+import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import datasets
 
-from train.augmentation import ShiftFlip
-from train.data import Digits, FashionMNIST, ImageFolder, read_idx
+from train.augmentation import Mixing, ShiftFlip
+from train.cifar import CIFAR
+from train.data import Digits, FashionMNIST, read_idx
+from train.pictures import ImageFolder, TimmDataset
+from train.randomness import seeded
 from train.splits import Split, Splits, TensorSplit
 
 
@@ -178,3 +186,104 @@ def test_shift_moves_and_flip_mirrors_each_picture() -> None:
     columns = {int(image.flatten().argmax()) % 10 for image in moved}
     assert columns <= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9} and min(columns) < 2 and max(columns) > 7
     assert torch.equal(ShiftFlip(shift=0)(picture, torch.Generator()), picture)
+
+
+def write_cifar(folder: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files as torchvision unpacks them, a few pictures each, whose checksums it is told."""
+    kind = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
+    key = "labels" if classes == 10 else "fine_labels"
+    generator = np.random.default_rng(0)
+    base = folder / kind.base_folder
+    base.mkdir(parents=True)
+
+    def written(name: str, content: Any) -> str:
+        (base / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((base / name).read_bytes()).hexdigest()
+
+    lists = {}
+    for part in ("train_list", "test_list"):
+        rows = []
+        for name, _ in getattr(kind, part):
+            pixels = generator.integers(0, 256, (4 * classes, 3072), dtype=np.uint8)
+            rows.append([name, written(name, {"data": pixels, key: list(range(classes)) * 4})])
+        lists[part] = rows
+    meta = written(kind.meta["filename"], {kind.meta["key"]: [str(i) for i in range(classes)]})
+    for part, rows in lists.items():
+        monkeypatch.setattr(kind, part, rows)
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": meta})
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar_is_read_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: Literal[10, 100]) -> None:
+    write_cifar(tmp_path, classes, monkeypatch)
+    splits = CIFAR(str(tmp_path), classes, validation=0.25).load()
+    whole = 4 * classes * (5 if classes == 10 else 1)
+    assert [len(split) for split in parts(splits)] == [whole * 3 // 4, whole // 4, 4 * classes]
+    assert (splits.num_classes, splits.in_chans, len(splits.mean)) == (classes, 3, 3)
+    images, _ = next(splits.train.shuffled(8, 0, 0))
+    assert images.shape == (8, 3, 32, 32)
+
+
+def test_a_missing_cifar_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"CIFAR-10 is not whole in {tmp_path}: data.download=true fetches it"):
+        CIFAR(str(tmp_path)).load()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # timm's reader leaves files to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["", "torch/image_folder"])
+def test_timm_reads_datasets_by_name(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path)
+    given = TimmDataset(name, 2, str(tmp_path), test_split="val", size=16, validation=0.25, workers=0)
+    splits, folder = given.load(), ImageFolder(str(tmp_path), size=16, validation=0.25, workers=0).load()
+    assert [len(split) for split in parts(splits)] == [len(split) for split in parts(folder)]
+    assert equal(list(splits.test.ordered(4)), list(folder.test.ordered(4)))
+    with pytest.raises(ValueError, match=r"training label 1; 0 to 0 are allowed"):
+        replace(given, num_classes=1).load()
+
+
+def test_a_dataset_that_timm_cannot_open_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"timm cannot open 'torch/no_such_set', split 'train'"):
+        TimmDataset("torch/no_such_set", 2, str(tmp_path)).load()
+
+
+def test_balanced_classes_come_equally_often() -> None:
+    torch.manual_seed(0)
+    labels = torch.tensor([0] * 180 + [1] * 20)
+    split = TensorSplit(torch.zeros(200, 1, 4, 4, dtype=torch.uint8), labels, 4, (0.0,), (1.0,), balanced=True)
+    drawn = torch.cat([y for epoch in range(10) for _, y in split.shuffled(50, 0, epoch)])
+    assert 0.45 < float(drawn.float().mean()) < 0.55
+    plain = torch.cat([y for _, y in replace(split, balanced=False).shuffled(50, 0, 0)])
+    assert plain.sum() == 20
+    again = torch.cat([y for epoch in range(10) for _, y in split.shuffled(50, 0, epoch)])
+    assert torch.equal(drawn, again)
+
+
+def test_parts_of_a_batch_are_the_batch() -> None:
+    split = Digits(shift=0.0).load().train
+    whole = next(iter(split.shuffled(8, 0, 0, start=2)))
+    assert torch.equal(list(split.shuffled(8, 0, 0))[2][1], whole[1])
+    shares = [next(iter(split.shuffled(8, 0, 0, 2, (rank, 2)))) for rank in (0, 1)]
+    assert torch.equal(torch.stack([share[1] for share in shares], 1).flatten(), whole[1])
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_labels_out_of_range_are_refused(wrong: int) -> None:
+    splits = Digits().load()
+    assert isinstance(splits.validation, TensorSplit)
+    splits.validation.labels[3] = wrong
+    with pytest.raises(ValueError, match=rf"validation split: label {wrong}; 0 to 9 are allowed"):
+        splits.check()
+
+
+@pytest.mark.parametrize("mixing", [Mixing(0.4), Mixing(0.0, 1.0), Mixing(0.4, 1.0)], ids=str)
+@pytest.mark.parametrize("batch", [1, 6, 7])
+def test_mixed_labels_are_probabilities_and_repeatable(mixing: Mixing, batch: int) -> None:
+    images, labels = torch.rand(batch, 1, 8, 8), torch.arange(batch) % 5
+    with seeded(1):
+        mixed, soft = mixing(images, labels, 5)
+    with seeded(1):
+        again, _ = mixing(images, labels, 5)
+    assert torch.equal(mixed, again) and mixed.shape == images.shape
+    assert torch.allclose(soft.sum(1), torch.ones(batch)) and soft.min() >= 0
+    assert torch.equal(soft.argmax(1)[-1:], labels[-1:]) or batch % 2 == 0

@@ -1,10 +1,12 @@
 """Training: data, backbones, distillation, the sandwich rule, recipes, checkpoints, tracking."""
 
 from train.backbones import create
-from train.data import Digits, FashionMNIST, ImageFolder
+from train.cifar import CIFAR
+from train.data import Digits, FashionMNIST
 from train.evaluation import evaluate
 from train.fitting import Fitting
 from train.lesson import Step, Supervised
+from train.pictures import ImageFolder, TimmDataset
 from train.progress import Progress
 from train.recipe import Recipe
 from train.rules import SandwichRule
@@ -13,6 +15,7 @@ from train.tracking import Tracker
 from train.training import fit
 
 __all__ = [
+    "CIFAR",
     "Digits",
     "FashionMNIST",
     "Fitting",
@@ -23,6 +26,7 @@ __all__ = [
     "SandwichRule",
     "Step",
     "Supervised",
+    "TimmDataset",
     "Tracker",
     "create",
     "evaluate",

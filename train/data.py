@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from train.augmentation import ShiftFlip
-from train.splits import LoaderSplit, Splits, TensorSplit
+from train.splits import Splits, TensorSplit
 
 Labels = npt.NDArray[np.int64]
 
@@ -55,7 +54,7 @@ class Digits:
         train, validation = stratified(labels[rest], 0.375, self.seed)
         parts = rest[train], rest[validation], test
         names = tuple(str(digit) for digit in range(10))
-        return _in_memory(
+        return in_memory(
             [(images[p], torch.from_numpy(labels[p])) for p in parts], names, self.size, ShiftFlip(self.shift)
         )
 
@@ -72,6 +71,7 @@ class FashionMNIST:
     validation: float = 0.1
     shift: float = 0.1
     flip: bool = True
+    balanced: bool = False
     seed: int = 0
 
     def load(self) -> Splits:
@@ -95,7 +95,7 @@ class FashionMNIST:
             "Bag",
             "Ankle boot",
         )
-        return _in_memory(parts, names, self.size, ShiftFlip(self.shift, self.flip))
+        return in_memory(parts, names, self.size, ShiftFlip(self.shift, self.flip), self.balanced)
 
     def _part(self, prefix: str) -> tuple[Tensor, Tensor]:
         images = read_idx(self._find(f"{prefix}-images-idx3-ubyte"))[:, None]
@@ -131,81 +131,21 @@ def read_idx(path: Path) -> Tensor:
         raise ValueError(f"{path} is not a whole idx file: {error}") from None
 
 
-def _in_memory(
-    parts: Sequence[tuple[Tensor, Tensor]], classes: tuple[str, ...], size: int, augment: ShiftFlip
+def in_memory(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    classes: tuple[str, ...],
+    size: int,
+    augment: ShiftFlip,
+    balanced: bool = False,
 ) -> Splits:
-    """Three parts of grey pictures, normalised with the training part's mean and standard deviation."""
+    """Three parts of pictures, normalised with the training part's mean and standard deviation of each channel."""
     if size < 1:
         raise ValueError(f"size is the edge of a picture in pixels, at least 1, got {size}")
-    pixels = parts[0][0].double() / 255
-    mean, std = (round(float(pixels.mean()), 4),), (round(float(pixels.std()), 4),)
+    channels = [parts[0][0][:, c].double() / 255 for c in range(parts[0][0].shape[1])]
+    mean = tuple(round(float(pixels.mean()), 4) for pixels in channels)
+    std = tuple(round(float(pixels.std()), 4) for pixels in channels)
     train, validation, test = (
-        TensorSplit(images, labels, size, mean, std, augment if i == 0 else None)
+        TensorSplit(images, labels, size, mean, std, augment if i == 0 else None, balanced and i == 0)
         for i, (images, labels) in enumerate(parts)
     )
-    return Splits(train, validation, test, classes, 1, size, mean, std)
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
-
-    `validation` of train/ are held out of training. Augmentation and resizing are timm's `create_transform`.
-    """
-
-    folder: str
-    size: int = 224
-    validation: float = 0.1
-    workers: int = 2
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
-    scale: tuple[float, float] = (0.35, 1.0)
-    flip: float = 0.5
-    seed: int = 0
-
-    def load(self) -> Splits:
-        """List the files.
-
-        Raises:
-            ValueError: a folder is missing or empty, or train/ and test/ hold other classes.
-        """
-        trained, tested = self._listing("train"), self._listing("test", "val")
-        if trained.classes != tested.classes:
-            differ = sorted(set(trained.classes) ^ set(tested.classes))
-            raise ValueError(f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}")
-        kept, held_out = stratified(np.array(trained.targets), self.validation, self.seed)
-        augmented = self._listing("train", augment=True)
-        train = LoaderSplit(augmented, trained, tuple(kept.tolist()), self.workers)
-        validation = LoaderSplit(trained, trained, tuple(held_out.tolist()), self.workers)
-        test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
-        return Splits(train, validation, test, tuple(trained.classes), 3, self.size, self.mean, self.std)
-
-    def _listing(self, *names: str, augment: bool = False) -> Any:
-        """The torchvision dataset of the first of the sub-folders `names` that exists."""
-        from torchvision import datasets
-
-        folders = [Path(self.folder) / name for name in names]
-        found = next((folder for folder in folders if folder.is_dir()), None)
-        if found is None:
-            raise ValueError(
-                f"no folder {' or '.join(map(str, folders))}; pictures go in <folder>/train/<class>/ and"
-                " <folder>/test/<class>/"
-            )
-        try:
-            return datasets.ImageFolder(found, self._transform(augment))
-        except FileNotFoundError as error:
-            raise ValueError(f"{found}: {error}") from None
-
-    def _transform(self, augment: bool) -> Any:
-        from train.zoo import timm
-
-        return timm.data.create_transform(
-            (3, self.size, self.size),
-            is_training=augment,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            scale=self.scale,
-            hflip=self.flip,
-        )
+    return Splits(train, validation, test, classes, len(channels), size, mean, std).check()

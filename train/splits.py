@@ -51,9 +51,22 @@ class Split(ABC):
         `part` = (rank, processes) is every `processes`-th picture of each batch: what one of several processes reads.
         """
         steps, (rank, processes) = self.steps(batch_size), part
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(mix(seed, epoch)))
+        order = self._order(torch.Generator().manual_seed(mix(seed, epoch)))
         batches = order[: steps * batch_size].view(steps, batch_size)[start:, rank::processes]
         return self._batches(list(batches), [mix(seed, epoch, 1, k, rank) for k in range(start, steps)])
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """Every picture once; where classes are balanced, every class equally often, rare ones several times."""
+        targets = self.targets
+        if targets is None:
+            return torch.randperm(len(self), generator=generator)
+        weights = 1 / torch.bincount(targets)[targets].double()
+        return torch.multinomial(weights, len(self), replacement=True, generator=generator)
+
+    @property
+    def targets(self) -> Tensor | None:
+        """The labels to balance the classes by, (samples,); None where every picture counts the same."""
+        return None
 
     def ordered(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Every picture once, not augmented; the last batch may be short. `part` is every n-th batch."""
@@ -75,6 +88,11 @@ class TensorSplit(Split):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: ShiftFlip | None = None
+    balanced: bool = False
+
+    @property
+    def targets(self) -> Tensor | None:
+        return self.labels if self.balanced else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,13 +115,19 @@ def _channelwise(values: Sequence[float]) -> Tensor:
 class LoaderSplit(Split):
     """Pictures on disk, read by `workers` processes: two views of the same files, `augmented` and `plain`.
 
-    `subset` holds the positions in the datasets that belong to this part. Both datasets give (image, label).
+    `subset` holds the positions in the datasets that belong to this part. Both datasets give (image, label). `balance`
+    holds the labels of the part's pictures, if its classes are to be balanced.
     """
 
     augmented: Dataset[Any]
     plain: Dataset[Any]
     subset: tuple[int, ...]
     workers: int = 0
+    balance: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor | None:
+        return self.balance
 
     def __len__(self) -> int:
         return len(self.subset)
@@ -153,6 +177,20 @@ class Splits:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    def check(self) -> Splits:
+        """The splits themselves, if a label of every class stands where it may.
+
+        Raises:
+            ValueError: a label is below 0 or above the number of classes.
+        """
+        for name, split in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            if isinstance(split, TensorSplit) and len(split.labels):
+                low, high = int(split.labels.min()), int(split.labels.max())
+                if low < 0 or high >= self.num_classes:
+                    wrong = low if low < 0 else high
+                    raise ValueError(f"{name} split: label {wrong}; 0 to {self.num_classes - 1} are allowed")
+        return self
 
     @property
     def example(self) -> Tensor:

@@ -1,0 +1,149 @@
+"""Pictures in files: folders (ImageNet's layout), and any dataset that timm reads by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from train.data import Labels, stratified
+from train.splits import LoaderSplit, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """How files become tensors: resizing and augmentation are timm's `create_transform`.
+
+    `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
+    `validation` of the training part are held out of it; `balanced` draws every class equally often.
+    """
+
+    size: int = 224
+    validation: float = 0.1
+    workers: int = 2
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    scale: tuple[float, float] = (0.35, 1.0)
+    flip: float = 0.5
+    auto_augment: str | None = None
+    erase: float = 0.0
+    balanced: bool = False
+    seed: int = 0
+
+    def transform(self, augment: bool) -> Any:
+        """timm's transform of a PIL picture."""
+        from train.zoo import timm
+
+        return timm.data.create_transform(
+            (3, self.size, self.size),
+            is_training=augment,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            hflip=self.flip,
+            auto_augment=self.auto_augment,
+            re_prob=self.erase,
+        )
+
+    def cut(self, augmented: Any, plain: Any, tested: Any, targets: Labels, classes: tuple[str, ...]) -> Splits:
+        """Three splits of two views of the training files and one of the test files."""
+        outside = targets[(targets < 0) | (targets >= len(classes))]
+        if len(outside):
+            raise ValueError(f"training label {outside[0]}; 0 to {len(classes) - 1} are allowed")
+        kept, held_out = stratified(targets, self.validation, self.seed)
+        balance = torch.from_numpy(targets[kept]) if self.balanced else None
+        train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
+        validation = LoaderSplit(plain, plain, tuple(held_out.tolist()), self.workers)
+        test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
+        return Splits(train, validation, test, classes, 3, self.size, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class ImageFolder(Pictures):
+    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out)."""
+
+    folder: str
+
+    def load(self) -> Splits:
+        """List the files.
+
+        Raises:
+            ValueError: a folder is missing or empty, or train/ and test/ hold other classes.
+        """
+        trained, tested = self._listing("train"), self._listing("test", "val")
+        if trained.classes != tested.classes:
+            differ = sorted(set(trained.classes) ^ set(tested.classes))
+            raise ValueError(f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}")
+        augmented = self._listing("train", augment=True)
+        return self.cut(augmented, trained, tested, np.array(trained.targets), tuple(trained.classes))
+
+    def _listing(self, *names: str, augment: bool = False) -> Any:
+        """The torchvision dataset of the first of the sub-folders `names` that exists."""
+        from torchvision import datasets
+
+        folders = [Path(self.folder) / name for name in names]
+        found = next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            raise ValueError(
+                f"no folder {' or '.join(map(str, folders))}; pictures go in <folder>/train/<class>/ and"
+                " <folder>/test/<class>/"
+            )
+        try:
+            return datasets.ImageFolder(found, self.transform(augment))
+        except FileNotFoundError as error:
+            raise ValueError(f"{found}: {error}") from None
+
+
+@dataclass(frozen=True)
+class TimmDataset(Pictures):
+    """A dataset by timm's name: `hfds/owner/name` (Hugging Face), `torch/cifar10` (torchvision), or a folder's.
+
+    `folder` is timm's root or cache. Datasets that can only be streamed (`wds/…`) have no validation part to hold out,
+    and are refused.
+    """
+
+    name: str
+    num_classes: int
+    folder: str | None = None
+    train_split: str = "train"
+    test_split: str = "validation"
+    download: bool = False
+
+    def load(self) -> Splits:
+        """Open the dataset.
+
+        Raises:
+            ValueError: there is no such dataset or split, or it can only be streamed.
+        """
+        augmented, plain = self._part(self.train_split, True), self._part(self.train_split, False)
+        tested = self._part(self.test_split, False)
+        return self.cut(augmented, plain, tested, targets_of(plain), tuple(map(str, range(self.num_classes))))
+
+    def _part(self, split: str, augment: bool) -> Any:
+        from train.zoo import timm
+
+        try:
+            dataset = timm.data.create_dataset(self.name, root=self.folder, split=split, download=self.download)
+        except Exception as error:  # every reader has errors of its own
+            raise ValueError(f"timm cannot open {self.name!r}, split {split!r}: {str(error)[:300]}") from None
+        if not hasattr(dataset, "__getitem__"):
+            raise ValueError(f"{self.name!r} can only be streamed; a dataset with random access is needed")
+        dataset.transform = self.transform(augment)
+        return dataset
+
+
+def targets_of(dataset: Any) -> Labels:
+    """All labels, from where the dataset keeps them; read one by one where it keeps them nowhere."""
+    reader: Any = getattr(dataset, "reader", None)
+    if hasattr(dataset, "targets"):
+        return np.array(dataset.targets, dtype=np.int64)
+    if hasattr(reader, "samples"):
+        return np.array([label for _, label in reader.samples], dtype=np.int64)
+    if hasattr(reader, "dataset") and hasattr(reader, "label_key"):  # Hugging Face: a column, no picture is opened
+        return np.array(reader.dataset[reader.label_key], dtype=np.int64)
+    return np.array([int(torch.as_tensor(dataset[i][1])) for i in range(len(dataset))], dtype=np.int64)
