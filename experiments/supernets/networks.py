@@ -1,4 +1,4 @@
-"""Two small backbones for 28×28 pictures: ResNet-20-like (He et al., 2016) and MobileNetV2-like (Sandler et al., 2018)."""
+"""Two backbones for 28×28 pictures: ResNet-20-like (He et al., 2016), MobileNetV2-like (Sandler et al., 2018)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import csv
 import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Variant:
     """A way to train: which subnets, what distance to whom, and whether units are sorted before."""
 
     rule: Rule
-    soft: SoftTargets = AdaptiveSoft()
+    soft: SoftTargets = field(default_factory=AdaptiveSoft)
     taught: bool = True
     sort: bool = True
 
