@@ -22,6 +22,7 @@ from train import Progress, Sandwich, Tracker, create
 from train import checkpoint as checkpoints
 from train.backbones import check_classes
 from train.distribution import rank
+from train.pictures import Pictures
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {
@@ -50,6 +51,8 @@ class Job:
         self.stages = [stage for stage in shared if stage in config.stages]
         self.data = build(config.data, "data")
         self.teacher_config: Teacher = build(config.teacher, "teacher")
+        if self.teacher_config.pretrained and isinstance(self.data, Pictures):
+            self.data = self.data.suited(str(config.backbone))
         self.space_config: ofa.SpaceConfig = build(config.space, "space")
         self.supernet_config: SupernetTraining = build(config.supernet, "supernet")
         self.latency_config: LatencyMeasurement = build(config.latency, "latency")

@@ -287,3 +287,14 @@ def test_mixed_labels_are_probabilities_and_repeatable(mixing: Mixing, batch: in
     assert torch.equal(mixed, again) and mixed.shape == images.shape
     assert torch.allclose(soft.sum(1), torch.ones(batch)) and soft.min() >= 0
     assert torch.equal(soft.argmax(1)[-1:], labels[-1:]) or batch % 2 == 0
+
+
+def test_pictures_are_normalised_as_the_pretrained_weights_want_them(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    folder = ImageFolder(str(tmp_path), size=16, validation=0.25, workers=0)
+    assert folder.load().mean == (0.485, 0.456, 0.406)
+    suited = folder.suited("tf_efficientnet_lite0")
+    assert (suited.load().mean, suited.load().std, suited.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    own = replace(folder, mean=(0.1, 0.2, 0.3)).suited("tf_efficientnet_lite0")
+    assert own.load().mean == (0.1, 0.2, 0.3) and own.std == (0.5,) * 3
+    assert folder.suited("package.module.make") == folder

@@ -1,6 +1,7 @@
 """The sandwich rule on a real supernet: what each subnet learns from, and that training resumes exactly."""
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa import SpaceConfig, Supernet
+from train.augmentation import Mixing
 from train.data import Digits
 from train.distillation import AdaptiveSoft, Soft, SoftTargets, cross_entropy
+from train.fitting import Fitting
 from train.lesson import Step
 from train.progress import Progress
 from train.recipe import Recipe
@@ -233,3 +236,17 @@ def test_a_supernet_learns(splits: Splits) -> None:
     after = fit(task, recipe)
     assert after["accuracy"] > before["accuracy"] + 30
     assert after["accuracy_smallest"] > before["accuracy_smallest"] + 20
+
+
+@pytest.mark.parametrize("soft", [Soft(), AdaptiveSoft()], ids=["soft", "adaptive"])
+@pytest.mark.parametrize("external", [False, True], ids=["largest", "teacher"])
+@pytest.mark.parametrize("label_share", [0.0, 0.5])
+def test_mixed_labels_work_with_every_loss(
+    splits: Splits, soft: SoftTargets, external: bool, label_share: float
+) -> None:
+    task = replace(lesson(splits, soft, label_share=label_share), teacher=teacher() if external else None)
+    fitting = Fitting(task, Recipe(batch_size=32, mixing=Mixing(0.4, 1.0)))
+    task.supernet.train()
+    figures = fitting.step(*next(splits.train.ordered(32)))
+    assert all(math.isfinite(value) and value > 0 for value in figures.values())
+    assert fitting.skipped == 0

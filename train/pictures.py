@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,27 +12,46 @@ import torch
 from train.data import Labels, stratified
 from train.splits import LoaderSplit, Splits
 
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
     `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
-    `validation` of the training part are held out of it; `balanced` draws every class equally often.
+    `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
+    `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
     """
 
     size: int = 224
     validation: float = 0.1
     workers: int = 2
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str | None = None
     scale: tuple[float, float] = (0.35, 1.0)
     flip: float = 0.5
     auto_augment: str | None = None
     erase: float = 0.0
     balanced: bool = False
     seed: int = 0
+
+    def suited(self, backbone: str) -> Self:
+        """What is null as timm's pretrained weights of `backbone` want it; unchanged where timm has none."""
+        from train.zoo import timm
+
+        known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+        if known is None:
+            return self
+        wanted = timm.data.resolve_data_config({}, pretrained_cfg=known.to_dict())
+        null = [name for name in ("mean", "std", "interpolation") if getattr(self, name) is None]
+        return replace(self, **{name: wanted[name] for name in null})
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation that pictures are normalised with."""
+        return self.mean or IMAGENET[0], self.std or IMAGENET[1]
 
     def transform(self, augment: bool) -> Any:
         """timm's transform of a PIL picture."""
@@ -41,9 +60,9 @@ class Pictures:
         return timm.data.create_transform(
             (3, self.size, self.size),
             is_training=augment,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
+            interpolation=self.interpolation or "bicubic",
+            mean=self.statistics[0],
+            std=self.statistics[1],
             scale=self.scale,
             hflip=self.flip,
             auto_augment=self.auto_augment,
@@ -60,7 +79,7 @@ class Pictures:
         train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
         validation = LoaderSplit(plain, plain, tuple(held_out.tolist()), self.workers)
         test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
-        return Splits(train, validation, test, classes, 3, self.size, self.mean, self.std)
+        return Splits(train, validation, test, classes, 3, self.size, *self.statistics)
 
 
 @dataclass(frozen=True)
