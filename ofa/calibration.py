@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ofa.slicing import Change, Owners, Plan, installed
+from ofa.slicing import Change, Owners, Plan, find_modules, installed
 from ofa.tracing import evaluating
 
 
@@ -34,12 +34,12 @@ def cumulative_statistics(
             active = tensors.get(prefix + local, buffers[prefix + local])
             statistics[prefix + local] = torch.full_like(active, start)
     changes = [Change(p, a, v) for p in norms for a, v in (("training", True), ("momentum", None))]
-    count = 0
+    count, modules = 0, find_modules(model)
     with evaluating(model), torch.no_grad():
         for batch in batches:
             count += 1
             args, kwargs = as_call(batch)
-            with installed(model, owners, {**tensors, **statistics}, [*plan.changes, *changes], plan.skipped):
+            with installed(modules, owners, {**tensors, **statistics}, [*plan.changes, *changes], plan.skipped):
                 model(*args, **kwargs)
     if not count:
         raise ValueError("calibration needs at least one batch, got none")

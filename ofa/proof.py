@@ -19,7 +19,7 @@ from ofa.attributes import Bindings
 from ofa.depth import Stage
 from ofa.groups import Groups
 from ofa.labels import IntArray
-from ofa.slicing import Slicer, duplicate, find_owners, installed, take
+from ofa.slicing import Slicer, duplicate, find_modules, find_owners, installed, take
 
 TOLERANCE = 1e-4
 ALMOST = 1e-12  # as good as zero, and with a square that is not
@@ -48,7 +48,7 @@ class Proof:
     worst: float = 0.0
 
     def __post_init__(self) -> None:
-        self.owners = find_owners(self.model)
+        self.owners, self.modules = find_owners(self.model), find_modules(self.model)
         self.slicer = Slicer(self.groups, self.vectors)
         self.tensors = dict((*self.model.named_parameters(), *self.model.named_buffers()))
 
@@ -181,7 +181,7 @@ class Proof:
 
     def _sliced(self, sizes: IntArray, skipped: Sequence[str]) -> Any:
         tensors = {name: take(self.tensors[name], i).contiguous() for name, i in self.slicer.indices(sizes).items()}
-        with installed(self.model, self.owners, tensors, self.bindings.changes(sizes), skipped):
+        with installed(self.modules, self.owners, tensors, self.bindings.changes(sizes), skipped):
             return self.model(*self.inputs, **self.kwargs)
 
     def _zeroed(self, sizes: IntArray, skipped: Sequence[str], zero: float) -> Any:
@@ -193,7 +193,7 @@ class Proof:
                     gone = torch.from_numpy(np.flatnonzero(~self.groups.kept(vector, sizes)))
                     tensor.index_fill_(dim, gone.to(tensor.device), zero)
             tensors[name] = tensor
-        with installed(self.model, self.owners, tensors, (), skipped):
+        with installed(self.modules, self.owners, tensors, (), skipped):
             return self.model(*self.inputs, **self.kwargs)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,6 +152,11 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
 Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]
 
 
+def find_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by every name that it has."""
+    return dict(model.named_modules(remove_duplicate=False))
+
+
 def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """For each parameter and buffer, by its first name: every module that holds it, and its name there."""
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
@@ -165,13 +170,13 @@ def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
 
 @contextlib.contextmanager
 def installed(
-    model: nn.Module,
+    modules: Mapping[str, nn.Module],
     owners: Owners,
     tensors: Mapping[str, Tensor],
     changes: Sequence[Change],
     skipped: Sequence[str],
 ) -> Iterator[None]:
-    """For one forward pass, let modules see other tensors and attributes, and skipped blocks be the identity.
+    """For one forward pass, let `modules` see other tensors and attributes, and skipped blocks be the identity.
 
     An entry in a module's `__dict__` hides the parameter of the same name; nothing else of the module changes.
     """
@@ -187,11 +192,10 @@ def installed(
             for module, local in owners[name]:
                 replace(module.__dict__, local, tensor)
         for change in changes:
-            replace(model.get_submodule(change.module).__dict__, change.attribute, change.value)
+            replace(modules[change.module].__dict__, change.attribute, change.value)
         for path in skipped:
             parent, _, child = path.rpartition(".")
-            modules: Any = model.get_submodule(parent)._modules
-            replace(modules, child, nn.Identity())
+            replace(cast(dict[str, Any], modules[parent]._modules), child, nn.Identity())
         yield
     finally:
         for store, name, value in reversed(undo):

@@ -24,7 +24,7 @@ from ofa.persistence import load_supernet, save_supernet
 from ofa.proof import Progress, silent
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
-from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_owners, installed, put, take
+from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_modules, find_owners, installed, put, take
 from ofa.sorting import sort_units
 from ofa.space import Genome, Subnet
 
@@ -58,7 +58,7 @@ class Supernet(nn.Module):
         found = Converter(self.model, args, kwargs, config, progress).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
-        self._owners = find_owners(self.model)
+        self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         self.transforms = KernelTransforms(self._kernels()) if config.kernel_transform else None
@@ -101,7 +101,7 @@ class Supernet(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active subnet: the user's own forward on the slices."""
         tensors = self._tensors()
-        with installed(self.model, self._owners, tensors, self._plan.changes, self._plan.skipped):
+        with installed(self._modules_by_name, self._owners, tensors, self._plan.changes, self._plan.skipped):
             output = self.model(*args, **kwargs)
         if self.training:
             self._write_back(tensors)
