@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
@@ -111,6 +112,20 @@ def run(backbone: str, name: str, seed: int, seconds: float, splits: Splits, fol
     return row
 
 
+def table() -> str:
+    """Mean and standard deviation over the seeds, as Markdown."""
+    rows = list(csv.DictReader(RESULTS.open()))
+    lines = ["| backbone | variant | seeds | steps | smallest | middle | largest | teacher |", "|---" * 8 + "|"]
+    for backbone, name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
+        mine = [row for row in rows if (row["backbone"], row["variant"]) == (backbone, name)]
+        cells = [f"{mean([float(row['steps']) for row in mine]):.0f}"]
+        for size in ("smallest", "middle", "largest", "teacher"):
+            values = [float(row[size]) for row in mine]
+            cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
+        lines.append(f"| {backbone} | {name} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=80, help="of CPU time, for each training")
@@ -135,6 +150,7 @@ def main() -> None:
                         writer.writeheader()
                     writer.writerow(row)
                 print(row, flush=True)
+    print(table())
 
 
 if __name__ == "__main__":
