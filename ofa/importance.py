@@ -1,11 +1,13 @@
 """How much a unit matters: one number per unit of every group, aggregated over all that is coupled.
 
-Sources: L1 (Li et al., 2017), batch-norm scale (Liu et al., 2017), first-order Taylor (Molchanov et al., 2019).
+Sources: L1 (Li et al., 2017), batch-norm scale (Liu et al., 2017), first-order Taylor (Molchanov et al., 2019), Fisher
+(Theis et al., 2018), distance to the geometric median (FPGM, He et al., 2019).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -41,13 +43,55 @@ def taylor(parameter: Tensor, dim: int) -> Tensor | None:
     Raises:
         ValueError: there is no gradient; run a backward pass before.
     """
+    return first_order(parameter, dim).abs()
+
+
+def fisher(parameter: Tensor, dim: int) -> Tensor | None:
+    """Half the square of the sum of weight × gradient: the second-order change, by the empirical Fisher information of
+    what was run backward.
+
+    Raises:
+        ValueError: there is no gradient; run a backward pass before.
+    """
+    return first_order(parameter, dim).square() / 2
+
+
+def first_order(parameter: Tensor, dim: int) -> Tensor:
+    """The sum of weight × gradient of each index."""
     if parameter.grad is None:
-        raise ValueError("taylor importance needs gradients: run a loss backward through the largest subnet first")
+        raise ValueError("this importance needs gradients: run a loss backward through the largest subnet first")
     product = parameter * parameter.grad
-    return (product if parameter.ndim == 1 else product.sum(others(parameter, dim))).abs()
+    return product if parameter.ndim == 1 else product.sum(others(parameter, dim))
 
 
-MEASURES: dict[str, Measure] = {"l1": l1, "l2": l2, "scale": scale, "taylor": taylor}
+def fpgm(parameter: Tensor, dim: int) -> Tensor | None:
+    """Sum of the distances to all other indices' weights: what lies near the geometric median is replaceable."""
+    if parameter.ndim < 2:
+        return None
+    rows = parameter.movedim(dim, 0).flatten(1)
+    return torch.cdist(rows, rows).sum(1)
+
+
+@dataclass(frozen=True)
+class Random:
+    """Scores drawn at random, the baseline; the same for the same seed and shape."""
+
+    seed: int = 0
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor:
+        generator = torch.Generator().manual_seed(hash((self.seed, dim, *parameter.shape)) % 2**63)
+        return torch.rand(parameter.shape[dim], generator=generator)
+
+
+MEASURES: dict[str, Measure] = {
+    "l1": l1,
+    "l2": l2,
+    "scale": scale,
+    "taylor": taylor,
+    "fisher": fisher,
+    "fpgm": fpgm,
+    "random": Random(),
+}
 
 
 def others(parameter: Tensor, dim: int) -> list[int]:

@@ -154,11 +154,12 @@ class Supernet(nn.Module):
     def sort(self, measure: str | Measure = "l1") -> None:
         """Order the units of every group by importance, so that narrower subnets keep the important ones.
 
-        `measure` is l1, l2, scale, taylor (after a backward pass), or a function of a parameter and a dimension. The
+        `measure` is l1, l2, scale, fpgm, random, after a backward pass taylor or fisher, or a function of a parameter
+        and a dimension. The
         largest subnet computes the same function as before; gradients are dropped.
 
         Raises:
-            ValueError: no such measure, or taylor without gradients.
+            ValueError: no such measure, or no gradients where it needs them.
         """
         sort_units(
             self.model, self._groups, self._vectors, importance(self.model, self._groups, self._vectors, measure)
