@@ -8,6 +8,7 @@ from search.evolution import Evolution
 from search.front import Front, Row
 from search.latency import LatencyPredictor, measure_onnx
 from search.objectives import Objective
+from search.one_step import OneStep
 from search.random_search import RandomSearch
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Front",
     "LatencyPredictor",
     "Objective",
+    "OneStep",
     "RandomSearch",
     "Result",
     "Row",

@@ -20,10 +20,10 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
+from search import Archive, Evolution, Front, LatencyPredictor, OneStep, RandomSearch, Result, Search, run
 from search.sampling import spread
 
-ENGINES = [Evolution, RandomSearch]
+ENGINES = [Evolution, OneStep, RandomSearch]
 BOTH = ["accuracy", "macs"]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 
@@ -230,3 +230,16 @@ def test_asking_costs_little_in_a_large_space() -> None:
             search.tell(subnet, {"accuracy": float(sum(subnet.values()))})  # type: ignore[arg-type]
     assert len(search.results) == 500
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("band", [(0.1, 0.12), (0.49, 0.51), (0.9, 0.95)])
+def test_one_step_proposals_are_constructed_inside_the_band(band: tuple[float, float]) -> None:
+    search = OneStep(population=10).start(wide_space(), ["accuracy"], wide_costs, {"macs": list(band)}, seed=3)
+    proposed = search._propose(300)
+    whole = wide_costs(np.full((1, 24), 3))["macs"][0]
+    shares = wide_costs(proposed)["macs"] / whole
+    assert np.mean((shares >= band[0]) & (shares <= band[1])) > 0.75  # as constructed; a step is a percent here
+    assert len(search.problem.repaired(proposed, search.rng)) >= 0.95 * len(proposed)  # as accepted
+    assert len(np.unique(proposed, axis=0)) > 290
+    rejected = wide_costs(np.random.default_rng(0).integers(0, 4, (3000, 24)))["macs"] / whole
+    assert np.mean((rejected >= band[0]) & (rejected <= band[1])) < 0.15  # what drawing and rejecting would accept
