@@ -35,4 +35,7 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
                 module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
                 module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
                 module.weight.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():  # a classifier that begins at zero hides everything
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return model, torch.randn(2, 3, size, size, generator=generator)
