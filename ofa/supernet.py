@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.backbone import check_parameters, unwrapped
 from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
@@ -287,22 +288,3 @@ def detached_slice(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     network's (torch chooses kernels by both), a buffer's view."""
     part = take(tensor.detach(), index)
     return part.contiguous().requires_grad_(tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside `DataParallel` and `DistributedDataParallel`."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a model is a torch.nn.Module, got {type(model).__name__}")
-    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        model = model.module
-    return model
-
-
-def check_parameters(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"parameter {name!r} is lazy: run the model once on the example inputs before converting it"
-            )
-        if parameter.is_meta:
-            raise ValueError(f"parameter {name!r} is on the meta device: materialise the model before converting it")

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from ofa.space import Genome, SearchSpace
+from ofa.space import Genome
 from ofa.targets import towards
-from search.budget import Constraint, Floats
+from search.budget import Floats
 from search.engine import Search
-from search.objectives import Objective
-from search.problem import Costs, Problem
-
-
-@dataclass(frozen=True)
-class OneStep:
-    """Settings of one-step search; `population` is the number of subnets asked for at a time.
-
-    EagleEye rejects what a random draw brings outside the budget; here a target is drawn inside it, and a random subnet
-    brought there by bisection on the exact cost.
-    """
-
-    population: int = 48
-    evaluations: int = 200
-
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> ConstructedSearch:
-        """A running search; raises a ValueError at once if the budget is out of reach."""
-        problem = Problem.parse(space, objectives, costs, constraints)
-        return ConstructedSearch(problem, self.evaluations, self.population, seed)
+from search.random_search import RandomSearch
 
 
 class ConstructedSearch(Search):
@@ -59,3 +34,14 @@ class ConstructedSearch(Search):
 
     def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
         """Proposals do not depend on results; they are ranked at the end."""
+
+
+@dataclass(frozen=True)
+class OneStep(RandomSearch):
+    """Settings of one-step search; `population` is the number of subnets asked for at a time.
+
+    EagleEye rejects what a random draw brings outside the budget; here a target is drawn inside it, and a random subnet
+    brought there by bisection on the exact cost.
+    """
+
+    running: ClassVar[type[Search]] = ConstructedSearch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ofa.space import Genome, SearchSpace
 from search import sampling
@@ -11,26 +12,6 @@ from search.budget import Constraint
 from search.engine import Search
 from search.objectives import Objective
 from search.problem import Costs, Problem
-
-
-@dataclass(frozen=True)
-class RandomSearch:
-    """Settings of random search; `population` is the number of subnets asked for at a time."""
-
-    population: int = 48
-    evaluations: int = 200
-
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> UniformSearch:
-        """A running search; raises a ValueError at once if the budget is out of reach."""
-        problem = Problem.parse(space, objectives, costs, constraints)
-        return UniformSearch(problem, self.evaluations, self.population, seed)
 
 
 class UniformSearch(Search):
@@ -41,3 +22,24 @@ class UniformSearch(Search):
 
     def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
         """Random search learns nothing."""
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Settings of random search; `population` is the number of subnets asked for at a time."""
+
+    population: int = 48
+    evaluations: int = 200
+    running: ClassVar[type[Search]] = UniformSearch
+
+    def start(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective | str],
+        costs: Costs,
+        constraints: Sequence[Constraint] | Mapping[str, object] = (),
+        seed: int = 0,
+    ) -> Search:
+        """A running search; raises a ValueError at once if the budget is out of reach."""
+        problem = Problem.parse(space, objectives, costs, constraints)
+        return self.running(problem, self.evaluations, self.population, seed)

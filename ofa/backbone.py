@@ -1,0 +1,24 @@
+"""The backbone: the network that the user brings, unwrapped and checked before anything is traced."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside `DataParallel` and `DistributedDataParallel`."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a model is a torch.nn.Module, got {type(model).__name__}")
+    while isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        model = model.module
+    return model
+
+
+def check_parameters(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"parameter {name!r} is lazy: run the model once on the example inputs before converting it"
+            )
+        if parameter.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device: materialise the model before converting it")
