@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -61,6 +62,10 @@ def converted(value: Any, hint: Any, path: str) -> Any:
     """`value` as the annotated type; sequences become tuples, nodes with a `_target_` become components."""
     if isinstance(value, Mapping) and "_target_" in value:
         return build(value, path)
+    if isinstance(value, Mapping) and (cls := component(hint)) is not None:
+        if inspect.isabstract(cls):
+            raise ValueError(f"{path} needs a _target_: which {cls.__name__} is meant?")
+        return build({"_target_": f"{cls.__module__}.{cls.__qualname__}", **value}, path)
     if isinstance(value, list):
         inner = (typing.get_args(hint) or (Any,))[0]
         return tuple(converted(v, inner, path) for v in value)
@@ -71,6 +76,13 @@ def converted(value: Any, hint: Any, path: str) -> Any:
         return OmegaConf.merge(OmegaConf.structured(holder), {"value": value}).value
     except OmegaConfBaseException:
         raise ValueError(f"{path} is {described(hint)}, got {value!r}") from None
+
+
+def component(hint: Any) -> type | None:
+    """The class of a component that an annotation names, optional or not; None for anything else."""
+    classes = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type) and a is not type(None)]
+    known = len(classes) == 1 and (dataclasses.is_dataclass(classes[0]) or inspect.isabstract(classes[0]))
+    return classes[0] if known and classes[0].__module__.partition(".")[0] in TRUSTED else None
 
 
 def plain(hint: Any) -> bool:

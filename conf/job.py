@@ -18,11 +18,12 @@ import ofa
 from conf.building import build
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from search import Constraint, Objective
-from train import Progress, Sandwich, Tracker, create
+from train import Sandwich, Tracker, create
 from train import checkpoint as checkpoints
 from train.backbones import check_classes
 from train.distribution import rank
 from train.pictures import Pictures
+from train.progress import Progress
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {

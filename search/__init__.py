@@ -8,7 +8,6 @@ from search.evolution import Evolution
 from search.front import Front, Row
 from search.latency import LatencyPredictor, measure_onnx
 from search.objectives import Objective
-from search.one_step import OneStep
 from search.random_search import RandomSearch
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "Front",
     "LatencyPredictor",
     "Objective",
-    "OneStep",
     "RandomSearch",
     "Result",
     "Row",

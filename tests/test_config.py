@@ -87,3 +87,10 @@ def test_yaml_holds_no_value_that_is_the_default_already() -> None:
         for key, value in node.items():
             if key != "_target_" and isinstance(value, (str, int, float)) and "$" not in str(value):
                 assert getattr(default, key) != value, (group, name, key)
+
+
+def test_a_component_without_a_target_is_that_of_the_annotation() -> None:
+    node = {"_target_": "conf.schema.SupernetTraining", "recipe": {"epochs": 3}}
+    assert build(node, "supernet").recipe.epochs == 3
+    with pytest.raises(ValueError, match=r"supernet.rule.schedule needs a _target_: which Schedule is meant"):
+        build({"_target_": "train.SandwichRule", "schedule": {"stages": 3}}, "supernet.rule")

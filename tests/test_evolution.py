@@ -20,7 +20,8 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from search import Archive, Evolution, Front, LatencyPredictor, OneStep, RandomSearch, Result, Search, run
+from search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
+from search.one_step import OneStep
 from search.sampling import spread
 
 ENGINES = [Evolution, OneStep, RandomSearch]
