@@ -67,8 +67,7 @@ def converted(value: Any, hint: Any, path: str) -> Any:
             raise ValueError(f"{path} needs a _target_: which {cls.__name__} is meant?")
         return build({"_target_": f"{cls.__module__}.{cls.__qualname__}", **value}, path)
     if isinstance(value, list):
-        inner = (typing.get_args(hint) or (Any,))[0]
-        return tuple(converted(v, inner, path) for v in value)
+        return tuple(converted(v, element(hint), path) for v in value)
     if value is None or hint is Any or not plain(hint):
         return value
     holder = dataclasses.make_dataclass("Holder", [("value", hint)])
@@ -76,6 +75,12 @@ def converted(value: Any, hint: Any, path: str) -> Any:
         return OmegaConf.merge(OmegaConf.structured(holder), {"value": value}).value
     except OmegaConfBaseException:
         raise ValueError(f"{path} is {described(hint)}, got {value!r}") from None
+
+
+def element(hint: Any) -> Any:
+    """The type of a sequence's elements, also where it is one of several that are allowed."""
+    tuples = [a for a in typing.get_args(hint) if typing.get_origin(a) is tuple]
+    return (typing.get_args(tuples[0] if tuples else hint) or (Any,))[0]
 
 
 def component(hint: Any) -> type | None:

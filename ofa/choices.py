@@ -16,23 +16,25 @@ from ofa.selection import Selector
 from ofa.space import Choice, SearchSpace
 from ofa.tracing import Trace
 
+FINE = tuple(i / 128 for i in range(1, 129))  # "multiples": at most so many widths of a layer
+
 
 @dataclass(frozen=True)
 class SpaceConfig:
     """What to make elastic.
 
-    `width` are fractions of the units kept, rounded to multiples of `divisor` channels; the full width is always
-    offered. `policy` says which groups offer them: everything, hidden, compound or auto (see `ofa.policies`;
-    `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size, as the centre of the larger one, or with
-    `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage
-    be skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
+    `width` are fractions of the units kept, rounded to multiples of `divisor` channels, or "multiples" for all of
+    these; the full width is always offered. `policy` says which groups offer them: everything, hidden, compound or
+    auto (see `ofa.policies`; `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size, as the centre
+    of the larger one, or with `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage be
+    skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
     (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
     each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which the proof chooses,
     may then be wrong).
     """
 
-    width: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    width: tuple[float, ...] | Literal["multiples"] = (0.25, 0.5, 0.75, 1.0)
     kernel: bool = True
     kernel_transform: bool = False
     depth: bool = True
@@ -45,7 +47,7 @@ class SpaceConfig:
     proof: Literal["off", "quick", "full"] = "full"
 
     def __post_init__(self) -> None:
-        check_ratios("width", self.width)
+        check_ratios("width", self.ratios)
         if self.divisor < 1:
             raise ValueError(f"divisor is at least 1, got {self.divisor}")
         if any(edge < 1 for edge in self.resolution):
@@ -58,6 +60,15 @@ class SpaceConfig:
             if not set(options) <= {"width", "units", "kernel"}:
                 raise ValueError(f"overrides[{glob!r}] may hold width, units and kernel, got {sorted(options)}")
             check_ratios(f"overrides[{glob!r}].width", options.get("width", ()))
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The fractions that `width` stands for."""
+        if isinstance(self.width, str):
+            if self.width != "multiples":
+                raise ValueError(f'width is a list of fractions or "multiples", got {self.width!r}')
+            return FINE
+        return self.width
 
 
 def check_ratios(name: str, ratios: Iterable[float]) -> None:
@@ -103,7 +114,7 @@ def make_offers(
     offers = [Offer(Choice(stage.name, "depth", depth_options(len(stage.blocks))), {}) for stage in open_stages]
     if len(config.resolution) > 1:
         offers.append(Offer(Choice("resolution", "resolution", tuple(sorted(set(config.resolution)))), {}))
-    decisions = POLICIES[config.policy](Network(flow, groups, stages, config.keep_ends), config.width)
+    decisions = POLICIES[config.policy](Network(flow, groups, stages, config.keep_ends), config.ratios)
     for decision in decisions:
         members = [g for g in decision.groups if groups.groups[g].name not in skip]
         offers += width_offer(decision, members, groups, config, open_stages)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ofa.costs import FloatArray
 from ofa.groups import FIXED, Groups
 from ofa.labels import IntArray
+from ofa.slicing import Index, take
 
 Vectors = Mapping[str, Sequence[IntArray | None]]
 Measure = Callable[[Tensor, int], Tensor | None]
@@ -98,8 +99,15 @@ def others(parameter: Tensor, dim: int) -> list[int]:
     return [d for d in range(parameter.ndim) if d != dim]
 
 
-def importance(model: nn.Module, groups: Groups, vectors: Vectors, measure: str | Measure = "l1") -> list[FloatArray]:
-    """For each group its units' importance, shape (units,): the measure, scaled to mean 1 a parameter, summed.
+def importance(
+    model: nn.Module,
+    groups: Groups,
+    vectors: Vectors,
+    measure: str | Measure = "l1",
+    indices: Mapping[str, Sequence[Index]] | None = None,
+) -> list[FloatArray]:
+    """For each group its units' importance, shape (units,): the measure, scaled to mean 1 a parameter, averaged over
+    all that is coupled; so units of different groups compare. `indices` are the parts of parameters that count.
 
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
@@ -108,20 +116,42 @@ def importance(model: nn.Module, groups: Groups, vectors: Vectors, measure: str 
         raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(MEASURES)} or a function")
     function = MEASURES[measure] if isinstance(measure, str) else measure
     scores = [np.zeros(group.units) for group in groups.groups]
+    members = [0] * len(scores)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            for dim, vector in enumerate(vectors[name]):
-                if vector is not None and (groups.group_of[vector] != FIXED).any():
-                    values = function(parameter, dim)
+            index = (indices or {}).get(name, ())
+            part = kept_part(parameter, index)
+            for dim, whole in enumerate(vectors[name]):
+                if whole is not None and (groups.group_of[whole] != FIXED).any():
+                    values = function(part, dim)
                     if values is not None:
-                        collect(scores, groups, vector, values.double().cpu().numpy())
-    return scores
+                        vector = kept_labels(whole, index[dim] if index else None)
+                        collect(scores, members, groups, vector, values.double().cpu().numpy())
+    return [score / max(number, 1) for score, number in zip(scores, members, strict=True)]
 
 
-def collect(scores: Sequence[FloatArray], groups: Groups, vector: IntArray, values: FloatArray) -> None:
-    """Add one parameter's scores to the units that own its indices."""
+def kept_part(parameter: Tensor, index: Sequence[Index]) -> Tensor:
+    """A parameter's part with its gradient's."""
+    part = take(parameter.detach(), index)
+    if parameter.grad is not None:
+        part.grad = take(parameter.grad, index)
+    return part
+
+
+def kept_labels(vector: IntArray, index: Index) -> IntArray:
+    if index is None:
+        return vector
+    return vector[index] if isinstance(index, slice) else vector[index.numpy()]
+
+
+def collect(
+    scores: Sequence[FloatArray], members: list[int], groups: Groups, vector: IntArray, values: FloatArray
+) -> None:
+    """Add one parameter's scores to the units that own its indices, and count it as a member of their groups."""
     values = values / max(float(values.mean()), 1e-12)
     for g in np.unique(groups.group_of[vector]).tolist():
         if g != FIXED:
             mine = groups.group_of[vector] == g
-            np.add.at(scores[g], groups.rank_of[vector[mine]], values[mine])
+            ranks = groups.rank_of[vector[mine]]
+            np.add.at(scores[g], ranks, values[mine] * (len(np.unique(ranks)) / len(ranks)))
+            members[g] += 1

@@ -27,10 +27,15 @@ class KernelTransforms(nn.Module):
             }
         )
 
+    def smaller(self, name: str, index: Sequence[Index]) -> bool:
+        """Whether `index` takes a smaller kernel of a weight whose kernel is transformed."""
+        return name in self.edges and bool(index) and isinstance(index[2], slice)
+
     def part(self, name: str, index: Sequence[Index], slice_of: Callable[[Sequence[Index]], Tensor]) -> Tensor:
         """What `slice_of` gives for `index`, with a smaller kernel transformed step by step."""
-        if name not in self.edges or not index or not isinstance(index[2], slice):
+        if not self.smaller(name, index):
             return slice_of(index)
+        assert isinstance(index[2], slice)
         edge, dims = self.edges[name]
         weight = slice_of([*index[:2], *[None] * dims])  # (out, in, edge, edge)
         for size in range(edge - 2, index[2].stop - index[2].start - 1, -2):

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from ofa.space import Subnet
+from ofa.groups import Groups
+from ofa.slicing import Change, Index, Plan
+from ofa.space import SearchSpace, Subnet
 
 if TYPE_CHECKING:
     from ofa.supernet import Supernet
+
+
+def identity(
+    names: Iterable[str], tensor: Callable[[str], Tensor], groups: Groups, space: SearchSpace
+) -> dict[str, str]:
+    """What makes a network and its space: every tensor's shape, every group's members, every choice."""
+    rows = {f"tensor {name}": str(tuple(tensor(name).shape)) for name in names}
+    rows |= {f"group {g.name}": f"{g.units} units of {sorted({m[0] for m in g.members})}" for g in groups.groups}
+    return rows | {f"choice {c.name}": str(c.options) for c in space.choices}
 
 
 def save_supernet(supernet: Supernet, path: Path) -> None:
@@ -79,3 +91,40 @@ def load_subnet(path: Path, supernet: Supernet | None = None) -> Subnet:
             problem = str(error)
         raise ValueError(f"{path} is of another network ({digest}, here {supernet.digest}): {problem}")
     return subnet
+
+
+def plan_to_json(plan: Plan, facts: Mapping[str, Any]) -> str:
+    """A plan as text, with what else is known: with it a network is made smaller again without being traced."""
+    indices = {name: [written(i) for i in index] for name, index in plan.indices.items()}
+    changes = [[c.module, c.attribute, c.value, isinstance(c.value, tuple)] for c in plan.changes]
+    return json.dumps({"indices": indices, "changes": changes, "skipped": list(plan.skipped), **facts}, indent=1)
+
+
+def written(index: Index) -> Any:
+    """None for everything, [first, last + 1] for a run, {"kept": positions} for others."""
+    if index is None:
+        return None
+    return [index.start, index.stop] if isinstance(index, slice) else {"kept": index.tolist()}
+
+
+def plan_from_json(text: str) -> Plan:
+    """Read what `plan_to_json` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        content = json.loads(text)
+        indices = {name: tuple(restored(i) for i in index) for name, index in content["indices"].items()}
+        rows = [
+            (module, attribute, tuple(v) if is_tuple else v) for module, attribute, v, is_tuple in content["changes"]
+        ]
+        return Plan(indices, tuple(Change(*row) for row in rows), tuple(content["skipped"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"not a plan of a smaller network: {text[:80]!r} ({error!r})") from None
+
+
+def restored(index: Any) -> Index:
+    if index is None:
+        return None
+    return torch.tensor(index["kept"]) if isinstance(index, dict) else slice(int(index[0]), int(index[1]))

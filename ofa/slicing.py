@@ -139,6 +139,20 @@ class Slice(torch.autograd.Function):
         return None, None
 
 
+def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
+    """A parameter's slice with a gradient, a buffer's view."""
+    if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+        return cast(Tensor, Slice.apply(tensor, index))
+    return take(tensor.detach(), index)
+
+
+def detached_slice(tensor: Tensor, index: Sequence[Index]) -> Tensor:
+    """A slice for a pass without gradients: a parameter's as contiguous, and with its `requires_grad`, as the extracted
+    network's (torch chooses kernels by both), a buffer's view."""
+    part = take(tensor.detach(), index)
+    return part.contiguous().requires_grad_(tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
+
+
 def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, also of a model that keeps computed tensors as attributes (the hook of `nn.utils.weight_norm`)."""
     memo = {} if memo is None else memo

@@ -14,21 +14,28 @@ from ofa.importance import Vectors
 from ofa.labels import IntArray
 
 
-def sort_units(model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray]) -> None:
+def sort_units(
+    model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray], sizes: IntArray
+) -> None:
     """Permute every coupled parameter and buffer so that the units of each width group descend in importance.
 
-    Kernels keep their places. The permutation is the same along everything that is coupled, so the network computes the
-    same function.
+    Only the first `sizes`, (groups,), of a group are put in order; kernels keep their places. The permutation is the
+    same along everything that is coupled, so the network computes the same function.
     """
     orders = [
-        np.argsort(-score, kind="stable") if group.kind == "width" else np.arange(group.units)
-        for group, score in zip(groups.groups, scores, strict=True)
+        order(score, int(size)) if group.kind == "width" else np.arange(group.units)
+        for group, score, size in zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True)
     ]
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             for dim, vector in enumerate(vectors[name]):
                 if vector is not None:
                     permute(tensor, dim, source_positions(vector, groups, orders))
+
+
+def order(score: FloatArray, size: int) -> IntArray:
+    """The first `size` units from the most to the least important, then the others as they are."""
+    return np.concatenate([np.argsort(-score[:size], kind="stable"), np.arange(size, len(score))])
 
 
 def source_positions(vector: IntArray, groups: Groups, orders: Sequence[IntArray]) -> IntArray:

@@ -227,6 +227,18 @@ class SearchSpace:
             )
         )
 
+    def upto(self, subnet: Subnet) -> SearchSpace:
+        """The sub-space in which no option is larger than `subnet`'s: what it can still be pruned to."""
+        self.check(subnet)
+        return self.restrict({c.name: c.options[: c.options.index(subnet[c.name]) + 1] for c in self.choices})
+
+    def lifted(self, genomes: Genome, part: SearchSpace) -> Genome:
+        """Genomes of `part`, a restriction of this space, as genomes of this one, shape (..., choices)."""
+        result = genomes.copy()
+        for i, (mine, theirs) in enumerate(zip(self.choices, part.choices, strict=True)):
+            result[..., i] = np.array([mine.options.index(o) for o in theirs.options])[genomes[..., i]]
+        return result
+
     def to_json(self) -> str:
         rows = [
             {

@@ -18,14 +18,27 @@ from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
 from ofa.costs import Cost, CostModel, FloatArray
+from ofa.extraction import aliases, full_size, reduced, write
 from ofa.importance import Measure, importance
 from ofa.kernels import KernelTransforms
 from ofa.labels import IntArray
-from ofa.persistence import load_supernet, save_supernet
+from ofa.persistence import identity, load_supernet, save_supernet
 from ofa.proof import Progress, silent
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
-from ofa.slicing import Index, Plan, Slice, Slicer, duplicate, find_modules, find_owners, installed, put, take
+from ofa.slicing import (
+    Index,
+    Plan,
+    Slicer,
+    detached_slice,
+    duplicate,
+    find_modules,
+    find_owners,
+    installed,
+    put,
+    slice_of,
+    take,
+)
 from ofa.sorting import sort_units
 from ofa.space import Genome, Subnet
 
@@ -119,24 +132,31 @@ class Supernet(nn.Module):
         The statistics of `calibrate` go along when it is the active one.
         """
         subnet = self._active if subnet is None else subnet
-        plan = self.plan(subnet)
-        statistics = self._statistics if subnet == self._active else {}
-        memo: dict[int, Any] = {}
-        for name in self._owners:
-            tensor = self._tensor(name)
-            index = plan.indices.get(name, ())
-            part = statistics[name] if name in statistics else self._part(name, index, partial(take, tensor))
-            part = part.detach().clone()
-            part = part.contiguous() if name in plan.indices else part
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(part, tensor.requires_grad) if is_parameter else part
-        result = duplicate(self.model, memo)
-        for change in plan.changes:
-            setattr(result.get_submodule(change.module), change.attribute, change.value)
-        for path in plan.skipped:
-            parent, _, child = path.rpartition(".")
-            setattr(result.get_submodule(parent), child, nn.Identity())
-        return result
+        plan, statistics = self.plan(subnet), self._statistics if subnet == self._active else {}
+
+        def part(name: str, tensor: Tensor) -> Tensor:
+            kept = self._part(name, plan.indices.get(name, ()), partial(take, tensor))
+            return statistics.get(name, kept)
+
+        return reduced(self.model, plan, part)
+
+    def absorb(self, state: Mapping[str, Tensor]) -> None:
+        """Put the weights of the extracted network, trained meanwhile, into the active subnet's slices.
+
+        Extracting it again gives the same network; the others share what was learned.
+
+        Raises:
+            ValueError: the weights are of another network, or a smaller kernel in it is made by a transform matrix.
+        """
+        transformed = [n for n, i in self._plan.indices.items() if self.transforms and self.transforms.smaller(n, i)]
+        if transformed:
+            raise ValueError(f"{transformed[0]} is a larger kernel times a matrix, which cannot be undone")
+        write(self.model.state_dict(), state, self._plan, aliases(self.model))
+        self.activate(self._active)
+
+    def full_size(self) -> dict[str, Tensor]:
+        """The active subnet's weights in the original network's shapes and names, zeros where something is removed."""
+        return full_size(self.extract().state_dict(), self._plan, self.model)
 
     def calibrate(self, batches: Iterable[Any]) -> None:
         """Give the active subnet batch statistics of its own: the cumulative mean over `batches` (Yu & Huang, 2019).
@@ -153,20 +173,33 @@ class Supernet(nn.Module):
         self._cache = None
 
     def sort(self, measure: str | Measure = "l1") -> None:
-        """Order the units of every group by importance, so that narrower subnets keep the important ones.
+        """Order the active subnet's units of every group by importance, so that narrower ones keep the important ones.
 
         `measure` is l1, l2, scale, fpgm, random, after a backward pass taylor or fisher, or a function of a parameter
-        and a dimension. The
-        largest subnet computes the same function as before; gradients are dropped.
+        and a dimension. The active subnet computes the same function as before; gradients are dropped.
 
         Raises:
             ValueError: no such measure, or no gradients where it needs them.
         """
-        sort_units(
-            self.model, self._groups, self._vectors, importance(self.model, self._groups, self._vectors, measure)
-        )
+        sizes, _ = self._sizes(self.space.encode(self._active))
+        sort_units(self.model, self._groups, self._vectors, self._importance(measure), sizes)
         self.zero_grad()
         self.activate(self._active)
+
+    def importance(self, measure: str | Measure = "l1") -> dict[str, FloatArray]:
+        """The importance of the units of every width choice in the active subnet, about 1 on average, by its name.
+
+        Where several groups follow one choice, their units come one group after the other.
+        """
+        scores = self._importance(measure)
+        return {
+            offer.choice.name: np.concatenate([scores[g] for g in offer.sizes])
+            for offer in self._offers
+            if offer.choice.kind == "width"
+        }
+
+    def _importance(self, measure: str | Measure) -> list[FloatArray]:
+        return importance(self.model, self._groups, self._vectors, measure, self._plan.indices)
 
     # ------------------------------------------------------------ costs
 
@@ -182,8 +215,7 @@ class Supernet(nn.Module):
         (contractions), macs_conv, macs_depthwise, …
         """
         genomes = np.atleast_2d(genomes)
-        sizes, depths = self._sizes(genomes)
-        edges = self._edges(genomes)
+        (sizes, depths), edges = self._sizes(genomes), self._edges(genomes)
         rows: dict[str, FloatArray] = {}
         for edge, model in self._costs.items():
             mine = edges == edge
@@ -219,12 +251,8 @@ class Supernet(nn.Module):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What makes this network and this space: every tensor's shape, every group's members, every choice."""
-        rows = {f"tensor {name}": str(tuple(self._tensor(name).shape)) for name in self._owners}
-        rows |= {
-            f"group {g.name}": f"{g.units} units of {sorted({m[0] for m in g.members})}" for g in self._groups.groups
-        }
-        return rows | {f"choice {c.name}": str(c.options) for c in self.space.choices}
+        """What makes this network and this space, in words."""
+        return identity(self._owners, self._tensor, self._groups, self.space)
 
     @property
     def digest(self) -> str:
@@ -274,17 +302,3 @@ class Supernet(nn.Module):
                 shared, copied = self._tensor(name), any(isinstance(i, Tensor) for i in index)
                 if copied and name not in self._statistics and not isinstance(shared, nn.Parameter):
                     put(shared, index, tensors[name], accumulate=False)
-
-
-def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
-    """A parameter's slice with a gradient, a buffer's view."""
-    if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
-        return cast(Tensor, Slice.apply(tensor, index))
-    return take(tensor.detach(), index)
-
-
-def detached_slice(tensor: Tensor, index: Sequence[Index]) -> Tensor:
-    """A slice for a pass without gradients: a parameter's as contiguous, and with its `requires_grad`, as the extracted
-    network's (torch chooses kernels by both), a buffer's view."""
-    part = take(tensor.detach(), index)
-    return part.contiguous().requires_grad_(tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part

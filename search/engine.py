@@ -89,6 +89,11 @@ class Search(ABC):
         self.problem.gains(known)
         self.results[subnet] = known
 
+    def ranked(self) -> list[Subnet]:
+        """What was told, the best in the first objective first; nothing that is not finite."""
+        gains = {subnet: self.problem.gains(metrics)[0] for subnet, metrics in self.results.items()}
+        return sorted((s for s, gain in gains.items() if np.isfinite(gain)), key=lambda s: -gains[s])
+
     def _close(self) -> None:
         """Hand the batch that was told to the engine, in the order asked."""
         rows = [(genome, self.problem.gains(self.results[subnet])) for subnet, genome in self._asked.items()]

@@ -123,7 +123,7 @@ class Problem:
         if not len(feasible):
             feasible = self.listed
         if not len(feasible):
-            raise ValueError(self._out_of_reach(drawn))
+            raise ValueError(self.out_of_reach(drawn))
         return feasible
 
     def stratified(self, pool: Genome, number: int) -> Genome:
@@ -132,9 +132,10 @@ class Problem:
         kept = dict.fromkeys(int(index) for rows in extremes for index in rows)
         return pool[sampling.spread(np.asarray(self.costs(pool)[self.axis]), number, list(kept))]
 
-    def _out_of_reach(self, genomes: Genome) -> str:
+    def out_of_reach(self, genomes: Genome) -> str:
+        """What is asked, and what the space reaches, as far as `genomes`, (population, choices), tell."""
         asked = " and ".join(str(constraint) for constraint in self.constraints)
-        costs = self.costs(genomes)
+        costs = self.costs(np.concatenate([self._extremes, genomes]))
         ranges = []
         for name in dict.fromkeys(constraint.name for constraint in self.constraints):
             low, high = float(np.min(costs[name])), float(np.max(costs[name]))

@@ -156,14 +156,9 @@ class AttentiveRule(SandwichRule):
 
 def of_random_macs(space: SearchSpace, supernet: Supernet, rng: np.random.Generator, number: int) -> list[Subnet]:
     """`number` random subnets of `space`, a part of the supernet's, near one MACs target, uniform over its range."""
-    whole = supernet.space
-    positions = [
-        [mine.options.index(o) for o in c.options] for mine, c in zip(whole.choices, space.choices, strict=True)
-    ]
 
     def macs(genomes: Genome) -> FloatArray:
-        columns = [np.array(p)[genomes[:, i]] for i, p in enumerate(positions)]
-        return supernet.costs(np.stack(columns, axis=1))["macs"]
+        return supernet.costs(supernet.space.lifted(genomes, space))["macs"]
 
     smallest, largest = macs(np.stack([space.encode(space.smallest), space.encode(space.largest)]))
     target = rng.uniform(smallest, largest)

@@ -1,0 +1,121 @@
+"""Damage curves: what each option costs in quality, and the subnet that meets a budget at the least damage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from ofa.space import Choice, Genome, SearchSpace
+from search.budget import Floats
+from search.objectives import written
+from search.problem import Problem
+
+_UNKNOWN = 1e6  # damage of what lies beyond everything known: only for a budget that needs it
+_TIE = 1e-9  # damage of a whole choice, so that equal curves shrink together instead of all at once
+
+
+@dataclass(frozen=True)
+class Curves:
+    """For every choice of `space` the damage of each option: zero for the largest, and more for a smaller one."""
+
+    space: SearchSpace
+    damages: tuple[Floats, ...]
+
+    @classmethod
+    def through(cls, space: SearchSpace, known: Sequence[Mapping[int, float]]) -> Self:
+        """Monotone curves through what is known of each choice: damage by index of its option.
+
+        Between the points the interpolation keeps their order (PCHIP, Fritsch & Carlson, 1980). A gain is no damage.
+        """
+        damages = []
+        for i, (choice, points) in enumerate(zip(space.choices, known, strict=True)):
+            shares = shares_of(choice)
+            tie = _TIE * (1 + 1e-3 * i) * (1 - shares)
+            damages.append(interpolated(shares, points) + tie)
+        return cls(space, tuple(damages))
+
+    @classmethod
+    def even(cls, space: SearchSpace) -> Self:
+        """Damage is the share removed: every choice shrinks alike."""
+        return cls.through(space, [dict(enumerate((1 - shares_of(c)).tolist())) for c in space.choices])
+
+    @classmethod
+    def ranked(cls, space: SearchSpace, importance: Mapping[str, Floats]) -> Self:
+        """Damage is the importance of the strongest unit removed, in one order of all units of the network.
+
+        `importance` is that of every width choice's units (`Supernet.importance`); other choices stay.
+        """
+        known = []
+        for choice in space.choices:
+            scores = np.sort(importance.get(choice.name, np.zeros(0)))[::-1]
+            kept = np.rint(shares_of(choice) * len(scores)).astype(int)
+            removed = {o: float(scores[n]) for o, n in enumerate(kept.tolist()) if n < len(scores)}
+            known.append({**removed, len(choice.options) - 1: 0.0})
+        return cls.through(space, known)
+
+    def at(self, threshold: float) -> Genome:
+        """The smallest option of each choice whose damage is at most `threshold`, shape (choices,)."""
+        chosen = np.array([int(np.argmax(damage <= threshold)) for damage in self.damages], dtype=np.int64)
+        return self.space.canonical_genomes(chosen)
+
+    def within(self, problem: Problem) -> Genome:
+        """The genome in the budget at the least common threshold, shape (choices,); what that leaves is used up.
+
+        Raises:
+            ValueError: the budget is out of reach; says what the space offers, or the closest that was found.
+        """
+        upper = [replace(c, lower=None) for c in problem.constraints if c.upper is not None]
+        limited = replace(problem, constraints=tuple(upper))
+        thresholds = np.unique(np.concatenate([np.zeros(1), *self.damages]))
+        low, high = 0, len(thresholds) - 1
+        if not fits(limited, self.at(thresholds[high])):
+            raise ValueError(problem.out_of_reach(self.at(thresholds[high])[None]))
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if fits(limited, self.at(thresholds[middle])) else (middle + 1, high)
+        genome = self._filled(self.at(thresholds[low]), limited)
+        if not fits(problem, genome):
+            costs = problem.cost(self.space.decode(genome))
+            closest = " and ".join(f"{c.name} {written(c.name, costs[c.name])}" for c in problem.constraints)
+            raise ValueError(f"{problem.out_of_reach(genome[None])}; the closest found has {closest}")
+        return genome
+
+    def _filled(self, genome: Genome, problem: Problem) -> Genome:
+        """One option after the other grows, the most damaged choice first, as long as one fits."""
+        for _ in range(int(self.space.counts.sum())):
+            open_choices = np.flatnonzero(genome < self.space.counts - 1)
+            grown = np.repeat(genome[None], len(open_choices), axis=0)
+            grown[np.arange(len(open_choices)), open_choices] += 1
+            fitting = np.flatnonzero(problem.violation(grown) == 0) if len(grown) else open_choices
+            if not len(fitting):
+                break
+            damage = [self.damages[c][genome[c]] for c in open_choices[fitting].tolist()]
+            genome = grown[fitting[int(np.argmax(damage))]]
+        return self.space.canonical_genomes(genome)
+
+
+def fits(problem: Problem, genome: Genome) -> bool:
+    return bool(problem.violation(genome[None])[0] == 0)
+
+
+def shares_of(choice: Choice) -> Floats:
+    """Each option as a share of the largest; words by their place."""
+    values = [o if isinstance(o, int) else i + 1 for i, o in enumerate(choice.options)]
+    return np.array(values, dtype=np.float64) / values[-1]
+
+
+def interpolated(shares: Floats, points: Mapping[int, float]) -> Floats:
+    """Damage of every option, never falling as options get smaller; none is known beyond the smallest point."""
+    options = sorted({*points, len(shares) - 1}, reverse=True)
+    damage = np.maximum.accumulate([max(points.get(o, 0.0), 0.0) for o in options])[::-1]
+    known = shares[options][::-1]
+    if len(options) == 1:
+        return np.where(np.arange(len(shares)) < options[0], _UNKNOWN, 0.0)
+    inside = PchipInterpolator(known, damage)(np.maximum(shares, known[0])) if len(options) > 2 else None
+    values = np.interp(shares, known, damage) if inside is None else inside
+    damages: Floats = np.where(shares < known[0], damage[0] + _UNKNOWN, np.maximum(values, 0.0))
+    return damages
