@@ -7,7 +7,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,13 +17,18 @@ from torch import Tensor, nn
 import ofa
 from conf.building import build
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
-from search import Constraint, Objective
+from search import Constraint, LatencyPredictor, Objective
+from search.problem import Costs
 from train import Sandwich, Tracker, create
 from train import checkpoint as checkpoints
 from train.backbones import check_classes
 from train.distribution import rank
 from train.pictures import Pictures
 from train.progress import Progress
+from train.saliency import sort_by
+
+if TYPE_CHECKING:
+    from conf.pruning import Pruning
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {
@@ -31,9 +36,11 @@ DEPENDS = {
     "supernet": ("space", "supernet"),
     "latency": ("latency",),
     "search": ("objectives", "budget", "search", "method"),
+    "prune": ("pruning",),
     "export": ("export",),
 }
 REPEATABLE = ("search", "export")
+NETWORK = "network"  # the kind of a row's file that holds its own weights; other rows share the supernet's
 TRAINED = ("teacher", "supernet")  # by all processes together; the first does the rest
 
 
@@ -58,6 +65,7 @@ class Job:
         self.supernet_config: SupernetTraining = build(config.supernet, "supernet")
         self.latency_config: LatencyMeasurement = build(config.latency, "latency")
         self.engine = build(config.search, "search")
+        self.pruning_config: Pruning = build(config.pruning, "pruning")
         self.export_config: Export = build(config.export, "export")
         self.objectives = Objective.parse(list(config.objectives))
         budget: Any = OmegaConf.to_container(config.budget)
@@ -147,7 +155,7 @@ class Job:
             ValueError: the teacher stage has not been finished, or its file is damaged.
         """
         model = self.backbone()
-        model.load_state_dict(self._weights("teacher"))
+        model.load_state_dict(self.weights("teacher"))
         return model.eval().requires_grad_(False)
 
     def convert(self) -> ofa.Supernet:
@@ -159,13 +167,13 @@ class Job:
         if not len(supernet.space):
             raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
         if self.supernet_config.sort:
-            supernet.sort()
+            sort_by(supernet, self.supernet_config.sort, self.splits)
         return supernet
 
     @cached_property
     def supernet(self) -> ofa.Supernet:
         """The trained supernet."""
-        weights = self._weights("supernet")
+        weights = self.weights("supernet")
         supernet = self.convert()
         supernet.load_state_dict(weights)
         return supernet.eval()
@@ -184,7 +192,33 @@ class Job:
             interference=given.interference,
         )
 
-    def _weights(self, stage: str) -> dict[str, Tensor]:
+    def costs(self, supernet: ofa.Supernet) -> Costs:
+        """Exact costs, with a predicted latency where one is wanted.
+
+        Raises:
+            ValueError: it is wanted, and the latency stage has not been finished.
+        """
+        if "latency_ms" not in [o.name for o in self.objectives] + [c.name for c in self.constraints]:
+            return supernet.costs
+        path = self.folder / "latency.json"
+        if not path.exists():
+            raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
+        return LatencyPredictor.from_json(path.read_text()).attach(supernet.costs)
+
+    def context(self, supernet: ofa.Supernet) -> dict[str, str]:
+        """What scores of subnets hold for: network, weights, data."""
+        return {
+            "network": supernet.digest,
+            "weights": weights_digest(supernet),
+            "data": digest(self.settings("teacher")),
+        }
+
+    def weights(self, stage: str) -> dict[str, Tensor]:
+        """What a stage has trained.
+
+        Raises:
+            ValueError: it has not been finished, or its file is damaged.
+        """
         path = self.folder / f"{stage}.pt"
         if not path.exists():
             raise ValueError(f"{path} is missing: run the stage {stage!r} first (stages=[{stage},…])")
@@ -193,6 +227,14 @@ class Job:
             raise ValueError(f"{path} is no checkpoint of a training; delete it to start over")
         weights: dict[str, Tensor] = state.get("average") or state["model"]
         return weights
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Identifies the values of all parameters and buffers."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
 
 
 def device(name: str) -> torch.device:

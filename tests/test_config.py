@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.building import build
 
 ROOT = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
+GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
 EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
 FOLDER = ["data.folder=/pictures"]
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / group).glob("*.yaml"))]
