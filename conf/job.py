@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import ofa
-from conf.building import build
+from conf.building import build, converted
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from search import Constraint, Objective
 from train import Sandwich, Tracker, create
@@ -64,6 +64,9 @@ class Job:
         self.constraints = Constraint.parse(budget or {})
         self.device = device(config.device)
         torch.set_num_threads(int(config.threads))
+        self.workers: int = converted(config.workers, int, "workers")
+        if not self.workers or self.workers < 1:
+            raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
 
     # ------------------------------------------------------------ bookkeeping
 
@@ -119,6 +122,14 @@ class Job:
     def example(self) -> Tensor:
         example: Tensor = self.splits.example
         return example.to(self.device)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The GPUs that workers take in turn: every one, or the one that `device` names; none where it is a CPU."""
+        if self.device.type != "cuda":
+            return ()
+        named = ":" in str(self.config.device)
+        return (str(self.device),) if named else tuple(f"cuda:{k}" for k in range(torch.cuda.device_count()))
 
     @property
     def picture(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,10 @@ from conf.job import Job, digest, read_json, write_json
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.persistence import save_subnet
 from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
+from search.evaluation import Evaluate, Map
 from search.front import TEACHER
 from search.sampling import skewed, spread
+from search.workers import workers
 from train import Supervised, evaluate, fit
 from train.plan import estimates, known_rules, table
 
@@ -107,9 +110,13 @@ def search_front(job: Job) -> None:
         "weights": weights_digest(supernet),
         "data": digest(job.settings("teacher")),
     }
-    with Archive(job.folder / "archive.sqlite", context) as archive, job.progress("search") as bar:
+    with (
+        Archive(job.folder / "archive.sqlite", context) as archive,
+        job.progress("search") as bar,
+        evaluators(job, lesson.examine) as (examine, map),
+    ):
         bar.expect(engine.evaluations, 0)
-        front = run(engine, lesson.examine, archive, on_result=lambda r: bar.advance(accuracy=r.metrics["accuracy"]))
+        front = run(engine, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
     job.tracker.rewind("search", -1)
     job.tracker.log("search", {"epoch": 0, "evaluated": len(engine.results), "front": len(front.rows)})
     teacher = evaluate(job.teacher, job.splits.validation.ordered(256))
@@ -120,6 +127,13 @@ def search_front(job: Job) -> None:
     job.console.print(
         f"search: {len(engine.results)} subnets evaluated, {len(front.rows)} on the front. {engine.stopped}"
     )
+
+
+def evaluators(job: Job, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:
+    """Who evaluates, and how subnets get there: this process, or `workers` others."""
+    if job.workers == 1:
+        return nullcontext((evaluate, map))
+    return workers(evaluate, job.workers, job.devices, int(job.config.threads))
 
 
 def costs_of(job: Job, supernet: ofa.Supernet) -> Callable[..., Any]:
