@@ -15,10 +15,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import ofa
-from conf.building import build
+from conf.building import build, converted
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
-from search import Constraint, LatencyPredictor, Objective
-from search.problem import Costs
+from search import Constraint, Objective
 from train import Sandwich, Tracker, create
 from train import checkpoint as checkpoints
 from train.backbones import check_classes
@@ -72,6 +71,9 @@ class Job:
         self.constraints = Constraint.parse(budget or {})
         self.device = device(config.device)
         torch.set_num_threads(int(config.threads))
+        self.workers: int = converted(config.workers, int, "workers")
+        if not self.workers or self.workers < 1:
+            raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
 
     # ------------------------------------------------------------ bookkeeping
 
@@ -127,6 +129,14 @@ class Job:
     def example(self) -> Tensor:
         example: Tensor = self.splits.example
         return example.to(self.device)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The GPUs that workers take in turn: every one, or the one that `device` names; none where it is a CPU."""
+        if self.device.type != "cuda":
+            return ()
+        named = ":" in str(self.config.device)
+        return (str(self.device),) if named else tuple(f"cuda:{k}" for k in range(torch.cuda.device_count()))
 
     @property
     def picture(self) -> Tensor:
@@ -192,27 +202,6 @@ class Job:
             interference=given.interference,
         )
 
-    def costs(self, supernet: ofa.Supernet) -> Costs:
-        """Exact costs, with a predicted latency where one is wanted.
-
-        Raises:
-            ValueError: it is wanted, and the latency stage has not been finished.
-        """
-        if "latency_ms" not in [o.name for o in self.objectives] + [c.name for c in self.constraints]:
-            return supernet.costs
-        path = self.folder / "latency.json"
-        if not path.exists():
-            raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
-        return LatencyPredictor.from_json(path.read_text()).attach(supernet.costs)
-
-    def context(self, supernet: ofa.Supernet) -> dict[str, str]:
-        """What scores of subnets hold for: network, weights, data."""
-        return {
-            "network": supernet.digest,
-            "weights": weights_digest(supernet),
-            "data": digest(self.settings("teacher")),
-        }
-
     def weights(self, stage: str) -> dict[str, Tensor]:
         """What a stage has trained.
 
@@ -227,14 +216,6 @@ class Job:
             raise ValueError(f"{path} is no checkpoint of a training; delete it to start over")
         weights: dict[str, Tensor] = state.get("average") or state["model"]
         return weights
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Identifies the values of all parameters and buffers."""
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
 
 
 def device(name: str) -> torch.device:

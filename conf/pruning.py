@@ -16,6 +16,7 @@ from torch import nn
 
 from conf.finetuning import Finetuning, finetune
 from conf.job import NETWORK, Job, read_json, write_json
+from conf.scoring import context_of, costs_of, evaluators
 from ofa.space import Genome, Subnet
 from search import Archive, Constraint, Row, run
 from search.budget import Floats
@@ -117,7 +118,7 @@ class Pruner:
             recalibrate=self.given.recalibrate,
             validation_stride=self.given.validation_stride,
         )
-        self.costs = job.costs(self.supernet)
+        self.costs = costs_of(job, self.supernet)
         self.limits = self._limits()
         self.seen: list[Row] = []
         if self.given.validation_stride > 2:
@@ -245,11 +246,15 @@ class Pruner:
         def costs(genomes: Genome) -> Mapping[str, Floats]:
             return self.costs(whole.lifted(genomes, part))
 
-        context = self.job.context(self.supernet)
+        context = context_of(self.job, self.supernet)
         search: Search = self._engine().start(part, self.job.objectives, costs, limits, int(self.job.config.seed))
-        with Archive(folder / "archive.sqlite", context) as archive, self.job.progress("prune") as bar:
+        with (
+            Archive(folder / "archive.sqlite", context) as archive,
+            self.job.progress("prune") as bar,
+            evaluators(self.job, self.lesson.examine) as (examine, map),
+        ):
             bar.expect(search.evaluations, 0)
-            run(search, self.lesson.examine, archive, on_result=lambda r: bar.advance(accuracy=r.metrics["accuracy"]))
+            run(search, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
         self.job.console.print(f"prune: {len(search.results)} subnets scored. {search.stopped}")
         self.seen += [Row(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
         if isinstance(search, SensitivitySearch):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import ofa
-from conf.job import NETWORK, Job, digest, read_json, weights_digest, write_json
+from conf.job import NETWORK, Job, digest, read_json, write_json
 from conf.pruning import Pruner
+from conf.scoring import context_of, costs_of, evaluators, weights_digest
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.persistence import plan_to_json, save_subnet
 from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
@@ -105,11 +106,15 @@ def search_front(job: Job) -> None:
     """Evaluate proposals on the validation split, each recalibrated and archived → archive.sqlite, search.json."""
     supernet = job.supernet
     lesson = job.lesson(supernet)
-    costs = job.costs(supernet)
+    costs = costs_of(job, supernet)
     engine = job.engine.start(supernet.space, job.objectives, costs, job.constraints, seed=int(job.config.seed))
-    with Archive(job.folder / "archive.sqlite", job.context(supernet)) as archive, job.progress("search") as bar:
+    with (
+        Archive(job.folder / "archive.sqlite", context_of(job, supernet)) as archive,
+        job.progress("search") as bar,
+        evaluators(job, lesson.examine) as (examine, map),
+    ):
         bar.expect(engine.evaluations, 0)
-        front = run(engine, lesson.examine, archive, on_result=lambda r: bar.advance(accuracy=r.metrics["accuracy"]))
+        front = run(engine, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
     job.tracker.rewind("search", -1)
     job.tracker.log("search", {"epoch": 0, "evaluated": len(engine.results), "front": len(front.rows)})
     record(job, supernet, front)
