@@ -39,6 +39,13 @@ DEPENDS = {
     "export": ("export",),
 }
 REPEATABLE = ("search", "export")
+# The first file that each other stage leaves: without it, nothing was made with the settings of an earlier call.
+BEGUN = {
+    "teacher": "teacher.pt",
+    "supernet": "supernet.pt",
+    "latency": "latency.jsonl",
+    "prune": "pruning/01/archive.sqlite",
+}
 NETWORK = "network"  # the kind of a row's file that holds its own weights; other rows share the supernet's
 TRAINED = ("teacher", "supernet")  # by all processes together; the first does the rest
 
@@ -100,7 +107,8 @@ class Job:
         path = self.folder / "settings.json"
         stored = read_json(path) if path.exists() else {}
         now, before = self.settings(stage), stored.get(stage)
-        if before is not None and before != now and stage not in REPEATABLE:
+        begun = stage not in REPEATABLE and (self.folder / BEGUN[stage]).exists()
+        if begun and before is not None and before != now:
             rows = differences(before, now)
             raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
         if self.writes:

@@ -246,7 +246,8 @@ class Pruner:
         def costs(genomes: Genome) -> Mapping[str, Floats]:
             return self.costs(whole.lifted(genomes, part))
 
-        context = context_of(self.job, self.supernet)
+        scoring = f"recalibrate={self.given.recalibrate} validation_stride={self.given.validation_stride}"
+        context = {**context_of(self.job, self.supernet), "scoring": scoring}
         search: Search = self._engine().start(part, self.job.objectives, costs, limits, int(self.job.config.seed))
         with (
             Archive(folder / "archive.sqlite", context) as archive,

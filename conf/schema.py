@@ -25,11 +25,12 @@ class Teacher:
 class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
-    Without a recipe its weights stay as they are. `sort` names the importance by which units are ordered before, or
-    none: l1, l2, scale, taylor, fisher, fpgm, random.
+    Where it is not `trained` its weights stay as they are. `sort` names the importance by which units are ordered
+    before, or none: l1, l2, scale, taylor, fisher, fpgm, random.
     """
 
-    recipe: Recipe | None = field(default_factory=Recipe)
+    trained: bool = True
+    recipe: Recipe = field(default_factory=Recipe)
     rule: Rule = field(default_factory=SandwichRule)
     soft: SoftTargets = field(default_factory=AdaptiveSoft)
     source: Literal["teacher", "largest"] = "teacher"

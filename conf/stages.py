@@ -48,7 +48,7 @@ def train_supernet(job: Job) -> None:
         f"{smallest.params:,} to {largest.params:,} parameters"
     )
     lesson, recipe = job.lesson(supernet), job.supernet_config.recipe
-    if recipe is None:
+    if not job.supernet_config.trained:
         if job.writes:
             checkpoints.save(job.folder / "supernet.pt", {"model": supernet.state_dict()})
         return

@@ -71,8 +71,8 @@ class Study:
     def __init__(self, overrides: Sequence[str]) -> None:
         config = composed(overrides)
         self.given, self.job = list(overrides), Job(config)
-        if self.job.supernet_config.recipe is None:
-            raise ValueError("this supernet is not trained (its recipe is null): there is nothing to tune")
+        if not self.job.supernet_config.trained:
+            raise ValueError("supernet.trained is false: there is no training to tune")
         self.tuning: Tuning = build(config.tuning, "tuning")
         self.overrides = [*overrides, assigned(EPOCHS, self.tuning.epochs, "++")]
         known = tunable(self.job.supernet_config, config.supernet, "supernet")
@@ -144,7 +144,6 @@ class Study:
         job = Job(config)
         job.teacher, job.splits = self.job.teacher, self.job.splits
         recipe = job.supernet_config.recipe
-        assert recipe is not None
 
         def on_epoch(row: dict[str, float]) -> None:
             epoch = int(row["epoch"])

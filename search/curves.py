@@ -79,7 +79,7 @@ class Curves:
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(limited, self.at(thresholds[middle])) else (middle + 1, high)
-        genome = self._exchanged(self._filled(self.at(thresholds[low]), limited), limited)
+        genome = self._refined(self._filled(self.at(thresholds[low]), limited), limited)
         if not fits(problem, genome):
             costs = problem.cost(self.space.decode(genome))
             closest = " and ".join(f"{c.name} {written(c.name, costs[c.name])}" for c in problem.constraints)
@@ -99,23 +99,32 @@ class Curves:
             genome = grown[fitting[int(np.argmax(damage))]]
         return self.space.canonical_genomes(genome)
 
-    def _exchanged(self, genome: Genome, problem: Problem) -> Genome:
-        """Where a hundredth of the budget is left: one choice grows at the price of another, with the least damage.
+    def _refined(self, genome: Genome, problem: Problem) -> Genome:
+        """Where a hundredth of the budget is left over: what uses it up at the least damage.
 
         Widths are coarse in small networks, so that the thresholds alone step over what can be reached.
         """
+        if not problem.constraints or usage(problem, genome[None])[0] >= _USED_UP:
+            return genome
+        every = problem.listed
+        return self._least_damaged(every, usage(problem, every)) if len(every) else self._exchanged(genome, problem)
+
+    def _least_damaged(self, genomes: Genome, usages: Floats) -> Genome:
+        """Of the genomes that use about as much as any does."""
+        enough = genomes[usages >= _USED_UP * usages.max()]
+        best: Genome = enough[int(np.argmin([self._damage(genome) for genome in enough]))]
+        return best
+
+    def _exchanged(self, genome: Genome, problem: Problem) -> Genome:
+        """One choice grows at the price of another, until the budget is used up or nothing comes nearer."""
         for _ in range(_EXCHANGES):
             used = usage(problem, genome[None])[0]
-            if used >= _USED_UP or not problem.constraints:
-                break
             candidates = self._neighbours(genome)
             usages = usage(problem, candidates)
-            better = np.flatnonzero((problem.violation(candidates) == 0) & (usages > used))
-            if not len(better):
+            nearer = (problem.violation(candidates) == 0) & (usages > used)
+            if used >= _USED_UP or not nearer.any():
                 break
-            enough = better[usages[better] >= _USED_UP]
-            damage = [self._damage(candidates[i]) for i in enough]
-            genome = candidates[enough[int(np.argmin(damage))] if len(enough) else better[np.argmax(usages[better])]]
+            genome = self._least_damaged(candidates[nearer], usages[nearer])
         return genome
 
     def _neighbours(self, genome: Genome) -> Genome:

@@ -168,6 +168,11 @@ def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ..
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
 
 
+def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing of mobilenetv3_small_050 is elastic:"):
+        Job(composed(f"run={run}", *TOY, "space.exclude=['*']")).convert()
+
+
 def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     predicted = json.loads((folder / "latency.json").read_text())
