@@ -120,7 +120,7 @@ def plan_from_json(text: str) -> Plan:
             (module, attribute, tuple(v) if is_tuple else v) for module, attribute, v, is_tuple in content["changes"]
         ]
         return Plan(indices, tuple(Change(*row) for row in rows), tuple(content["skipped"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not a plan of a smaller network: {text[:80]!r} ({error!r})") from None
 
 
