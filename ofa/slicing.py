@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
 from ofa.labels import IntArray
+from ofa.sparsity import Pattern
 
 Index = slice | Tensor | None
 
@@ -37,6 +38,11 @@ class Plan:
     changes: tuple[Change, ...] = ()
     skipped: tuple[str, ...] = ()
     zeros: Mapping[str, Zeros] = field(default_factory=dict)
+
+    @property
+    def patterns(self) -> dict[str, Pattern]:
+        """The pattern of each layer that has one, by the layer's name."""
+        return {name.rpartition(".")[0]: zeros.pattern for name, zeros in self.zeros.items()}
 
 
 class Slicer:
