@@ -33,7 +33,11 @@ class ShiftFlip:
             columns = torch.where(mirrored, columns.flip(1), columns)
         picture = torch.arange(batch)[:, None, None]
         moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-        return moved.permute(0, 3, 1, 2).contiguous()  # (batch, channels, height, width)
+        # A copy, since one channel passes for contiguous with the strides of channels last: torch would then choose that
+        # format for the whole network, in which some of its backward passes on a CPU write where they must not.
+        return moved.permute(0, 3, 1, 2).clone(
+            memory_format=torch.contiguous_format
+        )  # (batch, channels, height, width)
 
 
 @dataclass(frozen=True)
