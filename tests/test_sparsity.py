@@ -82,11 +82,22 @@ def test_every_block_has_exactly_n_zeros_and_a_second_mask_is_the_first(
 
 @settings(deadline=None)
 @given(patterns(), weights())
+def test_spared_zeros_make_no_difference_to_what_is_kept(pattern: Pattern, given: tuple[Tensor, int]) -> None:
+    values, dim = given[0], given[1] % given[0].ndim
+    exact, spared = (pattern.mask(values.abs(), dim, spare_zeros=spare) for spare in (False, True))
+    assert torch.equal(values * exact, values * spared)
+    assert bool((spared >= exact).all()) and not bool((spared & ~exact & (values != 0)).any())
+
+
+@settings(deadline=None)
+@given(patterns(), weights())
 def test_the_short_way_on_a_cpu_gives_what_the_others_do(pattern: Pattern, given: tuple[Tensor, int]) -> None:
     weight, dim = given[0], given[1] % given[0].ndim
     scores, count = pattern.blocks(weight.abs(), dim, -math.inf), pattern.block - pattern.zeros
     _, threshold = order_statistics(scores, dim + 1, pattern.zeros)
-    assert torch.equal(largest(scores, dim + 1, count), admitted(scores, threshold, dim + 1, count))
+    for spare in (False, True):
+        short = largest(scores, dim + 1, count, spare)
+        assert torch.equal(short, admitted(scores, threshold, dim + 1, count, spare))
 
 
 @pytest.mark.parametrize("text", ["2:4", "5:7", "12:16"])
