@@ -66,7 +66,7 @@ class Pattern:
             raise TypeError(f"scores are floating-point numbers, got {scores.dtype}")
         dim %= scores.ndim
         with torch.no_grad():
-            kept = largest(self.blocks(scores, dim, -math.inf), dim + 1, self.block - self.zeros, spare_zeros)
+            kept = largest(self.blocks(scores, dim, -math.inf), dim + 1, self.zeros, spare_zeros)
             return kept.flatten(dim, dim + 1).narrow(dim, 0, scores.shape[dim]).to(dtype)
 
     def fits(self, weight: Tensor, dim: int = 1) -> bool:
@@ -84,26 +84,26 @@ class Pattern:
         return blocks
 
 
-def largest(scores: Tensor, dim: int, count: int, spare_zeros: bool = False) -> Tensor:
-    """Ones, in the scores' dtype, for the `count` largest along `dim`, the lower index first among equals; else zeros.
+def largest(scores: Tensor, dim: int, zeros: int, spare_zeros: bool = False) -> Tensor:
+    """Zeros, in the scores' dtype, for the `zeros` smallest along `dim`, of equals those of higher indices; else ones.
 
-    The `count`-th largest is a threshold. Where the next score is below it, that is all.
+    The smallest of the others is a threshold. Where the next score is below it, that is all.
     """
-    lower, threshold = order_statistics(scores, dim, scores.shape[dim] - count)
+    lower, threshold = order_statistics(scores, dim, zeros)
     if not _at_hand(scores):
-        return admitted(scores, threshold, dim, count, spare_zeros)
+        return admitted(scores, threshold, dim, zeros, spare_zeros)
     kept, tied = _ones(torch.ge, scores, threshold), lower == threshold
     tied = (tied & (threshold > 0) if spare_zeros else tied).squeeze(dim)
     if tied.any():
         some, limit = scores.movedim(dim, -1)[tied], threshold.movedim(dim, -1)[tied]
-        kept.movedim(dim, -1)[tied] = admitted(some, limit, 1, count)
+        kept.movedim(dim, -1)[tied] = admitted(some, limit, 1, zeros)
     return kept
 
 
-def admitted(scores: Tensor, threshold: Tensor, dim: int, count: int, spare_zeros: bool = False) -> Tensor:
-    """Ones for the scores above the threshold, and for as many of its equals, from the first on, as make `count`."""
+def admitted(scores: Tensor, threshold: Tensor, dim: int, zeros: int, spare_zeros: bool = False) -> Tensor:
+    """Ones for the scores above the threshold, and for its equals from the first on, until just `zeros` are left."""
     above, equal = _ones(torch.gt, scores, threshold), _ones(torch.eq, scores, threshold)
-    room = count - above.sum(dim, keepdim=True)
+    room = scores.shape[dim] - zeros - above.sum(dim, keepdim=True)
     if spare_zeros:
         room = torch.where(threshold > 0, room, scores.shape[dim])
     return above + equal * (equal.cumsum(dim) <= room)
@@ -155,4 +155,5 @@ def _at_hand(scores: Tensor) -> bool:
 
 
 def _ones(compare: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
-    return compare(a, b, out=torch.empty_like(a))
+    """Ones where it holds, in the numbers' dtype: on a CPU written at once, four times as fast as through booleans."""
+    return compare(a, b, out=torch.empty_like(a)) if _at_hand(a) else compare(a, b).to(a.dtype)
