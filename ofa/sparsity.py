@@ -92,11 +92,13 @@ def largest(scores: Tensor, dim: int, zeros: int, spare_zeros: bool = False) -> 
     lower, threshold = order_statistics(scores, dim, zeros)
     if not _at_hand(scores):
         return admitted(scores, threshold, dim, zeros, spare_zeros)
-    kept, tied = _ones(torch.ge, scores, threshold), lower == threshold
-    tied = (tied & (threshold > 0) if spare_zeros else tied).squeeze(dim)
-    if tied.any():
-        some, limit = scores.movedim(dim, -1)[tied], threshold.movedim(dim, -1)[tied]
-        kept.movedim(dim, -1)[tied] = admitted(some, limit, 1, zeros)
+    kept, tied = _ones(torch.ge, scores, threshold), _ones(torch.eq, lower, threshold)
+    if spare_zeros:
+        tied *= threshold > 0
+    if tied.sum() > 0:
+        where = tied.squeeze(dim) > 0
+        some, limit = scores.movedim(dim, -1)[where], threshold.movedim(dim, -1)[where]
+        kept.movedim(dim, -1)[where] = admitted(some, limit, 1, zeros)
     return kept
 
 
