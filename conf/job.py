@@ -7,7 +7,7 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import ofa
-from conf.building import build
+from conf.building import build, converted
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from search import Constraint, Objective
 from train import Sandwich, Tracker, create
@@ -24,6 +24,10 @@ from train.backbones import check_classes
 from train.distribution import rank
 from train.pictures import Pictures
 from train.progress import Progress
+from train.saliency import sort_by
+
+if TYPE_CHECKING:
+    from conf.pruning import Pruning
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {
@@ -31,9 +35,18 @@ DEPENDS = {
     "supernet": ("space", "supernet"),
     "latency": ("latency",),
     "search": ("objectives", "budget", "search", "method"),
+    "prune": ("pruning",),
     "export": ("export",),
 }
 REPEATABLE = ("search", "export")
+# The first file that each other stage leaves: without it, nothing was made with the settings of an earlier call.
+BEGUN = {
+    "teacher": "teacher.pt",
+    "supernet": "supernet.pt",
+    "latency": "latency.jsonl",
+    "prune": "pruning/01/archive.sqlite",
+}
+NETWORK = "network"  # the kind of a row's file that holds its own weights; other rows share the supernet's
 TRAINED = ("teacher", "supernet")  # by all processes together; the first does the rest
 
 
@@ -58,12 +71,16 @@ class Job:
         self.supernet_config: SupernetTraining = build(config.supernet, "supernet")
         self.latency_config: LatencyMeasurement = build(config.latency, "latency")
         self.engine = build(config.search, "search")
+        self.pruning_config: Pruning = build(config.pruning, "pruning")
         self.export_config: Export = build(config.export, "export")
         self.objectives = Objective.parse(list(config.objectives))
         budget: Any = OmegaConf.to_container(config.budget)
         self.constraints = Constraint.parse(budget or {})
         self.device = device(config.device)
         torch.set_num_threads(int(config.threads))
+        self.workers: int = converted(config.workers, int, "workers")
+        if not self.workers or self.workers < 1:
+            raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
 
     # ------------------------------------------------------------ bookkeeping
 
@@ -90,7 +107,8 @@ class Job:
         path = self.folder / "settings.json"
         stored = read_json(path) if path.exists() else {}
         now, before = self.settings(stage), stored.get(stage)
-        if before is not None and before != now and stage not in REPEATABLE:
+        begun = stage not in REPEATABLE and (self.folder / BEGUN[stage]).exists()
+        if begun and before is not None and before != now:
             rows = differences(before, now)
             raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
         if self.writes:
@@ -121,6 +139,14 @@ class Job:
         return example.to(self.device)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The GPUs that workers take in turn: every one, or the one that `device` names; none where it is a CPU."""
+        if self.device.type != "cuda":
+            return ()
+        named = ":" in str(self.config.device)
+        return (str(self.device),) if named else tuple(f"cuda:{k}" for k in range(torch.cuda.device_count()))
+
+    @property
     def picture(self) -> Tensor:
         """A real picture of the validation split, as a batch of one."""
         images, _ = next(iter(self.splits.validation.ordered(1)))
@@ -147,7 +173,7 @@ class Job:
             ValueError: the teacher stage has not been finished, or its file is damaged.
         """
         model = self.backbone()
-        model.load_state_dict(self._weights("teacher"))
+        model.load_state_dict(self.weights("teacher"))
         return model.eval().requires_grad_(False)
 
     def convert(self) -> ofa.Supernet:
@@ -159,13 +185,13 @@ class Job:
         if not len(supernet.space):
             raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
         if self.supernet_config.sort:
-            supernet.sort()
+            sort_by(supernet, self.supernet_config.sort, self.splits)
         return supernet
 
     @cached_property
     def supernet(self) -> ofa.Supernet:
         """The trained supernet."""
-        weights = self._weights("supernet")
+        weights = self.weights("supernet")
         supernet = self.convert()
         supernet.load_state_dict(weights)
         return supernet.eval()
@@ -184,7 +210,12 @@ class Job:
             interference=given.interference,
         )
 
-    def _weights(self, stage: str) -> dict[str, Tensor]:
+    def weights(self, stage: str) -> dict[str, Tensor]:
+        """What a stage has trained.
+
+        Raises:
+            ValueError: it has not been finished, or its file is damaged.
+        """
         path = self.folder / f"{stage}.pt"
         if not path.exists():
             raise ValueError(f"{path} is missing: run the stage {stage!r} first (stages=[{stage},…])")

@@ -99,7 +99,7 @@ def complete(job: Job, stage: str) -> None:
 def relaxed(argument: str) -> str:
     """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
     key, equals, _ = argument.partition("=")
-    groups = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking", "tuning")
+    groups = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking", "tuning")
     nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
     return f"++{argument}" if nested else argument
 

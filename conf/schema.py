@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ofa.importance import MEASURES
 from train import Recipe, SandwichRule
 from train.distillation import AdaptiveSoft, SoftTargets
 from train.rules import Rule
@@ -22,13 +23,18 @@ class Teacher:
 
 @dataclass(frozen=True)
 class SupernetTraining:
-    """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet."""
+    """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
+    Where it is not `trained` its weights stay as they are. `sort` names the importance by which units are ordered
+    before, or none: l1, l2, scale, taylor, fisher, fpgm, random.
+    """
+
+    trained: bool = True
     recipe: Recipe = field(default_factory=Recipe)
     rule: Rule = field(default_factory=SandwichRule)
     soft: SoftTargets = field(default_factory=AdaptiveSoft)
     source: Literal["teacher", "largest"] = "teacher"
-    sort: bool = True
+    sort: str | None = "l1"
     calibration_batches: int = 8
     calibration_batch: int = 64
     interference: bool = False
@@ -36,6 +42,8 @@ class SupernetTraining:
     def __post_init__(self) -> None:
         if self.source not in ("teacher", "largest"):
             raise ValueError(f"source is teacher or largest, got {self.source!r}")
+        if self.sort is not None and self.sort not in MEASURES:
+            raise ValueError(f"sort is one of {', '.join(MEASURES)} or null, got {self.sort!r}")
         if self.calibration_batches < 1 or self.calibration_batch < 2:
             raise ValueError("calibration needs at least 1 batch of at least 2 pictures")
 

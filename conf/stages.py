@@ -15,13 +15,16 @@ import torch
 from torch import Tensor, nn
 
 import ofa
-from conf.job import Job, digest, read_json, write_json
+from conf.job import NETWORK, Job, digest, read_json, write_json
+from conf.pruning import Pruner
+from conf.scoring import context_of, costs_of, evaluators, weights_digest
 from ofa.export import export_onnx, export_program, save_weights
-from ofa.persistence import save_subnet
+from ofa.persistence import plan_to_json, save_subnet
 from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
 from search.front import TEACHER
 from search.sampling import skewed, spread
 from train import Supervised, evaluate, fit
+from train import checkpoint as checkpoints
 from train.plan import estimates, known_rules, table
 
 
@@ -45,6 +48,10 @@ def train_supernet(job: Job) -> None:
         f"{smallest.params:,} to {largest.params:,} parameters"
     )
     lesson, recipe = job.lesson(supernet), job.supernet_config.recipe
+    if not job.supernet_config.trained:
+        if job.writes:
+            checkpoints.save(job.folder / "supernet.pt", {"model": supernet.state_dict()})
+        return
     if not (job.folder / "supernet.pt").exists():
         rows = estimates(lesson, recipe, known_rules(lesson.rule))
         job.console.print(table(rows, recipe.epochs))
@@ -99,37 +106,38 @@ def search_front(job: Job) -> None:
     """Evaluate proposals on the validation split, each recalibrated and archived → archive.sqlite, search.json."""
     supernet = job.supernet
     lesson = job.lesson(supernet)
-    engine = job.engine.start(
-        supernet.space, job.objectives, costs_of(job, supernet), job.constraints, seed=int(job.config.seed)
-    )
-    context = {
-        "network": supernet.digest,
-        "weights": weights_digest(supernet),
-        "data": digest(job.settings("teacher")),
-    }
-    with Archive(job.folder / "archive.sqlite", context) as archive, job.progress("search") as bar:
+    costs = costs_of(job, supernet)
+    engine = job.engine.start(supernet.space, job.objectives, costs, job.constraints, seed=int(job.config.seed))
+    with (
+        Archive(job.folder / "archive.sqlite", context_of(job, supernet)) as archive,
+        job.progress("search") as bar,
+        evaluators(job, lesson.examine) as (examine, map),
+    ):
         bar.expect(engine.evaluations, 0)
-        front = run(engine, lesson.examine, archive, on_result=lambda r: bar.advance(accuracy=r.metrics["accuracy"]))
+        front = run(engine, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
     job.tracker.rewind("search", -1)
     job.tracker.log("search", {"epoch": 0, "evaluated": len(engine.results), "front": len(front.rows)})
-    teacher = evaluate(job.teacher, job.splits.validation.ordered(256))
-    rows = Front(front.rows, front.objectives, teacher_row(job, supernet, teacher), front.evaluated)
-    write_json(
-        job.folder / "search.json", {"front": rows.to_json(), "evaluated": [r.to_json() for r in rows.evaluated]}
-    )
+    record(job, supernet, front)
     job.console.print(
         f"search: {len(engine.results)} subnets evaluated, {len(front.rows)} on the front. {engine.stopped}"
     )
 
 
-def costs_of(job: Job, supernet: ofa.Supernet) -> Callable[..., Any]:
-    """Exact costs, with a predicted latency where one is wanted."""
-    if "latency_ms" not in [o.name for o in job.objectives] + [c.name for c in job.constraints]:
-        return supernet.costs
-    path = job.folder / "latency.json"
-    if not path.exists():
-        raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
-    return LatencyPredictor.from_json(path.read_text()).attach(supernet.costs)
+def prune(job: Job) -> None:
+    """Prune step by step, each finetuned → pruning/<step>/, search.json."""
+    pruner = Pruner(job)
+    rows = [step.to_row() for step in pruner.run() if step.accepted]
+    cheapest_first = tuple(sorted(rows, key=lambda row: row.metrics["macs"]))
+    record(job, pruner.supernet, Front(cheapest_first, job.objectives, evaluated=(*pruner.seen, *rows)))
+
+
+def record(job: Job, supernet: ofa.Supernet, front: Front) -> None:
+    """Leave a front for the export, with the whole network beside it."""
+    teacher = evaluate(job.teacher, job.splits.validation.ordered(256))
+    rows = replace(front, teacher=teacher_row(job, supernet, teacher))
+    write_json(
+        job.folder / "search.json", {"front": rows.to_json(), "evaluated": [r.to_json() for r in rows.evaluated]}
+    )
 
 
 def teacher_row(job: Job, supernet: ofa.Supernet, metrics: Mapping[str, float]) -> Row:
@@ -164,7 +172,7 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     """One network in a folder of its own; `subnet.json` is written last and says that the folder is whole."""
     folder = job.folder / "subnets" / row.name
     facts = folder / "subnet.json"
-    key = digest([row.to_json()["subnet"], weights_digest(supernet), job.settings("latency"), job.settings("export")])
+    key = digest([row.to_json(), weights_digest(supernet), job.settings("latency"), job.settings("export")])
     if facts.exists() and (stored := read_json(facts)).get("key") == key:
         return Row.from_json(stored["row"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,8 +180,10 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     fitted = partial(supernet.resize, subnet=row.subnet or supernet.space.largest)
     test = evaluate(net, ((fitted(images), labels) for images, labels in job.splits.test.ordered(256)))
     example = fitted(job.example)
-    files = {"weights": "weights.safetensors", "onnx": "model.onnx", "subnet": "subnet.json"}
+    files = {"weights": "weights.safetensors", "plan": "plan.json", "onnx": "model.onnx", "subnet": "subnet.json"}
+    subnet = row.subnet or supernet.space.largest
     save_weights(net, folder / files["weights"])
+    (folder / files["plan"]).write_text(plan_to_json(supernet.plan(subnet), {"backbone": str(job.config.backbone)}))
     export_onnx(net, example, folder / files["onnx"])
     difference = onnx_difference(net, folder / files["onnx"], fitted(job.picture), job.export_config.tolerance)
     if job.export_config.program:
@@ -191,17 +201,19 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     relative = {kind: f"subnets/{row.name}/{name}" for kind, name in files.items()}
     result = Row(row.name, row.subnet, metrics, relative)
     unfinished = folder / ".subnet.json.partial"
-    save_subnet(
-        row.subnet or supernet.space.largest, supernet.digest, {"row": result.to_json(), "key": key}, unfinished
-    )
+    save_subnet(subnet, supernet.digest, {"row": result.to_json(), "key": key}, unfinished)
     unfinished.replace(facts)
     return result
 
 
 def extracted(job: Job, supernet: ofa.Supernet, row: Row) -> nn.Module:
-    """The teacher itself, or a subnet with batch statistics of its own."""
+    """The teacher itself, or a subnet with weights of its own, or with batch statistics of its own."""
     if row.subnet is None:
         return job.teacher
+    if NETWORK in row.files:
+        net = supernet.extract(row.subnet).eval()
+        net.load_state_dict(checkpoints.load(job.folder / row.files[NETWORK])["model"])
+        return net
     supernet.activate(row.subnet)
     supernet.calibrate(map(supernet.resize, job.lesson(supernet).calibration))
     return supernet.extract().eval()
@@ -225,16 +237,6 @@ def onnx_difference(net: nn.Module, path: Path, picture: Tensor, tolerance: floa
     return difference
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Identifies the values of all parameters and buffers."""
-    import hashlib
-
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
-
-
 def read_lines(path: Path) -> list[Any]:
     """The rows of a JSON-lines file; a line that a kill cut off is dropped."""
     rows = []
@@ -252,5 +254,6 @@ STAGES: dict[str, Callable[[Job], None]] = {
     "supernet": train_supernet,
     "latency": measure_latency,
     "search": search_front,
+    "prune": prune,
     "export": export_front,
 }

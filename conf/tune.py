@@ -8,7 +8,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,14 +15,13 @@ import optuna
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from conf.building import build
-from conf.job import Job, differences, flat
+from conf.job import Job, flat
+from conf.journal import opened
 from conf.program import complaints, complete, prepare
 from conf.tuning import Dimension, Tuning, tunable
 from train import fit
@@ -73,6 +71,8 @@ class Study:
     def __init__(self, overrides: Sequence[str]) -> None:
         config = composed(overrides)
         self.given, self.job = list(overrides), Job(config)
+        if not self.job.supernet_config.trained:
+            raise ValueError("supernet.trained is false: there is no training to tune")
         self.tuning: Tuning = build(config.tuning, "tuning")
         self.overrides = [*overrides, assigned(EPOCHS, self.tuning.epochs, "++")]
         known = tunable(self.job.supernet_config, config.supernet, "supernet")
@@ -82,7 +82,7 @@ class Study:
             raise ValueError("tuning.space names no setting to tune")
         self.space = {key: d.distribution(whole=known[key][1] is int) for key, d in dimensions.items()}
         self.start = {key: known[key][0] for key, d in dimensions.items() if known[key][0] in d}
-        self.study = opened(self.job.folder / JOURNAL, self._settings(dimensions))
+        self.study = opened(self.job.folder / JOURNAL, NAME, self._settings(dimensions))
         self.study.pruner = self.tuning.pruning()
 
     def _dimension(self, key: str, node: Any, known: Mapping[str, Any]) -> Dimension:
@@ -221,39 +221,6 @@ def line(trial: Any) -> str:
     end = "pruned" if trial.state == TrialState.PRUNED else "done"
     reached = "" if trial.value is None else f" at {trial.value:.2f} %"
     return f"trial {trial.number}: {end}{reached} ({settings})" + (f"; {collapse}" if collapse else "")
-
-
-def opened(path: Path, settings: dict[str, Any]) -> Any:
-    """The study in a journal, a new one if there is none; trials that a crash left running have failed.
-
-    Raises:
-        ValueError: the study was made with other settings, or its journal is damaged.
-    """
-    path = path.resolve()  # optuna waits for ever at a lock that a crash left beside a relative path
-    mend(path)
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize", load_if_exists=True)
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to start over") from None
-    before = study.user_attrs.get("settings", settings)
-    if before != settings:
-        rows = differences(before, settings)
-        raise ValueError(f"{path} holds a study made with other settings ({rows}); choose another run=…")
-    study.set_user_attr("settings", settings)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
-
-
-def mend(path: Path) -> None:
-    """Cut off a last line that a crash left unfinished; optuna would append to it, and then read nothing any more."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    if not content.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)
 
 
 if __name__ == "__main__":

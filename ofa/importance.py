@@ -94,6 +94,8 @@ MEASURES: dict[str, Measure] = {
     "random": Random(),
 }
 
+FIRST_ORDER = ("taylor", "fisher")  # these need gradients
+
 
 def others(parameter: Tensor, dim: int) -> list[int]:
     return [d for d in range(parameter.ndim) if d != dim]

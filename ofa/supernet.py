@@ -282,6 +282,10 @@ class Supernet(nn.Module):
 
     # ------------------------------------------------------------ slices
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle is whole, but for the remembered slices."""
+        return {**self.__dict__, "_cache": None}
+
     def _tensor(self, name: str) -> Tensor:
         module, local = self._owners[name][0]
         found = module._parameters.get(local)

@@ -16,6 +16,8 @@ from search.problem import Problem
 
 _UNKNOWN = 1e6  # damage of what lies beyond everything known: only for a budget that needs it
 _TIE = 1e-9  # damage of a whole choice, so that equal curves shrink together instead of all at once
+_USED_UP = 0.99  # of a budget
+_EXCHANGES = 16  # rounds of them
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Curves:
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(limited, self.at(thresholds[middle])) else (middle + 1, high)
-        genome = self._filled(self.at(thresholds[low]), limited)
+        genome = self._refined(self._filled(self.at(thresholds[low]), limited), limited)
         if not fits(problem, genome):
             costs = problem.cost(self.space.decode(genome))
             closest = " and ".join(f"{c.name} {written(c.name, costs[c.name])}" for c in problem.constraints)
@@ -96,6 +98,57 @@ class Curves:
             damage = [self.damages[c][genome[c]] for c in open_choices[fitting].tolist()]
             genome = grown[fitting[int(np.argmax(damage))]]
         return self.space.canonical_genomes(genome)
+
+    def _refined(self, genome: Genome, problem: Problem) -> Genome:
+        """Where a hundredth of the budget is left over: what uses it up at the least damage.
+
+        Widths are coarse in small networks, so that the thresholds alone step over what can be reached.
+        """
+        if not problem.constraints or usage(problem, genome[None])[0] >= _USED_UP:
+            return genome
+        every = problem.listed
+        return self._least_damaged(every, usage(problem, every)) if len(every) else self._exchanged(genome, problem)
+
+    def _least_damaged(self, genomes: Genome, usages: Floats) -> Genome:
+        """Of the genomes that use about as much as any does."""
+        enough = genomes[usages >= _USED_UP * usages.max()]
+        best: Genome = enough[int(np.argmin([self._damage(genome) for genome in enough]))]
+        return best
+
+    def _exchanged(self, genome: Genome, problem: Problem) -> Genome:
+        """One choice grows at the price of another, until the budget is used up or nothing comes nearer."""
+        for _ in range(_EXCHANGES):
+            used = usage(problem, genome[None])[0]
+            candidates = self._neighbours(genome)
+            usages = usage(problem, candidates)
+            nearer = (problem.violation(candidates) == 0) & (usages > used)
+            if used >= _USED_UP or not nearer.any():
+                break
+            genome = self._least_damaged(candidates[nearer], usages[nearer])
+        return genome
+
+    def _neighbours(self, genome: Genome) -> Genome:
+        """Genomes in which one choice has one or two options more and another one up to three less."""
+        n = len(genome)
+        steps = [(i, a, j, b) for i in range(n) for a in (1, 2) for j in range(n) if i != j for b in (1, 2, 3)]
+        rows = np.repeat(genome[None], len(steps), axis=0)
+        for row, (i, a, j, b) in zip(rows, steps, strict=True):
+            row[i] += a
+            row[j] -= b
+        inside = ((rows >= 0) & (rows < self.space.counts)).all(axis=1)
+        return self.space.canonical_genomes(rows[inside])
+
+    def _damage(self, genome: Genome) -> float:
+        return float(sum(damage[option] for damage, option in zip(self.damages, genome.tolist(), strict=True)))
+
+
+def usage(problem: Problem, genomes: Genome) -> Floats:
+    """The largest share of a limit that is used, (population,)."""
+    if not len(genomes) or not problem.constraints:
+        return np.zeros(len(genomes))
+    costs = problem.costs(genomes)
+    used: Floats = np.max([np.asarray(costs[c.name]) / c.range[1] for c in problem.constraints], axis=0)
+    return used
 
 
 def fits(problem: Problem, genome: Genome) -> bool:

@@ -15,7 +15,8 @@ from search.engine import Search
 from search.front import Front, Row
 
 Evaluate = Callable[[Subnet], Mapping[str, float]]
-Map = Callable[[Callable[[Subnet], Record], list[Subnet]], Iterable[Record]]
+Evaluated = tuple[Subnet, Record]
+Map = Callable[[Callable[[Subnet], Evaluated], list[Subnet]], Iterable[Evaluated]]
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,21 @@ def run(
 ) -> Front:
     """Search to the end and return the front; a killed run resumes by the same call on the same archive.
 
-    `map(function, subnets)` yields results in the order of `subnets`: `executor.map`, `pool.imap`, … run them
-    in parallel. Each is archived as it is yielded; a map that waits for a whole batch risks the whole batch.
+    `map(function, subnets)` yields results in any order: that of `workers`, `executor.map`, … run them in parallel.
+    Each is archived as it is yielded, and told in the order asked; a map that waits for a whole batch risks the batch.
     """
     while batch := search.ask():
-        records = iter(map(partial(_timed, evaluate), [subnet for subnet in batch if subnet not in archive]))
+        known = {subnet for subnet in batch if subnet in archive}
+        evaluated = iter(map(partial(_timed, evaluate), [subnet for subnet in batch if subnet not in known]))
         for subnet in batch:
-            known = subnet in archive
-            record = archive.record(subnet) if known else next(records)
-            if not known:
-                archive.add(subnet, record.metrics, record.seconds)
+            while subnet not in archive:
+                found, record = next(evaluated)
+                archive.add(found, record.metrics, record.seconds)
+            record = archive.record(subnet)
             search.tell(subnet, record.metrics)
             if on_result is not None:
-                done = len(search.results)
-                on_result(Result(subnet, search.results[subnet], record.seconds, known, done, search.evaluations))
+                metrics, done = search.results[subnet], len(search.results)
+                on_result(Result(subnet, metrics, record.seconds, subnet in known, done, search.evaluations))
     return front(search)
 
 
@@ -64,7 +66,7 @@ def front(search: Search, teacher: Row | None = None) -> Front:
     return Front.of(rows, search.problem.objectives, teacher)
 
 
-def _timed(evaluate: Evaluate, subnet: Subnet) -> Record:
+def _timed(evaluate: Evaluate, subnet: Subnet) -> Evaluated:
     start = time.perf_counter()
     metrics = evaluate(subnet)
-    return Record(metrics, time.perf_counter() - start)
+    return subnet, Record(metrics, time.perf_counter() - start)

@@ -1,9 +1,9 @@
-"""The picture of a front."""
+"""Pictures: a front, and curves of sensitivity."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,3 +77,26 @@ def _dress(axes: Any, across: str, up: str) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="best", labelcolor=_TEXT)
     axes.margins(x=0.04, y=0.08)
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -> Path:
+    """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones are named.
+
+    `rows` is what `SensitivitySearch.to_json` gives.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
+    axes: Any = figure.add_subplot()
+    worst = sorted(rows, key=lambda row: -max(point["damage"] for point in row["points"]))
+    for i, row in enumerate(worst):
+        shares = [100 * point["share"] for point in row["points"]]
+        damages = [100 * point["damage"] for point in row["points"]]
+        style: dict[str, Any] = (
+            {"label": row["choice"], "linewidth": 1.6} if i < most else {"color": _LINE, "zorder": 1}
+        )
+        axes.plot(shares, damages, marker="o", markersize=3, **style)
+    _dress(axes, "Units kept (%)", "Score lost (%)")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,17 @@ class SensitivitySearch(Search):
     def ranked(self) -> list[Subnet]:
         """The subnet that the curves led to, once it was told."""
         return [] if self._led_to is None or self._led_to not in self.results else [self._led_to]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """For each choice the options that were scored, as shares of the largest, and their relative damage."""
+        rows = []
+        for choice, points in zip(self.problem.space.choices, self.known, strict=True):
+            shares = shares_of(choice)
+            scored = [
+                {"option": choice.options[o], "share": float(shares[o]), "damage": points[o]} for o in sorted(points)
+            ]
+            rows.append({"choice": choice.name, "points": scored})
+        return rows
 
     def _fresh(self, number: int) -> list[Genome]:
         if self._score(self.base) is None:

@@ -12,9 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from conf.building import build
+from train import FashionMNIST
 
 ROOT = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "export", "tracking")
+GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
 EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
 FOLDER = ["data.folder=/pictures"]
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / group).glob("*.yaml"))]
@@ -52,6 +53,16 @@ def test_values_below_a_group_need_no_plus() -> None:
     assert build(config.teacher, "teacher").recipe.warmup == 0.2
 
 
+@pytest.mark.parametrize("supernet", ["sandwich", "uniform", "progressive_shrinking"])
+def test_a_large_data_set_says_how_long_to_train_and_the_command_line_wins(supernet: str) -> None:
+    config = composed("teacher.recipe.epochs=7", f"supernet={supernet}", "data.size=28", "data=fashion_mnist")
+    data, teacher, training = (build(config[name], name) for name in ("data", "teacher", "supernet"))
+    assert data == FashionMNIST(size=28)
+    assert (teacher.recipe.epochs, teacher.recipe.batch_size) == (7, 64)
+    assert training.recipe.epochs < 10 < build(composed().supernet, "supernet").recipe.epochs
+    assert build(composed("data=fashion_mnist", "experiment=demo").supernet, "supernet").recipe.epochs == 36
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -81,6 +92,7 @@ def test_a_misspelt_key_at_the_top_is_refused() -> None:
 def test_yaml_holds_no_value_that_is_the_default_already() -> None:
     for group, name in OPTIONS:
         node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / group / f"{name}.yaml"))
+        node = node.get(group, node)
         if "_target_" not in node or name in ("image_folder", "cifar10", "cifar100", "timm"):
             continue
         default = build({"_target_": node["_target_"]}, group)

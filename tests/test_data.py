@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shard_files import write_shard, write_shards
 from torch import Tensor
 from torchvision import datasets
 
@@ -62,7 +63,12 @@ def image_folder(folder: Path) -> Splits:
     return ImageFolder(str(folder), size=16, validation=0.25, workers=0).load()
 
 
-@pytest.fixture(params=[digits, fashion_mnist, image_folder], ids=lambda make: make.__name__)
+def shards(folder: Path) -> Splits:
+    write_shards(folder)
+    return TimmDataset("wds/digits", 10, str(folder), size=16, validation=0.25, workers=0).load()
+
+
+@pytest.fixture(params=[digits, fashion_mnist, image_folder, shards], ids=lambda make: make.__name__)
 def splits(request: pytest.FixtureRequest, tmp_path: Path) -> Splits:
     make: Callable[[Path], Splits] = request.param
     return make(tmp_path)
@@ -100,6 +106,11 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(splits: Splits) -> None:
     assert equal(first, list(splits.train.shuffled(6, seed=1, epoch=2)))
     for other in splits.train.shuffled(6, 1, 3), splits.train.shuffled(6, 2, 2):
         assert not equal(first, list(other))
+
+
+def test_an_epoch_goes_on_in_its_middle(splits: Splits) -> None:
+    whole = list(splits.train.shuffled(6, seed=1, epoch=2))
+    assert equal(whole[2:], list(splits.train.shuffled(6, seed=1, epoch=2, start=2)))
 
 
 def test_batches_leave_the_global_generators_alone(splits: Splits) -> None:
@@ -245,6 +256,13 @@ def test_timm_reads_datasets_by_name(tmp_path: Path, name: str) -> None:
 def test_a_dataset_that_timm_cannot_open_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"timm cannot open 'torch/no_such_set', split 'train'"):
         TimmDataset("torch/no_such_set", 2, str(tmp_path)).load()
+
+
+def test_test_labels_out_of_range_are_refused_at_once(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    write_shard(tmp_path / "digits-test.tar", 0, 2, json=lambda _: '{"digit": -1}')
+    with pytest.raises(ValueError, match=r"test label -1; 0 to 9 are allowed"):
+        TimmDataset("wds/digits", 10, str(tmp_path)).load()
 
 
 def test_balanced_classes_come_equally_often() -> None:

@@ -1,6 +1,7 @@
 """Two real processes train as one: the gradient of the joint batch, the same subnets, one writer."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,11 +54,46 @@ with joined(torch.device("cpu")):
 """
 
 
-def launch(folder: Path, processes: int) -> None:
+FEW = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from torch import nn
+from train import Digits, Recipe, Supervised
+from train.distribution import joined, rank, world
+from train.fitting import Fitting
+
+def first(split, pictures):
+    return replace(split, images=split.images[:pictures], labels=split.labels[:pictures])
+
+torch.manual_seed(0)
+model, splits = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).load()
+messages = []
+with joined(torch.device("cpu")):
+    for pictures, batch in ((9, 1), (9, 3), (1, 2), (9, 10)):
+        lesson = Supervised(model, replace(splits, train=first(splits.train, pictures)))
+        try:
+            Fitting(lesson, Recipe(batch_size=batch))
+        except ValueError as error:
+            messages.append(str(error))
+    examined = [
+        Supervised(model, replace(splits, validation=first(splits.validation, pictures)), validation_batch=4).validate()
+        for pictures in (1, 4, 5, 9)
+    ]
+    report = json.dumps([messages, examined])
+    (Path(sys.argv[1]) / f"rank{rank()}-of-{world()}.json").write_text(report)
+"""
+
+
+def launch(folder: Path, processes: int, content: str = SCRIPT) -> None:
     script = folder / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(content)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, timeout=300)
+    settings = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # this tree, not an installed one
+    done = subprocess.run(
+        [*command, str(script), str(folder)], capture_output=True, text=True, timeout=300, env=settings
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -89,6 +125,23 @@ def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None
     assert figures[0]["loss"] < 2.3  # ln 10 is what chance gives
     saved = torch.load(folders[1] / "net.pt")["model"]
     assert all(torch.equal(value, saved[name]) for name, value in first["state"].items())
+
+
+@pytest.mark.xdist_group("distribution")
+def test_more_processes_than_data_is_one_clear_error_or_no_difference(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        launch(tmp_path, processes, FEW)
+    (_, alone), *together = (
+        json.loads((tmp_path / f"rank{name}.json").read_text()) for name in ("0-of-1", "0-of-2", "1-of-2")
+    )
+    for messages, examined in together:
+        assert messages == [
+            "batch_size 1 cannot be cut evenly for 2 processes in 1 parts each; multiples of 2 are allowed",
+            "batch_size 3 cannot be cut evenly for 2 processes in 1 parts each; multiples of 2 are allowed",
+            "1 training pictures are too few for 2 processes in 1 parts each",
+            "batch_size 10 asked of 9 pictures; 1 to 9 are allowed",
+        ]
+        assert examined == [pytest.approx(figures) for figures in alone]
 
 
 @pytest.mark.slow

@@ -164,14 +164,16 @@ def test_run_reports_archives_and_maps(engine: Any, tmp_path: Path) -> None:
     results: list[Result] = []
     fronts: list[Front] = []
     with ThreadPoolExecutor(2) as pool:
-        for name, mapper in (("one", map), ("one", map), ("many", pool.map)):
+        maps = ("one", map), ("one", map), ("many", pool.map), ("last", lambda f, subnets: map(f, subnets[::-1]))
+        for name, mapper in maps:
             search = settings.start(toy_space(), BOTH, toy_costs, seed=4)
             with Archive(tmp_path / f"{name}.sqlite", "toy") as archive:
                 fronts.append(run(search, accuracy, archive, results.append, map=mapper))
                 assert set(archive[next(iter(archive))]) == {"accuracy"}
-    assert fronts[0] == fronts[1] == fronts[2]
-    assert [r.known for r in results] == [False] * 20 + [True] * 20 + [False] * 20
-    assert [r.done for r in results] == [*range(1, 21)] * 3
+    assert fronts[0] == fronts[1] == fronts[2] == fronts[3]
+    assert [r.known for r in results] == [False] * 20 + [True] * 20 + [False] * 40
+    assert [r.done for r in results] == [*range(1, 21)] * 4
+    assert [r.subnet for r in results[:20]] == [r.subnet for r in results[60:]]  # told in the order asked
     assert {r.total for r in results} == {20} and set(results[0].metrics) == {"accuracy", "macs", "params"}
 
 

@@ -157,6 +157,8 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("stages=[teachr]",), r"unknown stages \['teachr'\]; allowed: teacher, supernet"),
         (("objectives=[acuracy]",), r"acuracy"),
         (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
+        (("workers=0",), r"workers is a number of processes, at least 1, got 0"),
+        (("workers=many",), r"workers is a whole number, got 'many'"),
         (("device=cuda:7",), r"device=cuda:7 cannot be used here"),
         (("stages=[search]",), r"supernet\.pt is missing: run the stage 'supernet' first"),
     ],
@@ -164,6 +166,11 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
 def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
+
+
+def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
+    with pytest.raises(ValueError, match=r"nothing of mobilenetv3_small_050 is elastic:"):
+        Job(composed(f"run={run}", *TOY, "space.exclude=['*']")).convert()
 
 
 def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> None:
@@ -174,6 +181,14 @@ def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> N
     rows = [row for row in json.loads((folder / "search.json").read_text())["front"] if row["subnet"]]
     limit = 0.8 * next(row["macs"] for row in front(run) if row["name"] == "teacher")
     assert rows and all(row["latency_ms"] > 0 and row["macs"] <= limit for row in rows)
+
+
+def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("archive.*", "search.json", "done.json"))
+    execute(composed(f"run={folder}", *TOY, "stages=[search]", "workers=2"))
+    assert (folder / "search.json").read_text() == (run / "search.json").read_text()
+    assert len(archived(folder)) == 10
 
 
 def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from train.evaluation import evaluating
 
 def create(
     name: str,
+    /,
     num_classes: int,
     in_chans: int = 3,
     pretrained: bool = False,

@@ -31,6 +31,13 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def outputs(teacher: nn.Module, images: Tensor) -> Tensor:
+    """What a teacher says of `images`; nothing of it changes, its batch statistics neither."""
+    with evaluating(teacher):
+        logits: Tensor = teacher(images)
+    return logits
+
+
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """`accuracy` (top 1, in percent) and `loss` (cross-entropy): means over samples, whatever their order.
 

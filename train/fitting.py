@@ -30,10 +30,15 @@ class Fitting:
     """
 
     def __init__(self, lesson: Lesson, recipe: Recipe) -> None:
-        if recipe.batch_size % (world() * recipe.accumulate):
+        parts, pictures = world() * recipe.accumulate, len(lesson.splits.train)
+        if parts > pictures:
+            raise ValueError(
+                f"{pictures} training pictures are too few for {world()} processes in {recipe.accumulate} parts each"
+            )
+        if recipe.batch_size % parts:
             raise ValueError(
                 f"batch_size {recipe.batch_size} cannot be cut evenly for {world()} processes"
-                f" in {recipe.accumulate} parts each"
+                f" in {recipe.accumulate} parts each; multiples of {parts} are allowed"
             )
         self.lesson, self.recipe, self.model = lesson, recipe, lesson.model
         self.device = device_of(self.model)

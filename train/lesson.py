@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from train.distillation import cross_entropy
+from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
 from train.distribution import part
-from train.evaluation import evaluate
+from train.evaluation import evaluate, outputs
 from train.splits import Splits
 
 
@@ -66,15 +67,24 @@ class Lesson(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Supervised:
-    """One network learns from labels: how a teacher is trained, and a subnet finetuned."""
+    """One network learns from labels: how a teacher is trained, and a subnet finetuned.
+
+    For `teacher_share` of its loss it learns from a teacher, if there is one, by the distance `soft`.
+    """
 
     model: nn.Module
     splits: Splits
     label_smoothing: float = 0.1
     validation_batch: int = 256
+    teacher: nn.Module | None = None
+    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    teacher_share: float = 0.5
 
     def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
-        loss = cross_entropy(self.model(images), labels, self.label_smoothing)
+        logits = self.model(images)
+        loss = cross_entropy(logits, labels, self.label_smoothing)
+        if self.teacher is not None:
+            loss = torch.lerp(loss, self.soft(logits, outputs(self.teacher, images)), self.teacher_share)
         return {"loss": step.descend(loss).item()}
 
     def validate(self) -> dict[str, float]:

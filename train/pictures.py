@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from train.data import Labels, stratified
+from train.shards import Shards
 from train.splits import LoaderSplit, Splits
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,9 +73,10 @@ class Pictures:
 
     def cut(self, augmented: Any, plain: Any, tested: Any, targets: Labels, classes: tuple[str, ...]) -> Splits:
         """Three splits of two views of the training files and one of the test files."""
-        outside = targets[(targets < 0) | (targets >= len(classes))]
-        if len(outside):
-            raise ValueError(f"training label {outside[0]}; 0 to {len(classes) - 1} are allowed")
+        for part, labels in ("training", targets), ("test", targets_of(tested)):
+            outside = labels[(labels < 0) | (labels >= len(classes))]
+            if len(outside):
+                raise ValueError(f"{part} label {outside[0]}; 0 to {len(classes) - 1} are allowed")
         kept, held_out = stratified(targets, self.validation, self.seed)
         balance = torch.from_numpy(targets[kept]) if self.balanced else None
         train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
@@ -120,10 +123,10 @@ class ImageFolder(Pictures):
 
 @dataclass(frozen=True)
 class TimmDataset(Pictures):
-    """A dataset by timm's name: `hfds/owner/name` (Hugging Face), `torch/cifar10` (torchvision), or a folder's.
+    """A dataset by timm's name: `hfds/owner/name`, `wds/name` (tar shards), `torch/cifar10`, or "" for a folder.
 
-    `folder` is timm's root or cache. Datasets that can only be streamed (`wds/…`) have no validation part to hold out,
-    and are refused.
+    `folder` is timm's root or cache; `image_key` and `label_key` say where a record has its picture and label, if not
+    where timm expects them. Streams without random access (`hfids/…`, `tfds/…`) are refused.
     """
 
     name: str
@@ -131,6 +134,8 @@ class TimmDataset(Pictures):
     folder: str | None = None
     train_split: str = "train"
     test_split: str = "validation"
+    image_key: str | None = None
+    label_key: str | None = None
     download: bool = False
 
     def load(self) -> Splits:
@@ -139,20 +144,24 @@ class TimmDataset(Pictures):
         Raises:
             ValueError: there is no such dataset or split, or it can only be streamed.
         """
-        augmented, plain = self._part(self.train_split, True), self._part(self.train_split, False)
-        tested = self._part(self.test_split, False)
+        plain, tested = self._part(self.train_split), self._part(self.test_split)
+        augmented = copy(plain)
+        plain.transform = tested.transform = self.transform(augment=False)
+        augmented.transform = self.transform(augment=True)
         return self.cut(augmented, plain, tested, targets_of(plain), tuple(map(str, range(self.num_classes))))
 
-    def _part(self, split: str, augment: bool) -> Any:
+    def _part(self, split: str) -> Any:
+        if self.name.startswith("wds/"):
+            return Shards.open(self.folder, split, self.label_key)
         from train.zoo import timm
 
+        keys = {"input_key": self.image_key, "target_key": self.label_key}
         try:
-            dataset = timm.data.create_dataset(self.name, root=self.folder, split=split, download=self.download)
+            dataset = timm.data.create_dataset(self.name, self.folder, split, download=self.download, **keys)
         except Exception as error:  # every reader has errors of its own
             raise ValueError(f"timm cannot open {self.name!r}, split {split!r}: {str(error)[:300]}") from None
         if not hasattr(dataset, "__getitem__"):
             raise ValueError(f"{self.name!r} can only be streamed; a dataset with random access is needed")
-        dataset.transform = self.transform(augment)
         return dataset
 
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ofa import SearchSpace, Subnet, Supernet
 from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
 from train.distribution import part
-from train.evaluation import device_of, evaluate, evaluating
+from train.evaluation import device_of, evaluate, outputs
 from train.gradients import Gradients, cosine
 from train.lesson import Step
 from train.rules import Rule, SandwichRule
@@ -29,7 +29,8 @@ class Sandwich:
     The teacher is another network, frozen and in evaluation mode, or without one the largest subnet itself.
     A step holds the activations of one subnet at a time; its gradient is the average over its subnets. Dropout and
     drop path act on the largest alone. `interference` asks for the cosine between the gradients of a step's first
-    two nets (the largest and the smallest), at the price of a copy of each.
+    two nets (the largest and the smallest), at the price of a copy of each. Without `recalibrate` an examination takes
+    the shared statistics; `validation_stride` n looks at every n-th batch alone.
     """
 
     supernet: Supernet
@@ -41,6 +42,8 @@ class Sandwich:
     calibration_batches: int = 8
     validation_batch: int = 256
     interference: bool = False
+    recalibrate: bool = True
+    validation_stride: int = 1
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not set(self.supernet.parameters()).isdisjoint(self.teacher.parameters()):
@@ -59,7 +62,7 @@ class Sandwich:
 
     def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
         subnets = self.rule.draw(self.supernet, step)
-        target = self._teach(images)
+        target = None if self.teacher is None else outputs(self.teacher, images)
         gradients, losses = Gradients(self.supernet.parameters(), step.scale), list[Tensor]()
         for i, subnet in enumerate(subnets):
             regularised = subnet == self.supernet.space.largest
@@ -109,16 +112,11 @@ class Sandwich:
     def examine(self, subnet: Subnet) -> dict[str, float]:
         """Activate and recalibrate `subnet`, and evaluate it on the validation split."""
         self.supernet.activate(subnet)
-        self.supernet.calibrate(map(self.supernet.resize, self.calibration))
-        batches = self.splits.validation.ordered(self.validation_batch, part())
+        if self.recalibrate:
+            self.supernet.calibrate(map(self.supernet.resize, self.calibration))
+        (rank, processes), stride = part(), self.validation_stride
+        batches = self.splits.validation.ordered(self.validation_batch, (rank * stride, processes * stride))
         return evaluate(self.supernet, ((self.supernet.resize(images), labels) for images, labels in batches))
-
-    def _teach(self, images: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        with evaluating(self.teacher):
-            logits: Tensor = self.teacher(images)
-        return logits
 
     def state_dict(self) -> dict[str, Any]:
         return self.rule.state_dict()

@@ -1,0 +1,106 @@
+"""Finetuning a pruned network, with settings that short trials have chosen."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+from torch import nn
+
+from conf.job import Job, digest
+from conf.journal import opened
+from train import Recipe, Supervised, fit
+from train.distillation import AdaptiveSoft, SoftTargets
+from train.guards import Collapse
+from train.recipe import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Finetuning:
+    """How a pruned network learns again: by `recipe`, and for `teacher_share` of the loss from the original.
+
+    Before, `trials` settings are tried for `trial_epochs` epochs each, the recipe's own first: rates from `rates[0]` to
+    `rates[1]` times the recipe's, and `schedules`. The best on the validation split goes on.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    teacher_share: float = 0.5
+    label_smoothing: float = 0.1
+    trials: int = 0
+    trial_epochs: int = 1
+    rates: tuple[float, float] = (0.2, 5.0)
+    schedules: tuple[str, ...] = ("cosine", "constant")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.teacher_share <= 1:
+            raise ValueError(f"teacher_share is a share between 0 and 1, got {self.teacher_share}")
+        if self.trials < 0 or self.trial_epochs < 1:
+            raise ValueError(f"no trial or more, of at least 1 epoch, got {self.trials} and {self.trial_epochs}")
+        if len(self.rates) != 2 or not 0 < self.rates[0] <= self.rates[1]:
+            raise ValueError(f"rates are the least and the greatest factor, above 0, got {list(self.rates)}")
+        unknown = [name for name in self.schedules if name not in SCHEDULES]
+        if unknown or not self.schedules:
+            raise ValueError(f"schedules are of {', '.join(SCHEDULES)}, got {list(self.schedules)}")
+
+
+def finetune(job: Job, net: nn.Module, given: Finetuning, folder: Path, stage: str) -> dict[str, float]:
+    """Train `net` in place; gives accuracy and loss on the validation split. The same call goes on after a kill."""
+    recipe = chosen(job, net, given, folder, stage) if given.trials else given.recipe
+    with job.progress(stage) as bar:
+        path = folder / "finetuned.pt"
+        figures = fit(lesson(job, net, given), recipe, path=path, stage=stage, tracker=job.tracker, progress=bar)
+    return {"accuracy": figures["accuracy"], "loss": figures["loss"]}
+
+
+def lesson(job: Job, net: nn.Module, given: Finetuning) -> Supervised:
+    teacher = job.teacher if given.teacher_share else None
+    return Supervised(
+        net, job.splits, given.label_smoothing, teacher=teacher, soft=given.soft, teacher_share=given.teacher_share
+    )
+
+
+def chosen(job: Job, net: nn.Module, given: Finetuning, folder: Path, stage: str) -> Recipe:
+    """The recipe with the rate and the schedule of the best trial."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings = {"finetuning": digest(asdict(given)), "seed": int(job.config.seed)}
+    study = opened(folder / "finetuning.journal", stage, settings)
+    own = {"rate": 1.0, "schedule": given.recipe.schedule}
+    schedules = tuple(dict.fromkeys((given.recipe.schedule, *given.schedules)))
+    space: dict[str, Any] = {
+        "rate": FloatDistribution(min(given.rates[0], 1.0), max(given.rates[1], 1.0), log=True),
+        "schedule": CategoricalDistribution(schedules),
+    }
+    finished = (TrialState.COMPLETE, TrialState.FAIL)
+    while (number := len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))) < given.trials:
+        study.sampler = optuna.samplers.TPESampler(seed=int(job.config.seed) + number)
+        if not number and not study.get_trials(deepcopy=False, states=(*finished, TrialState.WAITING)):
+            study.enqueue_trial(own)
+        trial = study.ask(space)
+        accuracy = tried(job, net, given, adapted(given.recipe, trial.params), f"{stage} trial {number + 1}")
+        study.tell(trial, accuracy)
+        job.console.print(f"{stage} trial {number + 1}: {described(trial.params)} → {accuracy:.2f} %")
+    return adapted(given.recipe, study.best_params)
+
+
+def tried(job: Job, net: nn.Module, given: Finetuning, recipe: Recipe, name: str) -> float:
+    """Accuracy after a short training of a copy; 0 where it collapsed."""
+    short = replace(recipe, epochs=given.trial_epochs)
+    try:
+        with job.progress(name) as bar:
+            return fit(lesson(job, deepcopy(net), given), short, stage=name, progress=bar)["accuracy"]
+    except Collapse:
+        return 0.0
+
+
+def adapted(recipe: Recipe, params: dict[str, Any]) -> Recipe:
+    return replace(recipe, lr=recipe.lr * params["rate"], schedule=params["schedule"])
+
+
+def described(params: dict[str, Any]) -> str:
+    return f"rate times {params['rate']:.3g}, {params['schedule']}"

@@ -1,0 +1,168 @@
+"""Evaluations in several processes: each holds the evaluation, and is sent one subnet at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ofa.space import Subnet
+from search.evaluation import Evaluate, Map
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+_held: Evaluate  # a worker's copy of the evaluation
+
+
+@contextmanager
+def workers(
+    evaluate: Evaluate, processes: int, devices: Sequence[str] = (), threads: int = 1
+) -> Iterator[tuple[Evaluate, Map]]:
+    """Processes that evaluate for `run`: yields the evaluation that they hold, and the map that hands it subnets.
+
+    `with workers(evaluate, 4) as (held, spread): run(search, held, archive, map=spread)`. Each is a fresh interpreter
+    with a copy of `evaluate` and `threads` torch threads. It sees one of `devices` (cuda:0, cuda:1, …), taken in turn,
+    and no other GPU; what its copy holds on a GPU is there. The processes end with the context, and with this one.
+    They import the script that starts them, which needs `if __name__ == "__main__":`.
+
+    Raises:
+        ValueError: a number below 1, no such device, an `evaluate` that does not pickle; a process that died.
+    """
+    if processes < 1 or threads < 1:
+        raise ValueError(f"workers are at least 1 process of 1 thread, got {processes} and {threads}")
+    context = multiprocessing.get_context("spawn")
+    places = context.SimpleQueue()
+    for k in range(processes):
+        places.put(visible(devices[k % len(devices)]) if devices else None)
+    lifeline, end = context.Pipe(duplex=False)
+    with lifeline, end, tempfile.TemporaryDirectory() as folder:
+        save(evaluate, path := Path(folder) / "evaluate.pt")
+        pool = ProcessPoolExecutor(processes, context, _begin, (path, threads, places, lifeline))
+        try:
+            start(pool, processes)
+            yield _evaluate, partial(spread, pool, processes)
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker died (killed, or out of memory: fewer workers need less); everything finished is in the"
+                " archive, and the same command goes on"
+            ) from error
+        finally:
+            end.close()
+            pool.shutdown(cancel_futures=True)
+
+
+def visible(device: str) -> str:
+    """What CUDA_VISIBLE_DEVICES must be for a process to see nothing but what this one calls `device`.
+
+    Raises:
+        ValueError: it is no cuda:<number>, or this process does not see it.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number.isdecimal():
+        raise ValueError(f"devices of workers are cuda:0, cuda:1, …, got {device!r}")
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        return number
+    if int(number) >= len(seen.split(",")):
+        raise ValueError(f"{device} is not to be seen: CUDA_VISIBLE_DEVICES={seen}")
+    return seen.split(",")[int(number)]
+
+
+def save(evaluate: Evaluate, path: Path) -> None:
+    """Write an evaluation with its networks and data: a process that dies early blocks who sends it large arguments.
+
+    Raises:
+        ValueError: something in it does not pickle.
+    """
+    try:
+        torch.save(evaluate, path)
+    except Exception as error:  # every class has errors of its own
+        raise ValueError(f"the evaluation cannot be sent to workers, only run in one process: {error}") from None
+
+
+def start(pool: ProcessPoolExecutor, processes: int) -> None:
+    """Start every process, so that the pool watches all of them from the first subnet on."""
+    for future in [pool.submit(_ready) for _ in range(processes)]:
+        future.result()
+
+
+def spread(
+    pool: ProcessPoolExecutor, most: int, function: Callable[[Item], Found], items: Sequence[Item]
+) -> Iterator[Found]:
+    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given."""
+    waiting = iter(items)
+    running: set[Future[Found]] = {pool.submit(function, item) for item in islice(waiting, most)}
+    failure: BaseException | None = None
+    while running:
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        failure = failure or next((f.exception() for f in done if f.exception()), None)
+        if failure is None:
+            running |= {pool.submit(function, item) for item in islice(waiting, len(done))}
+        yield from (future.result() for future in done if not future.exception())
+    if failure is not None:
+        raise failure
+
+
+# ------------------------------------------------------------ in a worker
+
+
+def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
+    """Prepare a fresh process, before torch touches CUDA; what goes wrong with the copy, every evaluation says."""
+    global _held
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers
+    threading.Thread(target=_follow, args=(lifeline, path.parent), daemon=True).start()
+    torch.set_num_threads(threads)
+    place = places.get()
+    if place is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = place
+    try:
+        _held = torch.load(path, map_location=None if place is None else _settled, weights_only=False)
+    except Exception as error:
+        _held = partial(_refuse, error)
+
+
+def _follow(lifeline: Connection, folder: Path) -> None:
+    """End once the parent closes its end or is gone; a parent that was killed has left its folder."""
+    lifeline.poll(None)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _settled(storage: Any, location: str) -> Any:
+    return storage.cuda() if location.startswith("cuda") else storage
+
+
+def _refuse(error: Exception, subnet: Subnet) -> Mapping[str, float]:
+    raise error
+
+
+def _ready() -> None:
+    """A task of nothing."""
+
+
+def _evaluate(subnet: Subnet) -> Mapping[str, float]:
+    """Evaluate here; an exception that would not survive the way to the parent goes as its text."""
+    try:
+        return _held(subnet)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise

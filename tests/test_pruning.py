@@ -1,0 +1,231 @@
+"""Classic pruning as a stage: propose, finetune, go on from the result; killed and resumed; told nonsense."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composition import composed
+from networks import small
+
+import ofa
+from conf.building import build
+from conf.job import Job
+from conf.program import execute
+from conf.pruning import Pruner, Pruning, between
+from ofa.extraction import reduced
+from ofa.persistence import plan_from_json
+from search import Constraint
+from train import checkpoint, evaluate
+
+pytestmark = pytest.mark.xdist_group("pruning")
+TOY = (
+    "backbone=networks.small", "data.size=16", "threads=1", "space.divisor=4", "space.proof=quick",
+    "teacher.recipe.epochs=6", "supernet.calibration_batches=2", "export.subnets=4",
+)  # fmt: skip
+SHORT = ("pruning.finetuning.recipe.epochs=2", "pruning.finetuning.trials=0")
+
+
+def pruned(folder: Path, *overrides: str) -> list[dict[str, Any]]:
+    execute(composed(f"run={folder}", *TOY, *SHORT, *overrides))
+    rows: list[dict[str, Any]] = json.loads((folder / "front.json").read_text())
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained backbone."""
+    folder = tmp_path_factory.mktemp("pruning") / "trained"
+    execute(composed(f"run={folder}", *TOY, *SHORT, "method=uniform", "stages=[teacher]"))
+    return folder
+
+
+def beside(trained: Path, name: str) -> Path:
+    """A new folder that shares the trained backbone."""
+    folder = trained.parent / name
+    folder.mkdir()
+    for file in ("teacher.pt", "done.json", "settings.json"):
+        (folder / file).write_bytes((trained / file).read_bytes())
+    return folder
+
+
+def steps(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("pruning/*/step.json"))]
+
+
+@pytest.fixture(scope="module")
+def iterated(trained: Path) -> Path:
+    folder = beside(trained, "iterated")
+    pruned(folder, "method=iterative", "pruning.steps=2", "pruning.finetuning.trials=2", "pruning.tolerance=50")
+    return folder
+
+
+def test_iterative_pruning_meets_each_limit_and_leaves_verified_networks(iterated: Path) -> None:
+    rows = json.loads((iterated / "front.json").read_text())
+    whole = next(row["macs"] for row in rows if row["name"] == "teacher")
+    assert [row["name"] for row in rows] == ["teacher", "step-02", "step-01"]
+    for row, limit in zip(rows[1:], (0.5, 0.5**0.5), strict=True):
+        assert 0.97 * limit <= row["macs"] / whole <= limit  # multiples of 4 of 16 and 32 channels
+        assert row["accuracy"] > 30 and row["onnx_difference"] < 1e-3
+    assert (iterated / "pruning/01/sensitivity.png").stat().st_size > 10_000
+    curves = json.loads((iterated / "pruning/02/sensitivity.json").read_text())
+    assert len(curves) == 3 and all(row["points"][-1]["damage"] == 0 for row in curves)
+    logged = [json.loads(line)["stage"] for line in (iterated / "metrics.jsonl").read_text().splitlines()]
+    assert logged.count("prune") == 2 and "prune-01" in logged
+
+
+def test_the_second_step_is_inside_the_first(iterated: Path) -> None:
+    first, second = (step["subnet"] for step in steps(iterated))
+    assert all(second[name] <= first[name] for name in first) and second != first
+
+
+def test_a_pruned_network_is_loaded_without_tracing_and_scores_what_was_recorded(iterated: Path) -> None:
+    job = Job(composed(f"run={iterated}", *TOY, "method=iterative"))
+    net = reduced(small(), plan_from_json((iterated / "subnets/step-02/plan.json").read_text()))
+    net.load_state_dict(checkpoint.load(iterated / "pruning/02/network.pt")["model"])
+    scored = evaluate(net, job.splits.validation.ordered(256))["accuracy"]
+    assert scored == pytest.approx(steps(iterated)[1]["metrics"]["accuracy"])
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(iterated: Path, trained: Path) -> None:
+    folder = beside(trained, "killed")
+    given = ("method=iterative", "pruning.steps=2", "pruning.tolerance=50")
+    trials = [s for s in SHORT if "trials" not in s] + ["pruning.finetuning.trials=2"]
+    command = [sys.executable, "-m", "conf.program", f"run={folder}", *TOY, *given, *trials]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    for awaited in ("pruning/01/finetuning.journal", "pruning/01/finetuned.pt", "pruning/02/archive.sqlite"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+        while not (folder / awaited).exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (folder / "front.json").exists()
+    execute(composed(f"run={folder}", *TOY, *given, *trials))
+    assert steps(folder) == steps(iterated)
+    one, other = (checkpoint.load(f / "pruning/02/network.pt")["model"] for f in (folder, iterated))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_one_step_candidates_lie_in_the_band_and_any_of_the_ranking_can_be_taken(trained: Path) -> None:
+    picked = []
+    for index, name in ((0, "best"), (-1, "worst")):
+        folder = beside(trained, name)
+        band = ("method=one_step", "search.evaluations=8", "budget.macs=[0.4,0.5]", "pruning.finetuning=null")
+        pruned(folder, *band, f"pruning.index={index}")
+        (step,) = steps(folder)
+        picked.append(step["metrics"]["accuracy"])
+        assert step["metrics"]["accuracy"] == step["metrics"]["proposed_accuracy"]
+        rows = json.loads((folder / "search.json").read_text())["evaluated"][:-1]
+        whole = next(r["macs"] for r in json.loads((folder / "front.json").read_text()) if r["name"] == "teacher")
+        assert len(rows) == 8 and all(0.4 <= row["macs"] / whole <= 0.5 for row in rows)
+        scores = [row["accuracy"] for row in rows]
+        assert picked[-1] == (max(scores) if index == 0 else min(scores))
+        net = reduced(small(), plan_from_json((folder / "subnets/step-01/plan.json").read_text()))
+        net.load_state_dict(checkpoint.load(folder / "pruning/01/network.pt")["model"])
+        job = Job(composed(f"run={folder}", *TOY, *band))
+        assert evaluate(net, job.splits.validation.ordered(256))["accuracy"] == pytest.approx(picked[-1])
+    assert picked[0] > picked[1]
+    with pytest.raises(ValueError, match=r"pruning.index 8 asked of 8 ranked subnets"):
+        pruned(beside(trained, "none"), *band, "pruning.index=8")
+
+
+def test_a_step_that_does_not_recover_is_halved_so_often_and_no_more(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = beside(trained, "hopeless")
+    rows = pruned(
+        folder, "method=uniform", "pruning.finetuning=null", "pruning.tolerance=0", "pruning.halvings=2",
+        "budget.macs=0.2",
+    )  # fmt: skip
+    assert [(step["progress"], step["accepted"]) for step in steps(folder)] == [
+        (1.0, False),
+        (0.5, False),
+        (0.25, False),
+    ]
+    assert [row["name"] for row in rows] == ["teacher"]
+    assert "did not come within 0.0 points of the original" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("measure", ["taylor", "fpgm"])
+def test_global_ranking_by_any_importance_meets_the_budget(trained: Path, measure: str) -> None:
+    folder = beside(trained, f"ranked-{measure}")
+    rows = pruned(
+        folder, "method=uniform", "search=ranked", f"search.measure={measure}", f"supernet.sort={measure}",
+        "pruning.finetuning=null",
+    )  # fmt: skip
+    assert 0.45 < rows[1]["macs"] / rows[0]["macs"] <= 0.5
+
+
+def test_steps_are_even_in_the_logarithm_or_given_by_hand() -> None:
+    assert Pruning().ladder(0.3) == (1.0,)
+    assert Pruning(steps=2).ladder(0.25) == (0.5, 1.0)
+    assert len(Pruning(steps=None, keep=0.85).ladder(0.5)) == 5
+    assert Pruning(steps=None, keep=0.5).ladder(0.25) == (0.5, 1.0)
+    shares = (0.9, 0.7, 0.5)
+    limits = [between(200.0, Constraint("macs", upper=100.0, lower=98.0, absolute=True), p)
+              for p in Pruning(schedule=shares).ladder(0.5)]  # fmt: skip
+    assert [c.upper for c in limits] == pytest.approx([180, 140, 100])
+    assert [c.lower for c in limits] == pytest.approx([176.4, 137.2, 98])
+    with pytest.raises(ValueError, match=r"the schedule ends at 0.5, the budget is 0.4 of the network"):
+        Pruning(schedule=shares).ladder(0.4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("pruning.schedule=[0.9,0.95]", r"each below the one before, got \[0.9, 0.95\]"),
+        ("pruning.steps=0", "at least 1 step"),
+        ("pruning.keep=1.5", "keep between 0 and 1"),
+        ("pruning.halvings=-1", "halvings and tolerance are at least 0"),
+        ("pruning.finetuning.rates=[2,1]", "rates are the least and the greatest factor"),
+        ("pruning.finetuning.schedules=[cos]", "schedules are of cosine"),
+        ("pruning.finetuning.teacher_share=2", "teacher_share is a share"),
+        ("supernet.sort=l3", "sort is one of l1, l2"),
+    ],
+)
+def test_mistakes_are_said_clearly(override: str, message: str) -> None:
+    config = composed("method=iterative", override)
+    with pytest.raises(ValueError, match=message):
+        for path in ("pruning", "supernet"):
+            build(config[path], path)
+
+
+def test_a_budget_is_needed_and_must_be_in_reach(trained: Path) -> None:
+    folder = beside(trained, "budgets")
+    with pytest.raises(ValueError, match=r"pruning needs a budget: budget.macs=0.5"):
+        pruned(folder, "method=uniform", "budget.macs=null")
+    with pytest.raises(ValueError, match=r"this space reaches macs from .* to"):
+        pruned(folder, "method=uniform", "budget.macs=0.001")
+
+
+def test_the_schedule_alone_is_a_budget_and_half_of_the_validation_split_is_asked_for(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = composed(
+        f"run={beside(trained, 'scheduled')}", *TOY, "method=uniform", "budget.macs=null", "pruning.schedule=[0.8,0.6]",
+        "pruning.validation_stride=3", "stages=[teacher,supernet]",
+    )  # fmt: skip
+    execute(config)
+    pruner = Pruner(Job(config))
+    whole = pruner.supernet.cost(pruner.supernet.space.largest).macs
+    assert [c.upper for c in pruner.limits] == [0.6 * whole]
+    assert "less than half of the validation split" in " ".join(capsys.readouterr().out.split())
+    expected = evaluate(pruner.job.teacher, pruner.job.splits.validation.ordered(64))["accuracy"]
+    assert math.isclose(pruner.original["accuracy"], expected)
+
+
+def test_a_supernet_that_is_not_trained_keeps_the_teachers_function(trained: Path) -> None:
+    job = Job(composed(f"run={trained.parent / 'scheduled'}", *TOY, "method=uniform"))
+    supernet: ofa.Supernet = job.supernet
+    images, _ = next(iter(job.splits.validation.ordered(32)))
+    with torch.no_grad():
+        assert (supernet(images) - job.teacher(images)).abs().max() < 1e-4
