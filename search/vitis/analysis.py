@@ -82,8 +82,8 @@ class Analysis:
 
     def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
         """Damage curves over the options of `space`, which need not be the options that were scored."""
-        of = {group.choice.name: group for group in groups}
-        damages = [curve(choice, self.damages(of[choice.name])) for choice in space.choices]
+        known = {group.name: self.damages(group) for group in groups}
+        damages = [curve(choice, known.get(choice.name, {})) for choice in space.choices]
         return Curves(space, tuple(damages))
 
 
@@ -101,8 +101,8 @@ def rows_of(groups: Sequence[Group], scores: Mapping[Subnet, float]) -> list[dic
     """Rows of a file from the scores of subnets that differ from the whole network in one choice at most."""
     rows = []
     for group in groups:
-        whole = [[None, v] for s, v in scores.items() if all(s[g.choice.name] == g.choice.largest for g in groups)]
-        mine = {s[group.choice.name]: v for s, v in scores.items() if s[group.choice.name] != group.choice.largest}
+        whole = [[None, v] for s, v in scores.items() if all(s[g.name] == g.choice.largest for g in groups)]
+        mine = {s[group.name]: v for s, v in scores.items() if s[group.name] != group.choice.largest}
         points = [[share_removed(group.choice, option), mine[option]] for option in sorted(mine, reverse=True)]
         rows.append({**group.to_json(), "metrics": whole + points})
     return rows

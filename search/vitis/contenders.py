@@ -47,7 +47,7 @@ class Contenders:
         macs = supernet.cost(supernet.space.largest).macs
         members = [
             Contender(
-                tuple(share_removed(g.choice, subnet[g.choice.name]) for g in groups),
+                tuple(share_removed(g.choice, subnet[g.name]) for g in groups),
                 score,
                 supernet.cost(subnet).macs / macs,
             )

@@ -12,6 +12,7 @@ from search import Constraint, Search
 from search.curves import shares_of
 from search.one_step import OneStep
 from search.problem import Problem
+from search.vitis.groups import Group, open_space, part_costs
 
 SMALLEST = 0.1  # share of a group that every candidate keeps
 BAND = 0.01  # of the whole network's MACs, to either side
@@ -36,18 +37,22 @@ class ListedSearch(Search):
         """There is nothing to propose."""
 
 
-def candidates(supernet: Supernet, metric: str, removal_ratio: float, number: int, seed: int) -> ListedSearch:
+def candidates(
+    supernet: Supernet, groups: Sequence[Group], metric: str, removal_ratio: float, number: int, seed: int
+) -> ListedSearch:
     """`number` random subnets that remove a share of the MACs, to within 0.01, constructed and all distinct.
+
+    Only `groups` are pruned.
 
     Raises:
         ValueError: the share is out of reach; says what the space offers.
     """
     if not 0 < removal_ratio < 1 or number < 1:
         raise ValueError(f"removal_ratio lies in (0, 1) and num_subnet is at least 1, got {removal_ratio} and {number}")
-    space = kept_above(supernet.space, SMALLEST)
+    space = kept_above(open_space(supernet.space, (group.name for group in groups)), SMALLEST)
     whole, stays = supernet.cost(supernet.space.largest).macs, 1 - removal_ratio
     band = Constraint("macs", (stays + BAND) * whole, max(stays - BAND, 1e-6) * whole, absolute=True)
-    problem = Problem.parse(space, [metric], lambda g: supernet.costs(supernet.space.lifted(g, space)), [band])
+    problem = Problem.parse(space, [metric], part_costs(supernet, space), [band])
     engine = OneStep(BATCH, BATCH * math.ceil(number / BATCH))
     search = engine.start(space, [metric], problem.costs, problem.constraints, seed)
     while batch := search.ask():

@@ -9,18 +9,27 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ofa import Choice, Subnet, Supernet
+from ofa import Choice, SearchSpace, Subnet, Supernet
 from search.curves import shares_of
-from search.vitis.names import in_groups, module_of
+from search.problem import Costs
+from search.vitis.names import in_groups, is_depthwise, module_of
 
 
 @dataclass(frozen=True)
 class Group:
-    """A width choice, and the modules (`nodes`) whose outputs it decides."""
+    """A width choice, and the modules (`nodes`) whose outputs it decides.
+
+    `num_groups` counts those of a convolution in groups among them; `grouped`: one of these is sliced along any side.
+    """
 
     choice: Choice
     nodes: tuple[str, ...]
-    num_groups: int
+    num_groups: int = 1
+    grouped: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.choice.name
 
     def to_json(self) -> dict[str, Any]:
         units = int(self.choice.largest)
@@ -40,12 +49,30 @@ def find_groups(supernet: Supernet) -> list[Group]:
         if choice.kind == "width":
             indices = supernet.plan(largest.replace(**{choice.name: choice.smallest})).indices
             owners = {name: modules[name.rpartition(".")[0]] for name in indices if "." in name}
-            made = [n for n, m in owners.items() if (axis := output_axis(m, len(indices[n]))) is not None
-                    and indices[n][axis] is not None]  # fmt: skip
+            axes = {name: output_axis(module, len(indices[name])) for name, module in owners.items()}
+            made = [name for name, axis in axes.items() if axis is not None and indices[name][axis] is not None]
             nodes = tuple(dict.fromkeys(name.rpartition(".")[0] for name in made))
             count = max((getattr(modules[n], "groups", 1) for n in nodes if in_groups(modules[n])), default=1)
-            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count))
+            grouped = any(in_groups(module) for module in owners.values())
+            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped))
     return found
+
+
+def open_groups(groups: Iterable[Group], excluded: Iterable[str], with_group_conv: bool) -> list[Group]:
+    """The groups that may be pruned: none of their layers is excluded, nor in groups, unless these may be pruned."""
+    names = set(excluded)
+    return [g for g in groups if not names & set(g.nodes) and (with_group_conv or not g.grouped)]
+
+
+def open_space(space: SearchSpace, names: Iterable[str]) -> SearchSpace:
+    """The part of a space in which only the named choices are left; all others are at their largest."""
+    kept = set(names)
+    return space.restrict({c.name: [c.largest] for c in space.choices if c.name not in kept})
+
+
+def part_costs(supernet: Supernet, part: SearchSpace) -> Costs:
+    """Costs of genomes of a part of the space."""
+    return lambda genomes: supernet.costs(supernet.space.lifted(genomes, part))
 
 
 def output_axis(module: nn.Module, ndim: int) -> int | None:
@@ -53,7 +80,7 @@ def output_axis(module: nn.Module, ndim: int) -> int | None:
     if ndim < 2:
         return None
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return 0 if module.groups == module.in_channels else 1
+        return 0 if is_depthwise(module) else 1
     return 1 if isinstance(module, nn.Embedding) else 0
 
 
@@ -72,7 +99,7 @@ def subnet_of(supernet: Supernet, groups: Sequence[Group], rows: Iterable[tuple[
     Raises:
         ValueError: no row is about a group of this network.
     """
-    removed = {g.choice.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
+    removed = {g.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
     if not removed:
         raise ValueError("no group of the file is one of this network: its nodes are other layers")
     return supernet.space.largest.replace(**removed)

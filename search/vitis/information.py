@@ -13,6 +13,7 @@ from ofa.persistence import plan_to_json
 from ofa.slicing import Index, Plan
 from search.vitis.files import graph_digest, write_text
 from search.vitis.groups import output_axis
+from search.vitis.names import is_depthwise
 
 
 def write_information(path: str | Path, model: nn.Module, plan: Plan, facts: Mapping[str, Any]) -> None:
@@ -32,7 +33,7 @@ def removed_from(name: str, module: nn.Module, plan: Plan) -> dict[str, Any]:
     axis = output_axis(module, weight.ndim) or 0
     wide, narrow = (getattr(module, attribute, 0) for attribute in ("out_channels", "in_channels"))
     outputs = removed(index[axis], weight.shape[axis], wide)
-    if weight.ndim < 2 or (narrow and narrow == getattr(module, "groups", 1)):
+    if weight.ndim < 2 or is_depthwise(module):
         multiplier = max(wide // max(narrow, 1), 1)
         inputs, narrow = sorted({i // multiplier for i in outputs}), narrow or weight.shape[axis]
     else:

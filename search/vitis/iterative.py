@@ -16,11 +16,11 @@ from search.sensitivity import Sensitivity
 from search.vitis.analysis import Analysis, pending, rows_of
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import graph_digest, weights_digest
-from search.vitis.groups import Group, find_groups, option_at, subnet_of
+from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from search.vitis.names import Excludes
 from search.vitis.ratio import within_ratio
 from search.vitis.results import Results
-from search.vitis.runner import PruningRunner, check_mode, device_of, evaluate, metric_of
+from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from search.vitis.specification import read_spec, write_spec
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -63,8 +63,8 @@ class IterativePruningRunner(PruningRunner):
         """
         metric, path = metric_of(mode), self.path(".sens")
         self._excludes, self._with_group_conv = excludes, with_group_conv
-        supernet = self.supernet(excludes, with_group_conv, DIVISOR)
-        groups, settings = find_groups(supernet), Sensitivity(tuple(1 - s for s in grid), adaptive)
+        supernet, settings = self.supernet(DIVISOR), Sensitivity(tuple(1 - s for s in grid), adaptive)
+        groups = self.open_groups(supernet, excludes, with_group_conv)
         before = Analysis(mode=mode) if forced or not path.exists() else self._known(path, mode)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
         empty = Analysis([], mode, graph_digest(self.model), weights_digest(self.model))
@@ -75,8 +75,9 @@ class IterativePruningRunner(PruningRunner):
 
         with Results(metric, save) as results:
             recall(results, before, groups, supernet)
-            scorer = Scorer(supernet, metric, eval_fn, tuple(args), device=device_of(gpus))
-            evaluate(settings.start(supernet.space, [metric], supernet.costs), scorer, results, "analysis")
+            space = open_space(supernet.space, (group.name for group in groups))
+            engine = settings.start(space, [metric], part_costs(supernet, space))
+            evaluate(engine, Scorer(supernet, metric, eval_fn, tuple(args)), results, "analysis", gpus)
             save(results.scores)
         warn_of_gains(Analysis.read(path), groups)
 
@@ -105,12 +106,12 @@ class IterativePruningRunner(PruningRunner):
         way, value = the_way(removal_ratio, threshold, spec_path)
         spec = read_spec(Path(value)) if way == "spec" else None
         divisor = channel_divisible if spec is None else spec.divisor
-        supernet = self.supernet(self._excludes if excludes is None else excludes, self._with_group_conv, divisor)
-        groups = find_groups(supernet)
+        supernet, excludes = self.supernet(divisor), self._excludes if excludes is None else excludes
+        groups = self.open_groups(supernet, excludes, self._with_group_conv)
         if spec is not None:
             path = Path(value)
             self.check_graph(path, spec.graph)
-            subnet = subnet_of(supernet, groups, spec.rows)
+            subnet = subnet_of(supernet, find_groups(supernet), spec.rows)
         else:
             path = self.path(f"_{way}_{value}.spec")
             subnet = self._chosen(supernet, groups, way, value)
@@ -120,21 +121,21 @@ class IterativePruningRunner(PruningRunner):
 
     def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
         """The subnet that the analysis leads to."""
-        path, space = self.path(".sens"), supernet.space
+        path = self.path(".sens")
         if not path.exists():
             raise ValueError(f"there is no analysis in {path}: call ana() before prune()")
         analysis = Analysis.read(path)
         self.check_graph(path, analysis.graph)
         if analysis.pending:
             raise ValueError(f"{path} is unfinished, {len(analysis.pending)} evaluations are missing: call ana() again")
-        curved = {group.choice.name for group in groups if analysis.scores(group)}
+        curved = [group.name for group in groups if analysis.scores(group)]
         if not curved:
-            raise ValueError(f"{path} has no group of this network: its nodes are other layers")
-        part = space.restrict({c.name: [c.largest] for c in space.choices if c.name not in curved})
+            raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
+        part = open_space(supernet.space, curved)
         curves = analysis.curves(part, groups)
         if way == "threshold":
             return part.decode(curves.at(value + 1e-8))
-        return within_ratio(curves, lambda g: supernet.costs(space.lifted(g, part)), value) if value else part.largest
+        return within_ratio(curves, part_costs(supernet, part), value) if value else part.largest
 
     def _known(self, path: Path, mode: Literal["max", "min"]) -> Analysis:
         """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""
@@ -156,7 +157,7 @@ def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet
             for share, score in before.scores(group).items():
                 option = option_at(group.choice, share)
                 if option != group.choice.largest:
-                    results.recall(largest.replace(**{group.choice.name: option}), score)
+                    results.recall(largest.replace(**{group.name: option}), score)
 
 
 def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str | Path | None) -> tuple[str, Any]:
@@ -169,10 +170,9 @@ def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str
     if len(ways) > 1 and ways.get("ratio") == 0:
         del ways["ratio"]
     if len(ways) != 1:
-        raise ValueError(
-            f"prune by exactly one of removal_ratio, threshold and spec_path, got {sorted(ways) or 'none'}"
-        )
-    ((way, value),) = ways.items()
+        got = ", ".join(ways) or "none"
+        raise ValueError(f"prune by exactly one of removal_ratio, threshold and spec_path, got {got}")
+    way, value = next(iter(ways.items()))
     if way != "spec" and (isinstance(value, bool) or not isinstance(value, (int, float))):
         raise TypeError(f"{way} is a number, got {value!r}")
     if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and value < 0):

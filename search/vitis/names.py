@@ -24,8 +24,8 @@ def module_of(node: str) -> str:
     return node if found is None else ".".join(re.findall(r"\[([^\]]+)\]", found[1]))
 
 
-def excluded(model: nn.Module, excludes: Excludes, with_group_conv: bool = True) -> tuple[str, ...]:
-    """The names of modules that stay: what `excludes` matches, and convolutions in groups unless they may be pruned.
+def excluded(model: nn.Module, excludes: Excludes) -> list[str]:
+    """The names of the modules that `excludes` matches, and of those inside them: their outputs are not pruned.
 
     Raises:
         ValueError: an exclude matches nothing; close names are shown.
@@ -33,11 +33,14 @@ def excluded(model: nn.Module, excludes: Excludes, with_group_conv: bool = True)
     """
     single = isinstance(excludes, (str, nn.Module, type)) or callable(excludes)
     given: Any = () if excludes is None else (excludes,) if single else excludes
-    names = set(select(model, [module_of(e) if isinstance(e, str) else e for e in given]))
-    grouped = {name for name, module in model.named_modules() if not with_group_conv and in_groups(module)}
-    return tuple(sorted(names | grouped))
+    return list(select(model, [module_of(e) if isinstance(e, str) else e for e in given]))
 
 
 def in_groups(module: nn.Module) -> bool:
     """A convolution in groups of several channels; a depthwise one is none."""
     return isinstance(module, nn.modules.conv._ConvNd) and 1 < module.groups < module.in_channels
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution in which every channel is a group of its own."""
+    return isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1

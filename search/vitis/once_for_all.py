@@ -18,9 +18,10 @@ from search import Archive, Constraint, Evolution
 from search.vitis.bins import MILLION, best_of_bins
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import FOLDER, read_json, weights_digest, write_json
+from search.vitis.groups import find_groups, open_groups, open_space
 from search.vitis.names import Excludes, excluded
 from search.vitis.runner import evaluate, metric_of, progress
-from search.vitis.settings import Setting, Settings
+from search.vitis.settings import Setting, Settings, layer_of
 
 
 class OFAPruner:
@@ -66,15 +67,18 @@ class OFAPruner:
             divisor=channel_divisible or channel_divisble,
             policy="auto",
             keep_ends=auto_add_excludes,
-            exclude=excluded(self.model, excludes),
         )
         with progress("converting") as tell:
             supernet = Supernet(self.model, self.inputs, config, tell)
-        if not len(supernet.space):
+        stay = set(excluded(self.model, excludes))
+        widths = [group.name for group in open_groups(find_groups(supernet), stay, with_group_conv=True)]
+        kernels = [c.name for c in supernet.space.choices if c.kind == "kernel" and layer_of(c) not in stay]
+        if not widths and not kernels:
             raise ValueError(f"nothing of {type(self.model).__name__} can be made elastic:\n{supernet.report}")
         if importance is not None:
             supernet.sort(importance)
-        self._settings, self.space = Settings(supernet), supernet.space
+        self.space = open_space(supernet.space, [*widths, *kernels])
+        self._settings = Settings(supernet, self.space)
         if save_search_space:
             self.save_search_space("searchspace.config")
         return supernet
@@ -183,7 +187,8 @@ class OFAPruner:
         band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
         whole, part = supernet.space, self.space
         search = engine.start(part, [metric, "macs"], lambda g: supernet.costs(whole.lifted(g, part)), [band], seed)
-        scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args))
+        here = str(next(supernet.parameters()).device)
+        scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)
         with Archive(self._archive(supernet, name), f"{name}, {min_or_max_metric}") as archive:
             evaluate(search, scorer, archive, "search")

@@ -21,7 +21,7 @@ from search.vitis.files import graph_digest, weights_digest
 from search.vitis.groups import find_groups
 from search.vitis.names import Excludes
 from search.vitis.results import Results
-from search.vitis.runner import PruningRunner, check_mode, device_of, evaluate, metric_of
+from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of, on_gpu
 from search.vitis.specification import write_spec
 
 
@@ -34,8 +34,6 @@ class OneStepPruningRunner(PruningRunner):
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
         super().__init__(model, input_signature, importance=importance)
         self._ratio: float | None = None
-        self._excludes: Excludes = None
-        self._with_group_conv = True  # groups that no candidate names stay
 
     def search(
         self,
@@ -67,15 +65,15 @@ class OneStepPruningRunner(PruningRunner):
         if eval_fn is None:
             raise ValueError("one-step pruning needs eval_fn, a function of a network that gives its score")
         metric, path = metric_of(mode), self.path(f"_ratio_{removal_ratio}.search")
-        self._ratio, self._excludes, self._with_group_conv = removal_ratio, excludes, with_group_conv
-        supernet = self.supernet(excludes, with_group_conv, channel_divisible)
-        engine = candidates(supernet, metric, removal_ratio, num_subnet, seed)
-        groups, identity = find_groups(supernet), self._identity(mode=mode, channel_divisible=channel_divisible)
+        self._ratio, supernet = removal_ratio, self.supernet(channel_divisible)
+        groups = self.open_groups(supernet, excludes, with_group_conv)
+        engine = candidates(supernet, groups, metric, removal_ratio, num_subnet, seed)
+        identity = self._identity(mode=mode, channel_divisible=channel_divisible)
         before = None if forced or not path.exists() else Contenders.read(path)
-        scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), device=device_of(gpus))
+        scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args))
         if before is not None:
             before.check(identity, path)
-        whole = scorer(supernet.space.largest)[metric] if before is None else before.whole
+        whole = on_gpu(scorer, gpus)(supernet.space.largest)[metric] if before is None else before.whole
 
         def save(scores: Mapping[Subnet, float]) -> None:
             Contenders.of(supernet, groups, whole, scores, identity).write(path)
@@ -85,7 +83,7 @@ class OneStepPruningRunner(PruningRunner):
                 results.recall(subnet, score)
             keep = Statistics(statistics_of(path))
             scorer = replace(scorer, calibration_fn=calibration_fn, calib_args=tuple(calib_args), keep=keep)
-            evaluate(engine, scorer, results, "search")
+            evaluate(engine, scorer, results, "search", gpus)
 
     def prune(
         self,
@@ -117,7 +115,7 @@ class OneStepPruningRunner(PruningRunner):
                 f" network; search(channel_divisible={channel_divisible}, forced=True) finds such candidates"
             )
         member = found.member(index)
-        supernet = self.supernet(self._excludes, self._with_group_conv, divisor)
+        supernet = self.supernet(divisor)
         groups = find_groups(supernet)
         subnet = found.subnet(member, supernet, groups)
         stem = path.name.removesuffix(".search")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from ofa import SpaceConfig, Subnet, Supernet
 from ofa.backbone import unwrapped
 from ofa.extraction import State
 from ofa.importance import MEASURES, Measure, others
-from search import Archive, Search, run
+from search import Archive, Result, Search, run
 from search.objectives import written
 from search.vitis.candidates import Scorer
 from search.vitis.files import FOLDER, graph_digest
 from search.vitis.forms import NOTHING, slim_network, sparse_network
+from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
+from search.workers import workers
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""
@@ -61,32 +63,36 @@ class PruningRunner:
             raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
         self.model, self.inputs, self.importance = unwrapped(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
-        self._supernets: dict[tuple[tuple[str, ...], int], Supernet] = {}
+        self._supernets: dict[int, Supernet] = {}
 
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
         return FOLDER / f"{self.name}{ending}"
 
-    def supernet(self, excludes: Excludes, with_group_conv: bool, divisor: int) -> Supernet:
-        """The network with its weights of now as a supernet of all widths, units ranked by importance.
-
-        Raises:
-            ValueError: an exclude matches nothing, or nothing can be pruned.
-        """
-        key = excluded(self.model, excludes, with_group_conv), divisor
-        if key not in self._supernets:
-            config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor, exclude=key[0])
+    def supernet(self, divisor: int) -> Supernet:
+        """The network with its weights of now as a supernet of all widths, units ranked by importance."""
+        if divisor not in self._supernets:
+            config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor)
             with progress("converting") as tell:
-                self._supernets[key] = Supernet(self.model, self.inputs, config, tell)
-        supernet = self._supernets[key]
-        if not len(supernet.space):
-            raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
+                self._supernets[divisor] = Supernet(self.model, self.inputs, config, tell)
+        supernet = self._supernets[divisor]
         supernet.model.load_state_dict(self.model.state_dict())
         for mine, theirs in zip(supernet.model.parameters(), self.model.parameters(), strict=True):
             mine.grad = None if theirs.grad is None else theirs.grad.clone()
         supernet.activate(supernet.space.largest)
         supernet.sort(self.importance, move=False)
         return supernet
+
+    def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
+        """The groups that may be pruned.
+
+        Raises:
+            ValueError: there is none, or an exclude matches nothing.
+        """
+        groups = open_groups(find_groups(supernet), excluded(self.model, excludes), with_group_conv)
+        if not groups:
+            raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
+        return groups
 
     def pruned(
         self, supernet: Supernet, subnet: Subnet, mode: str, path: Path, statistics: State = NOTHING
@@ -123,17 +129,33 @@ def metric_of(mode: str) -> str:
     return METRICS[mode]
 
 
-def device_of(gpus: Sequence[Any] | None) -> str | None:
-    """Where networks are evaluated: on the first of `gpus`, as Vitis does, where there are any; else where they are."""
-    if not torch.cuda.is_available():
-        return None
-    return f"cuda:{gpus[0]}" if gpus else "cuda"
+def evaluate(search: Search, scorer: Scorer, archive: Archive, title: str, gpus: Sequence[Any] | None = None) -> None:
+    """Run a search to its end under a progress bar, with a process for each of several `gpus`.
 
-
-def evaluate(search: Search, scorer: Scorer, archive: Archive, title: str) -> None:
-    """Run a search to its end, under a progress bar."""
+    Where there is a GPU, networks go to the first of `gpus`, or to the process's own. Where there is none they stay
+    where they are, and several `gpus` are as many processes.
+    """
+    chosen, cuda = [str(gpu).removeprefix("cuda:") for gpu in gpus or ()], torch.cuda.is_available()
     with progress(title) as tell:
-        run(search, scorer, archive, lambda result: tell(result.done, result.total))
+
+        def report(result: Result) -> None:
+            tell(result.done, result.total)
+
+        if len(chosen) < 2:
+            run(search, on_gpu(scorer, chosen), archive, report)
+            return
+        if not cuda:
+            console.print(f"no GPU here: {len(chosen)} processes on the CPU instead of gpus {', '.join(chosen)}")
+        devices = [f"cuda:{gpu}" for gpu in chosen] if cuda else []
+        with workers(replace(scorer, device="cuda") if cuda else scorer, len(chosen), devices) as (held, spread):
+            run(search, held, archive, report, map=spread)
+
+
+def on_gpu(scorer: Scorer, gpus: Sequence[Any] | None) -> Scorer:
+    """The scorer on the first of `gpus`, or on the process's own GPU; as it is where there is none or it says where."""
+    if scorer.device is not None or not torch.cuda.is_available():
+        return scorer
+    return replace(scorer, device=f"cuda:{str(gpus[0]).removeprefix('cuda:')}" if gpus else "cuda")
 
 
 @contextmanager

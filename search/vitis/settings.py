@@ -55,25 +55,19 @@ def offered(choice: Choice | None, values: Sequence[Any], space: SearchSpace) ->
 class Settings:
     """The layers of a supernet in groups, and its subnets in Vitis' lists and back."""
 
-    def __init__(self, supernet: Supernet) -> None:
-        self.space = supernet.space
+    def __init__(self, supernet: Supernet, space: SearchSpace) -> None:
+        self.space = space
         modules = dict(supernet.model.named_modules())
-        kernels = {c.name.removesuffix(".kernel"): c for c in self.space.choices if c.kind == "kernel"}
+        chosen = [choice for choice in space.choices if len(choice.options) > 1]
+        kernels = {layer_of(choice): choice for choice in chosen if choice.kind == "kernel"}
         self.groups: list[list[Layer]] = []
         for group in find_groups(supernet):
-            self.groups.append(
-                [
-                    Layer(
-                        node,
-                        group.choice,
-                        channels_of(supernet, node, modules[node], group.choice),
-                        kernels.get(node),
-                        edges_of(modules[node], kernels.pop(node, None)),
-                    )
-                    for node in group.nodes
-                    if node in modules and modules[node]._parameters
-                ]
-            )
+            nodes = [n for n in group.nodes if group.choice in chosen and n in modules and modules[n]._parameters]
+            layers = []
+            for node in nodes:
+                widths, kernel = channels_of(supernet, node, modules[node], group.choice), kernels.pop(node, None)
+                layers.append(Layer(node, group.choice, widths, kernel, edges_of(modules[node], kernel)))
+            self.groups += [layers] if layers else []
         for name, choice in kernels.items():
             width = (getattr(modules[name], "out_channels", 0),)
             self.groups.append([Layer(name, None, width, choice, edges_of(modules[name], choice))])
@@ -161,6 +155,11 @@ def channels_of(supernet: Supernet, node: str, module: nn.Module, choice: Choice
         size = weight.shape[axis] if kept is None else length(kept)
         found.append(size * copies)
     return tuple(found)
+
+
+def layer_of(kernel: Choice) -> str:
+    """The layer of a kernel's choice."""
+    return kernel.name.removesuffix(".kernel")
 
 
 def length(index: Any) -> int:
