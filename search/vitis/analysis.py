@@ -90,7 +90,7 @@ class Analysis:
 def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     """The damage of every option, shape (options,), through damages known by share removed."""
     own = np.rint(shares_of(choice) * _MILLION).astype(int)
-    given = {round((1 - share) * _MILLION): value for share, value in known.items()}
+    given = {round((1 - share) * _MILLION): round(value, 12) for share, value in known.items()}
     every = sorted({*own.tolist(), *given, _MILLION})
     fine = SearchSpace((Choice(choice.name, "width", tuple(every)),))
     (damages,) = Curves.through(fine, [{every.index(share): value for share, value in given.items()}]).damages

@@ -92,6 +92,6 @@ def number(value: Any, function: str) -> float:
         TypeError: it is none.
     """
     try:
-        return float(value)
+        return float(value.item() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{function} returns a number or a tensor of one element, got {type(value).__name__}") from None

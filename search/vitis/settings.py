@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from search.vitis.names import module_of
 Setting = list[list[dict[str, Any]]]
 """Groups of entries, one a layer: its name, its candidate widths and kernels, and the active ones (-1: not said)."""
 
-WIDTH, KERNEL = "active_out_channel", "active_kernel_size"
+ACTIVE = ("active_out_channel", "active_kernel_size")
+CANDIDATES = ("candidate_out_channel_list", "candidate_kernel_size_list")
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Layer:
         """This layer in the list of a space, and of a subnet of it."""
         return {
             "dynamic_conv_module_name": self.name,
-            "candidate_out_channel_list": offered(self.width, self.channels, space),
-            WIDTH: self._active(self.width, self.channels, subnet),
-            "candidate_kernel_size_list": offered(self.kernel, self.edges, space),
-            KERNEL: self._active(self.kernel, self.edges, subnet),
+            CANDIDATES[0]: offered(self.width, self.channels, space),
+            ACTIVE[0]: self._active(self.width, self.channels, subnet),
+            CANDIDATES[1]: offered(self.kernel, self.edges, space),
+            ACTIVE[1]: self._active(self.kernel, self.edges, subnet),
         }
 
     @staticmethod
@@ -82,45 +83,46 @@ class Settings:
         Raises:
             ValueError: a layer, a width or a kernel that is not here, or layers of a group that differ.
         """
-        values: dict[str, int | str] = dict(self.space.largest)
-        said: dict[str, Any] = {}
-        for entry in entries(setting):
-            layer = self._layer(str(entry["dynamic_conv_module_name"]))
-            for choice, options, key in ((layer.width, layer.channels, WIDTH), (layer.kernel, layer.edges, KERNEL)):
-                active = entry.get(key, -1)
-                if active == -1 or choice is None:
-                    continue
-                option = choice.options[position(layer.name, key, options, active)]
+        said: dict[str, int | str] = {}
+        for layer, choice, options, key, value in self._said(setting, ACTIVE):
+            if value != -1:
+                option = choice.options[position(layer, key, options, value)]
                 if said.setdefault(choice.name, option) != option:
-                    raise ValueError(f"{layer.name}: {key} {active} differs from the other layers of {choice.name}")
-                values[choice.name] = option
-        return Subnet(values)
+                    raise ValueError(f"{layer}: {key} {value} differs from the other layers of {choice.name}")
+        return self.space.largest.replace(**said)
 
     def part(self, setting: Sequence[Any]) -> SearchSpace:
         """The part of the space that a list with shorter candidate lists leaves.
 
         Raises:
-            ValueError: a layer or a candidate that is not here, or none is left.
+            ValueError: a layer or a candidate that is not here, none is left, or layers of a group differ.
         """
         kept: dict[str, list[int | str]] = {}
-        for entry in entries(setting):
-            layer = self._layer(str(entry["dynamic_conv_module_name"]))
-            for choice, options, key in (
-                (layer.width, layer.channels, "candidate_out_channel_list"),
-                (layer.kernel, layer.edges, "candidate_kernel_size_list"),
-            ):
-                if choice is not None and key in entry:
-                    found = [choice.options[position(layer.name, key, options, value)] for value in entry[key]]
-                    if kept.setdefault(choice.name, found) != found:
-                        raise ValueError(f"{layer.name}: {key} {entry[key]} differs from its group's")
+        for layer, choice, options, key, values in self._said(setting, CANDIDATES):
+            found = [choice.options[position(layer, key, options, value)] for value in values]
+            if kept.setdefault(choice.name, found) != found:
+                raise ValueError(f"{layer}: {key} {values} differs from the other layers of {choice.name}")
         return self.space.restrict(kept)
 
-    def _layer(self, name: str) -> Layer:
+    def _said(
+        self, setting: Sequence[Any], keys: tuple[str, str]
+    ) -> Iterator[tuple[str, Choice, Sequence[Any], str, Any]]:
+        """What a list says of each choice: the layer, the choice, what its options mean there, the key, the value.
+
+        A layer that has no choice here may be named if it is whole.
+        """
         layers = {layer.name: layer for group in self.groups for layer in group}
-        found = layers.get(module_of(name))
-        if found is None:
-            raise ValueError(f"{name} is no elastic layer of this network; elastic are {', '.join(layers)}")
-        return found
+        for entry in entries(setting):
+            name = module_of(str(entry["dynamic_conv_module_name"]))
+            if name not in layers:
+                if entry.get(ACTIVE[0]) == max(entry.get(CANDIDATES[0]) or [None]):
+                    continue
+                raise ValueError(f"{name} is no elastic layer of this network; elastic are {', '.join(layers)}")
+            layer = layers[name]
+            rows = ((layer.width, layer.channels), (layer.kernel, layer.edges))
+            for (choice, options), key in zip(rows, keys, strict=True):
+                if choice is not None and key in entry:
+                    yield name, choice, options, key, entry[key]
 
 
 def entries(setting: Sequence[Any]) -> list[Mapping[str, Any]]:
