@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,11 +13,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from torch import nn
 
-from conf.job import Job, digest
+from conf.job import Job
 from conf.journal import opened
+from conf.records import digest
+from ofa.sparsity import Pattern
 from train import Recipe, Supervised, fit
 from train.distillation import AdaptiveSoft, SoftTargets
 from train.guards import Collapse
+from train.lesson import Lesson
+from train.masking import Masked, Masking
 from train.recipe import SCHEDULES
 
 
@@ -25,7 +30,8 @@ class Finetuning:
     """How a pruned network learns again: by `recipe`, and for `teacher_share` of the loss from the original.
 
     Before, `trials` settings are tried for `trial_epochs` epochs each, the recipe's own first: rates from `rates[0]` to
-    `rates[1]` times the recipe's, and `schedules`. The best on the validation split goes on.
+    `rates[1]` times the recipe's, and `schedules`. The best on the validation split goes on. `masking` says how N:M
+    masks change meanwhile, where layers have a pattern.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -36,6 +42,7 @@ class Finetuning:
     trial_epochs: int = 1
     rates: tuple[float, float] = (0.2, 5.0)
     schedules: tuple[str, ...] = ("cosine", "constant")
+    masking: Masking = field(default_factory=Masking)
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_share <= 1:
@@ -49,23 +56,33 @@ class Finetuning:
             raise ValueError(f"schedules are of {', '.join(SCHEDULES)}, got {list(self.schedules)}")
 
 
-def finetune(job: Job, net: nn.Module, given: Finetuning, folder: Path, stage: str) -> dict[str, float]:
+Patterns = Mapping[str, Pattern]
+"""The N:M pattern of each layer that has one."""
+
+
+def finetune(
+    job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, folder: Path, stage: str
+) -> dict[str, float]:
     """Train `net` in place; gives accuracy and loss on the validation split. The same call goes on after a kill."""
-    recipe = chosen(job, net, given, folder, stage) if given.trials else given.recipe
+    recipe = chosen(job, net, patterns, given, folder, stage) if given.trials else given.recipe
     with job.progress(stage) as bar:
         path = folder / "finetuned.pt"
-        figures = fit(lesson(job, net, given), recipe, path=path, stage=stage, tracker=job.tracker, progress=bar)
+        figures = fit(
+            lesson(job, net, patterns, given), recipe, path=path, stage=stage, tracker=job.tracker, progress=bar
+        )
     return {"accuracy": figures["accuracy"], "loss": figures["loss"]}
 
 
-def lesson(job: Job, net: nn.Module, given: Finetuning) -> Supervised:
+def lesson(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning) -> Lesson:
+    """What the network learns: from labels and the original, under masks where layers have a pattern."""
     teacher = job.teacher if given.teacher_share else None
-    return Supervised(
+    own = Supervised(
         net, job.splits, given.label_smoothing, teacher=teacher, soft=given.soft, teacher_share=given.teacher_share
     )
+    return Masked(own, given.masking.start(net, patterns)) if patterns else own
 
 
-def chosen(job: Job, net: nn.Module, given: Finetuning, folder: Path, stage: str) -> Recipe:
+def chosen(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, folder: Path, stage: str) -> Recipe:
     """The recipe with the rate and the schedule of the best trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = {"finetuning": digest(asdict(given)), "seed": int(job.config.seed)}
@@ -82,18 +99,19 @@ def chosen(job: Job, net: nn.Module, given: Finetuning, folder: Path, stage: str
         if not number and not study.get_trials(deepcopy=False, states=(*finished, TrialState.WAITING)):
             study.enqueue_trial(own)
         trial = study.ask(space)
-        accuracy = tried(job, net, given, adapted(given.recipe, trial.params), f"{stage} trial {number + 1}")
+        recipe, name = adapted(given.recipe, trial.params), f"{stage} trial {number + 1}"
+        accuracy = tried(job, net, patterns, replace(given, recipe=recipe), name)
         study.tell(trial, accuracy)
         job.console.print(f"{stage} trial {number + 1}: {described(trial.params)} → {accuracy:.2f} %")
     return adapted(given.recipe, study.best_params)
 
 
-def tried(job: Job, net: nn.Module, given: Finetuning, recipe: Recipe, name: str) -> float:
+def tried(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, name: str) -> float:
     """Accuracy after a short training of a copy; 0 where it collapsed."""
-    short = replace(recipe, epochs=given.trial_epochs)
+    short = replace(given.recipe, epochs=given.trial_epochs)
     try:
         with job.progress(name) as bar:
-            return fit(lesson(job, deepcopy(net), given), short, stage=name, progress=bar)["accuracy"]
+            return fit(lesson(job, deepcopy(net), patterns, given), short, stage=name, progress=bar)["accuracy"]
     except Collapse:
         return 0.0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,11 @@ from torch import Tensor, nn
 
 import ofa
 from conf.building import build, converted
+from conf.records import differences, digest, flat, read_json, write_json
 from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
+from ofa.activations import sparsify_inputs
+from ofa.fine_grained import FineGrained, eligible
+from ofa.sparsity import Pattern
 from search import Constraint, Objective
 from train import Sandwich, Tracker, create
 from train import checkpoint as checkpoints
@@ -184,9 +186,20 @@ class Job:
             supernet = ofa.Supernet(model, self.example, self.space_config, lambda done, of: bar.expect(of, done))
         if not len(supernet.space):
             raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
+        if self.supernet_config.activations is not None:
+            self._sparsify_inputs(supernet.model, self.supernet_config.activations)
         if self.supernet_config.sort:
             sort_by(supernet, self.supernet_config.sort, self.splits)
         return supernet
+
+    def _sparsify_inputs(self, model: nn.Module, text: str) -> None:
+        """Let every layer that takes the pattern see the largest activations alone."""
+        pattern = Pattern.parse(text)
+        if pattern is None:
+            return
+        for weights in filter(None, map(Pattern.parse, self.space_config.sparsity)):
+            FineGrained(1 - weights.density, 1 - pattern.density, weights.block, self.supernet_config.strict)
+        sparsify_inputs(model, eligible(model, pattern, self.space_config.exclude)[0])
 
     @cached_property
     def supernet(self) -> ofa.Supernet:
@@ -257,37 +270,3 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise ValueError(f"run folder {folder} cannot be written: {error.strerror}; choose another run=…") from None
     return folder
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run again, nothing else is lost") from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Written whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}".lstrip(".")).items()}
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Every setting that differs, with both values."""
-    keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-    return "; ".join(f"{k} was {before.get(k)}, is now {now.get(k)}" for k in keys)
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

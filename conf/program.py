@@ -64,7 +64,8 @@ def execute(config: DictConfig) -> None:
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
-    from conf.job import TRAINED, Job, read_json
+    from conf.job import TRAINED, Job
+    from conf.records import read_json
     from search import Front
     from train.distribution import joined
 

@@ -26,7 +26,8 @@ class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
     Where it is not `trained` its weights stay as they are. `sort` names the importance by which units are ordered
-    before, or none: l1, l2, scale, taylor, fisher, fpgm, random.
+    before, or none: l1, l2, scale, taylor, fisher, fpgm, random. `activations` is the N:M pattern of what enters the
+    layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless `strict` is false.
     """
 
     trained: bool = True
@@ -38,6 +39,8 @@ class SupernetTraining:
     calibration_batches: int = 8
     calibration_batch: int = 64
     interference: bool = False
+    activations: str | None = None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if self.source not in ("teacher", "largest"):

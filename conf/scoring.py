@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import nn
 
 import ofa
-from conf.job import Job, digest
+from conf.job import Job
+from conf.records import digest
 from search import LatencyPredictor
 from search.evaluation import Evaluate, Map
 from search.problem import Costs

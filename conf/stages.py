@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 import ofa
-from conf.job import NETWORK, Job, digest, read_json, write_json
-from conf.pruning import Pruner
+from conf.job import NETWORK, Job
+from conf.pruner import Pruner
+from conf.records import digest, read_json, write_json
 from conf.scoring import context_of, costs_of, evaluators, weights_digest
 from ofa.export import export_onnx, export_program, save_weights
+from ofa.packing import save_packed
 from ofa.persistence import plan_to_json, save_subnet
 from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
 from search.front import TEACHER
@@ -99,7 +101,7 @@ def latency_of(job: Job, net: nn.Module, example: Tensor) -> float:
 
 
 def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values for name, values in costs.items() if name != "params"}
+    return {name: values for name, values in costs.items() if name not in ("params", "weight_bytes")}
 
 
 def search_front(job: Job) -> None:
@@ -142,7 +144,7 @@ def record(job: Job, supernet: ofa.Supernet, front: Front) -> None:
 
 def teacher_row(job: Job, supernet: ofa.Supernet, metrics: Mapping[str, float]) -> Row:
     cost = supernet.cost(supernet.space.largest)
-    return Row(TEACHER, None, {**metrics, "macs": float(cost.macs), "params": float(cost.params)})
+    return Row(TEACHER, None, {**metrics, **{name: float(value) for name, value in asdict(cost).items()}})
 
 
 def export_front(job: Job) -> None:
@@ -183,7 +185,11 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     files = {"weights": "weights.safetensors", "plan": "plan.json", "onnx": "model.onnx", "subnet": "subnet.json"}
     subnet = row.subnet or supernet.space.largest
     save_weights(net, folder / files["weights"])
-    (folder / files["plan"]).write_text(plan_to_json(supernet.plan(subnet), {"backbone": str(job.config.backbone)}))
+    plan = supernet.plan(subnet)
+    (folder / files["plan"]).write_text(plan_to_json(plan, {"backbone": str(job.config.backbone)}))
+    if plan.zeros:
+        files["packed"] = "packed.safetensors"
+        save_packed(net, plan.patterns, folder / files["packed"])
     export_onnx(net, example, folder / files["onnx"])
     difference = onnx_difference(net, folder / files["onnx"], fitted(job.picture), job.export_config.tolerance)
     if job.export_config.program:

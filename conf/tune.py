@@ -20,9 +20,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from conf.building import build
-from conf.job import Job, flat
+from conf.job import Job
 from conf.journal import opened
 from conf.program import complaints, complete, prepare
+from conf.records import flat
 from conf.tuning import Dimension, Tuning, tunable
 from train import fit
 from train.guards import Collapse

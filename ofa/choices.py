@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ofa.depth import Stage, skipped_by
+from ofa.elastic_sparsity import SparseLayer, check_patterns
 from ofa.groups import ChannelGroup, Groups
 from ofa.policies import POLICIES, Decision, Network
 from ofa.selection import Selector
@@ -28,10 +29,11 @@ class SpaceConfig:
     auto (see `ofa.policies`; `keep_ends` is for auto). `kernel` offers 3, 5, … up to the kernel's size, as the centre
     of the larger one, or with `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage be
     skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
-    `overrides` maps a glob on module names to other options for the choices there: `width` (fractions), `units`
-    (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks while converting:
-    each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which the proof chooses,
-    may then be wrong).
+    `sparsity` lists N:M patterns that layers may take besides being dense ("2:4": two of every four weights along the
+    input channels are zero). `overrides` maps a glob on module names to other options for the choices there: `width`
+    (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
+    while converting: each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which
+    the proof chooses, may then be wrong).
     """
 
     width: tuple[float, ...] | Literal["multiples"] = (0.25, 0.5, 0.75, 1.0)
@@ -39,6 +41,7 @@ class SpaceConfig:
     kernel_transform: bool = False
     depth: bool = True
     resolution: tuple[int, ...] = ()
+    sparsity: tuple[str, ...] = ()
     divisor: int = 8
     policy: str = "everything"
     keep_ends: bool = True
@@ -52,6 +55,7 @@ class SpaceConfig:
             raise ValueError(f"divisor is at least 1, got {self.divisor}")
         if any(edge < 1 for edge in self.resolution):
             raise ValueError(f"resolutions are positive numbers of pixels, got {list(self.resolution)}")
+        check_patterns(self.sparsity)
         if self.proof not in ("off", "quick", "full"):
             raise ValueError(f"proof is off, quick or full, got {self.proof!r}")
         if self.policy not in POLICIES:
@@ -126,6 +130,14 @@ def make_offers(
             )
     check_overrides(groups, config)
     return offers
+
+
+def sparsity_offers(layers: Mapping[str, SparseLayer], stages: Sequence[Stage]) -> list[Offer]:
+    """A choice of pattern for each layer."""
+    return [
+        Offer(Choice(f"{name}.sparsity", "sparsity", layer.options, tuple(blocks_around([layer.weight], stages))), {})
+        for name, layer in layers.items()
+    ]
 
 
 def width_offer(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ofa.attributes import Binding, Bindings, find_bindings
-from ofa.choices import Offer, SpaceConfig, make_offers, space_of
+from ofa.choices import Offer, SpaceConfig, make_offers, space_of, sparsity_offers
 from ofa.depth import Stage, find_stages
+from ofa.elastic_sparsity import SparseLayer, sparse_layers
 from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
 from ofa.labels import IntArray
@@ -35,6 +36,7 @@ class Conversion:
     bindings: list[Binding]
     failures: dict[str, str]
     error: float
+    sparse: Mapping[str, SparseLayer] = field(default_factory=dict)
 
     def sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         return decode(self.offers, self.groups, self.stages, genomes)
@@ -86,7 +88,14 @@ class Converter:
             if found.elastic <= best.elastic:
                 break
             best, tied = found, [*tied, *ties]
-        return best
+        return self._with_sparsity(best)
+
+    def _with_sparsity(self, found: Conversion) -> Conversion:
+        """Patterns for the layers that take them; they need no proof, since zeros in a weight change no shape."""
+        sparse = sparse_layers(self.model, self.flow, self.config.sparsity, self.excluded)
+        named = {offer.choice.name for offer in found.offers}
+        stages = [stage for stage in self.stages if stage.name in named]
+        return replace(found, offers=[*found.offers, *sparsity_offers(sparse, stages)], sparse=sparse)
 
     def attempt(self, ties: Sequence[Pair]) -> Conversion:
         """Group with these ties, and prove."""

@@ -8,26 +8,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from ofa.depth import Stage, skipped_by
+from ofa.elastic_sparsity import SparseLayer, saved
 from ofa.groups import FIXED, Groups
 from ofa.labels import IntArray
+from ofa.sparsity import Pattern
 from ofa.tracing import Product, Trace
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
-Term = tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...]]
-"""Name, constant, indices of the sizes that multiply it, (stage, position) of the blocks around it."""
+Term = tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...], str]
+"""Name, constant, indices of the sizes that multiply it, (stage, position) of the blocks around it, its owner."""
+Patterns = Mapping[str, Sequence[tuple[BoolArray, Pattern]]]
+"""For a layer the patterns that it takes, each with the members of the population that it does in, (population,)."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs), parameters, and the activation bytes
-    that are alive at once at most, per sample."""
+    """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs; those with zeros in an N:M pattern do
+    not count), parameters (zeros count), the activation bytes that are alive at once at most, per sample, and the bytes
+    of the parameters, packed where they have a pattern."""
 
     macs: int
     params: int
     peak_bytes: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,15 @@ class _Size:
 class CostModel:
     """Cost formulas of a network, evaluated for arrays of group sizes (population, groups) and depths."""
 
-    def __init__(self, trace: Trace, groups: Groups, stages: Sequence[Stage], trainable: Mapping[str, int]) -> None:
-        self.groups, self.stages = groups, tuple(stages)
+    def __init__(
+        self,
+        trace: Trace,
+        groups: Groups,
+        stages: Sequence[Stage],
+        parameters: Mapping[str, Tensor],
+        sparse: Mapping[str, SparseLayer],
+    ) -> None:
+        self.groups, self.stages, self.sparse = groups, tuple(stages), sparse
         self._sizes: dict[bytes, int] = {}
         self._forms: list[_Size] = []
         self._terms: list[Term] = []
@@ -62,10 +76,14 @@ class CostModel:
         modules, self._alive = trace.alive
         self._moments = [tuple(skipped_by(module, self.stages)) for module in modules]
         self._chains = list(chains(trace, self.stages))
-        for name, size in trainable.items():
+        for name, tensor in parameters.items():
             vectors = tuple(v for v in trace.parameters[name] if v is not None)
-            constant = size // math.prod(len(v) for v in vectors)
+            constant = tensor.numel() // math.prod(len(v) for v in vectors)
             self._add("params", Product(constant, vectors, "", name), 1)
+            self._add("weight_bytes", Product(constant, vectors, "", name), tensor.element_size())
+        inputs = {name: trace.parameters[layer.weight][layer.dim] for name, layer in sparse.items()}
+        self._channels = {name: None if v is None else self._form(v) for name, v in inputs.items()}
+        self._elements = {name: parameters[layer.weight].element_size() for name, layer in sparse.items()}
 
     def _add(self, name: str, product: Product, scale: float) -> None:
         indices, constant = [], product.constant * scale
@@ -75,7 +93,9 @@ class CostModel:
                 constant *= len(vector)
             else:
                 indices.append(form)
-        self._terms.append((name, constant, tuple(indices), tuple(skipped_by(product.module, self.stages))))
+        self._terms.append(
+            (name, constant, tuple(indices), tuple(skipped_by(product.module, self.stages)), product.module)
+        )
 
     def _form(self, vector: IntArray) -> int | None:
         """Index of the vector's size formula, None where its size never changes."""
@@ -93,26 +113,42 @@ class CostModel:
             self._forms.append(_Size(int((group == FIXED).sum()), tuple(tables)))
         return self._sizes[key]
 
-    def evaluate(self, sizes: IntArray, depths: IntArray) -> dict[str, FloatArray]:
+    def evaluate(self, sizes: IntArray, depths: IntArray, patterns: Patterns) -> dict[str, FloatArray]:
         """Costs of subnets: `sizes` (population, groups) units kept, `depths` (population, stages) blocks that run.
 
-        Keys: macs, params, peak_bytes and bytes (of activations: alive at once, and written; per sample), kernels
-        (contractions), and MACs by kind.
+        Keys: macs, params, weight_bytes, peak_bytes and bytes (of activations: alive at once, and written; per sample),
+        kernels (contractions), and MACs by kind, whose zeros count: they are what a dense runtime does.
         """
         forms = [form.evaluate(sizes) for form in self._forms]
-        totals: dict[str, FloatArray] = {}
+        stays = self._stays(forms, patterns, len(sizes))
+        totals: dict[str, FloatArray] = {"macs": np.zeros(len(sizes))}
         for name, *_ in self._terms:
             totals.setdefault(name, np.zeros(len(sizes)))
         for term in self._terms:
             value = size_of(term, forms, len(sizes))
             for stage, position in term[3]:
                 value = value * (depths[:, stage] > position)
-            totals[term[0]] += value
-        zero = np.zeros(len(sizes))
-        totals["macs"] = sum((v for name, v in totals.items() if name.startswith("macs_")), zero)
-        totals.setdefault("params", zero)
+            if term[0].startswith("macs_"):
+                totals["macs"] += value * stays.get(("macs", term[4]), 1.0)
+            totals[term[0]] += value * stays.get((term[0], term[4]), 1.0)
+        for name in ("params", "weight_bytes"):
+            totals.setdefault(name, np.zeros(len(sizes)))
         totals["peak_bytes"] = self._peak_bytes(forms, depths, len(sizes))
         return totals
+
+    def _stays(
+        self, forms: Sequence[FloatArray], patterns: Patterns, population: int
+    ) -> dict[tuple[str, str], FloatArray]:
+        """The share of each sparse layer's MACs, and of its weight's bytes, that the patterns leave, (population,)."""
+        result: dict[tuple[str, str], FloatArray] = {}
+        for name, rows in patterns.items():
+            layer, form = self.sparse[name], self._channels[name]
+            channels = np.full(population, float(layer.channels)) if form is None else forms[form]
+            macs, stored = np.ones(population), np.ones(population)
+            for mine, pattern in rows:
+                macs[mine], stored[mine] = saved(pattern, channels[mine], self._elements[name])
+            result["macs", name], result["weight_bytes", layer.weight] = macs, stored
+        return result
 
     def _peak_bytes(self, forms: Sequence[FloatArray], depths: IntArray, population: int) -> FloatArray:
         """The most activation bytes alive at once in an inference pass, per sample: inputs and every allocated output.

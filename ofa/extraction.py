@@ -21,7 +21,7 @@ def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module
     Raises:
         ValueError: the plan is of another network.
     """
-    part = part or (lambda name, tensor: take(tensor, plan.indices.get(name, ())))
+    part = part or (lambda name, tensor: kept_of(name, tensor, plan))
     owners = find_owners(model)
     check_names(owners, plan)
     memo: dict[int, Any] = {}
@@ -31,7 +31,7 @@ def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module
         tensor = module._buffers[local] if parameter is None else parameter
         assert tensor is not None
         kept = part(name, tensor).detach().clone()
-        kept = kept.contiguous() if name in plan.indices else kept
+        kept = kept.contiguous() if name in plan.indices or name in plan.zeros else kept
         memo[id(tensor)] = kept if parameter is None else nn.Parameter(kept, tensor.requires_grad)
     result = duplicate(model, memo)
     for change in plan.changes:
@@ -41,8 +41,14 @@ def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module
     return result
 
 
+def kept_of(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+    """The slice of a tensor, with its zeros."""
+    part = take(tensor.detach(), plan.indices.get(name, ()))
+    return plan.zeros[name].masked(part) if name in plan.zeros else part
+
+
 def check_names(names: Mapping[str, Any], plan: Plan) -> None:
-    unknown = [name for name in plan.indices if name not in names]
+    unknown = [name for name in (*plan.indices, *plan.zeros) if name not in names]
     if unknown:
         raise ValueError(f"the plan is of another network: it slices {unknown[:3]}, which this one does not have")
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ofa.elastic_sparsity import Zeros
 from ofa.groups import Groups
 from ofa.slicing import Change, Index, Plan
 from ofa.space import SearchSpace, Subnet
+from ofa.sparsity import Pattern
 
 if TYPE_CHECKING:
     from ofa.supernet import Supernet
@@ -97,7 +99,9 @@ def plan_to_json(plan: Plan, facts: Mapping[str, Any]) -> str:
     """A plan as text, with what else is known: with it a network is made smaller again without being traced."""
     indices = {name: [written(i) for i in index] for name, index in plan.indices.items()}
     changes = [[c.module, c.attribute, c.value, isinstance(c.value, tuple)] for c in plan.changes]
-    return json.dumps({"indices": indices, "changes": changes, "skipped": list(plan.skipped), **facts}, indent=1)
+    zeros = {name: [str(z.pattern), z.dim] for name, z in plan.zeros.items()}
+    content = {"indices": indices, "changes": changes, "skipped": list(plan.skipped), "zeros": zeros}
+    return json.dumps({**content, **facts}, indent=1)
 
 
 def written(index: Index) -> Any:
@@ -116,12 +120,18 @@ def plan_from_json(text: str) -> Plan:
     try:
         content = json.loads(text)
         indices = {name: tuple(restored(i) for i in index) for name, index in content["indices"].items()}
-        rows = [
-            (module, attribute, tuple(v) if is_tuple else v) for module, attribute, v, is_tuple in content["changes"]
-        ]
-        return Plan(indices, tuple(Change(*row) for row in rows), tuple(content["skipped"]))
-    except (KeyError, TypeError, ValueError) as error:
+        changes = tuple(Change(m, a, tuple(v) if is_tuple else v) for m, a, v, is_tuple in content["changes"])
+        zeros = {name: Zeros(parsed(text), dim) for name, (text, dim) in content["zeros"].items()}
+        return Plan(indices, changes, tuple(content["skipped"]), zeros)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"not a plan of a smaller network: {text[:80]!r} ({error!r})") from None
+
+
+def parsed(text: str) -> Pattern:
+    pattern = Pattern.parse(text)
+    if pattern is None:
+        raise ValueError("a dense weight has no zeros")
+    return pattern
 
 
 def restored(index: Any) -> Index:

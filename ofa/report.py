@@ -121,7 +121,8 @@ def make_report(
     blocks = {stage.name: stage.blocks for stage in stages}
     rows = []
     for offer in offers:
-        layers = [name for g in offer.sizes for name in members[g]] or blocks.get(offer.choice.name, ())
+        own = [offer.choice.name.removesuffix(".sparsity")] if offer.choice.kind == "sparsity" else []
+        layers = [name for g in offer.sizes for name in members[g]] or own or blocks.get(offer.choice.name, ())
         values = [float(v) for g in offer.sizes for v in scores[g]] if offer.choice.kind == "width" else []
         spread = (min(values), max(values)) if values else None
         choice = offer.choice
@@ -147,7 +148,8 @@ def layer_rows(
         own = dict(module.named_parameters(recurse=False))
         if own:
             choices = dict.fromkeys(owned.get(name, []))
-            choices.update({stages[s].name: None for s, _ in skipped_by(name, stages) if stages[s].name in names})
+            others = [*(stages[s].name for s, _ in skipped_by(name, stages)), f"{name}.sparsity"]
+            choices.update(dict.fromkeys(other for other in others if other in names))
             prefix = f"{name}." if name else ""
             reason = next((groups.reasons[prefix + p] for p in own if prefix + p in groups.reasons), "")
             reason = failed.get(name, reason or "no option fits") if not choices else ""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
 from ofa.labels import IntArray
+from ofa.sparsity import Pattern
 
 Index = slice | Tensor | None
 
@@ -29,11 +31,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a subnet changes: the kept indices of each tensor, the attributes that follow, the skipped blocks."""
+    """What a subnet changes: the kept indices of each tensor, the attributes that follow, the skipped blocks, and the
+    zeros in weights."""
 
     indices: Mapping[str, tuple[Index, ...]]
     changes: tuple[Change, ...] = ()
     skipped: tuple[str, ...] = ()
+    zeros: Mapping[str, Zeros] = field(default_factory=dict)
+
+    @property
+    def patterns(self) -> dict[str, Pattern]:
+        """The pattern of each layer that has one, by the layer's name."""
+        return {name.rpartition(".")[0]: zeros.pattern for name, zeros in self.zeros.items()}
 
 
 class Slicer:
@@ -137,6 +146,8 @@ class Slice(torch.autograd.Function):
 
 def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     """A parameter's slice with a gradient, a buffer's view."""
+    if not index:
+        return tensor
     if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
         return cast(Tensor, Slice.apply(tensor, index))
     return take(tensor.detach(), index)

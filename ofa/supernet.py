@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +17,14 @@ from ofa.backbone import check_parameters, unwrapped
 from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Converter, decode
-from ofa.costs import Cost, CostModel, FloatArray
+from ofa.costs import Cost, FloatArray
+from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
 from ofa.importance import Measure, importance
 from ofa.kernels import KernelTransforms
 from ofa.labels import IntArray
 from ofa.persistence import identity, load_supernet, save_supernet
+from ofa.prices import Prices
 from ofa.proof import Progress, silent
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
@@ -74,13 +76,13 @@ class Supernet(nn.Module):
         found = Converter(self.model, args, kwargs, config, excluded, progress).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
+        self._sparse = found.sparse
         self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         self.transforms = KernelTransforms(self._kernels()) if config.kernel_transform else None
-        trainable = {name: p.numel() for name, p in self.model.named_parameters()}
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
-        self._costs = {r: CostModel(flow, self._groups, self._stages, trainable) for r, flow in flows.items()}
+        self._prices = Prices.of(self.model, flows, found)
         self.report = self._report(found.error)
         self.activate(self.space.largest)
 
@@ -111,7 +113,8 @@ class Supernet(nn.Module):
         skipped = tuple(b for s, n in zip(self._stages, depths, strict=True) for b in s.blocks[n:])
         if len(self._plans) >= REMEMBERED:
             self._plans.pop(next(iter(self._plans)))
-        self._plans[subnet] = Plan(self._slicer.indices(sizes), tuple(c for c in changes if c is not None), skipped)
+        zeros = zeros_of(subnet, self._sparse)
+        self._plans[subnet] = Plan(self._slicer.indices(sizes), tuple(c for c in changes if c), skipped, zeros)
         return self._plans[subnet]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -137,7 +140,7 @@ class Supernet(nn.Module):
         plan, statistics = self.plan(subnet), self._statistics if subnet == self._active else {}
 
         def part(name: str, tensor: Tensor) -> Tensor:
-            kept = self._part(name, plan.indices.get(name, ()), partial(take, tensor))
+            kept = self._part(plan, name, partial(take, tensor))
             return statistics.get(name, kept)
 
         return reduced(self.model, plan, part)
@@ -215,29 +218,15 @@ class Supernet(nn.Module):
     def cost(self, subnet: Subnet) -> Cost:
         """Exact costs of a subnet, without a forward pass."""
         rows = self.costs(self.space.encode(subnet)[None])
-        return Cost(int(rows["macs"][0]), int(rows["params"][0]), int(rows["peak_bytes"][0]))
+        return Cost(**{field.name: round(float(rows[field.name][0])) for field in fields(Cost)})
 
     def costs(self, genomes: Genome) -> dict[str, FloatArray]:
         """Costs of a population of genomes, shape (population, choices), as arrays of shape (population,).
 
-        Keys: macs, params, peak_bytes (of activations, per sample), bytes (activations written), kernels
-        (contractions), macs_conv, macs_depthwise, …
+        Keys: macs (without those that N:M patterns save), params, weight_bytes, peak_bytes (of activations, per
+        sample), bytes (activations written), kernels (contractions), macs_conv, macs_depthwise, … (zeros count)
         """
-        genomes = np.atleast_2d(genomes)
-        (sizes, depths), edges = self._sizes(genomes), self._edges(genomes)
-        rows: dict[str, FloatArray] = {}
-        for edge, model in self._costs.items():
-            mine = edges == edge
-            for name, values in model.evaluate(sizes[mine], depths[mine]).items():
-                rows.setdefault(name, np.zeros(len(genomes)))[mine] = values
-        return rows
-
-    def _edges(self, genomes: Genome) -> IntArray:
-        """The resolution of each genome; where there is no choice, the one that costs are known for."""
-        for i, choice in enumerate(self.space.choices):
-            if choice.kind == "resolution":
-                return np.array(choice.options)[genomes[:, i]]
-        return np.full(len(genomes), next(iter(self._costs)))
+        return self._prices(np.atleast_2d(genomes))
 
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
@@ -293,20 +282,21 @@ class Supernet(nn.Module):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Slices for one forward pass: differentiable ones in training, remembered ones otherwise."""
-        indices = self._plan.indices
-        named = {name: self._tensor(name) for name in indices}
+        plan = self._plan
+        named = {name: self._tensor(name) for name in {**plan.indices, **plan.zeros}}
         if torch.is_grad_enabled():
-            parts = {n: self._part(n, i, partial(slice_of, named[n])) for n, i in indices.items()}
-            return parts | self._statistics
+            return {n: self._part(plan, n, partial(slice_of, tensor)) for n, tensor in named.items()} | self._statistics
         watched = [*named.values(), *(self.transforms.parameters() if self.transforms else ())]
         key = tuple((tensor._version, tensor.data_ptr()) for tensor in watched)
         if self._cache is None or self._cache[0] != key:
-            parts = {n: self._part(n, i, partial(detached_slice, named[n])) for n, i in indices.items()}
+            parts = {n: self._part(plan, n, partial(detached_slice, tensor)) for n, tensor in named.items()}
             self._cache = (key, parts | self._statistics)
         return self._cache[1]
 
-    def _part(self, name: str, index: Sequence[Index], slice_of: Callable[[Sequence[Index]], Tensor]) -> Tensor:
-        return self.transforms.part(name, index, slice_of) if self.transforms else slice_of(index)
+    def _part(self, plan: Plan, name: str, slice_of: Callable[[Sequence[Index]], Tensor]) -> Tensor:
+        index = plan.indices.get(name, ())
+        part = self.transforms.part(name, index, slice_of) if self.transforms else slice_of(index)
+        return plan.zeros[name].masked(part) if name in plan.zeros else part
 
     def _write_back(self, tensors: Mapping[str, Tensor]) -> None:
         """Batch statistics that a training pass updated in a copy go back to the shared buffers."""

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.objectives import written
+from search.objectives import COSTS, written
 
 Floats = npt.NDArray[np.float64]
-
-_LIMITED = ("macs", "params", "latency_ms")
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Constraint:
     absolute: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in _LIMITED:
-            raise ValueError(f"a budget limits {', '.join(_LIMITED)}, got {self.name!r}")
+        if self.name not in COSTS:
+            raise ValueError(f"a budget limits {', '.join(COSTS)}, got {self.name!r}")
         limits = [limit for limit in (self.lower, self.upper) if limit is not None]
         if not limits or not all(_is_limit(limit) for limit in limits):
             raise ValueError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MAXIMISED = {"accuracy": True, "loss": False, "macs": False, "params": False, "latency_ms": False}
+COSTS = ("macs", "params", "weight_bytes", "latency_ms")
+_MAXIMISED = {"accuracy": True, "loss": False} | dict.fromkeys(COSTS, False)
 _LABELS = {"accuracy": "Accuracy (%)", "loss": "Loss", "latency_ms": "Latency (ms)"}
-_COUNTS = {"macs": "MACs", "params": "Parameters"}
+_COUNTS = {"macs": "MACs", "params": "Parameters", "weight_bytes": "Weights, bytes"}
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.objectives import Objective, axis
+from search.objectives import COSTS, Objective, axis
 
 if TYPE_CHECKING:
     from search.front import Front, Row
@@ -54,7 +54,7 @@ def draw(front: Front, path: Path, across: str | None = None, up: str | None = N
 
 def _axes(objectives: Sequence[Objective], across: str | None, up: str | None) -> tuple[str, str]:
     """Names across and up: the first cost against the first other objective."""
-    costs = [objective.name for objective in objectives if objective.name in ("macs", "params", "latency_ms")]
+    costs = [objective.name for objective in objectives if objective.name in COSTS]
     x = across or next(iter(costs), "macs")
     y = up or next((objective.name for objective in objectives if objective.name != x), "accuracy")
     return x, y

@@ -1,4 +1,4 @@
-"""Engines that ask for a single subnet: the same share of everything, or without the least important units."""
+"""Engines that ask for one subnet: the same share of everything, without the least important units, the smallest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from search.problem import Costs, Problem
 
 
 class PointSearch(Search):
-    """A search that asks for the subnet in the budget that curves lead to, and for nothing else."""
+    """A search that asks for one subnet and for nothing else."""
 
-    def __init__(self, problem: Problem, curves: Curves, seed: int) -> None:
+    def __init__(self, problem: Problem, genome: Genome, seed: int) -> None:
         super().__init__(problem, 1, 1, seed)
-        self.curves = curves
+        self.genome = genome
 
     def _propose(self, number: int) -> Genome:
-        return self.curves.within(self.problem)[None]
+        return self.genome[None]
 
     def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
         """There is nothing to learn from one point."""
@@ -41,7 +41,7 @@ class Uniform:
     ) -> PointSearch:
         """A search of one evaluation; raises a ValueError at once if the budget is out of reach."""
         problem = Problem.parse(space, objectives, costs, constraints)
-        return PointSearch(problem, Curves.even(problem.space), seed)
+        return PointSearch(problem, Curves.even(problem.space).within(problem), seed)
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,24 @@ class Ranked:
         if not self.importance:
             raise ValueError("a ranking needs the importance of the units: Supernet.importance(measure)")
         problem = Problem.parse(space, objectives, costs, constraints)
-        return PointSearch(problem, Curves.ranked(problem.space, self.importance), seed)
+        return PointSearch(problem, Curves.ranked(problem.space, self.importance).within(problem), seed)
+
+
+@dataclass(frozen=True)
+class Smallest:
+    """The smallest option of every choice: a fixed pattern in every layer that takes it."""
+
+    def start(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective | str],
+        costs: Costs,
+        constraints: Sequence[Constraint] | Mapping[str, object] = (),
+        seed: int = 0,
+    ) -> PointSearch:
+        """A search of one evaluation; raises a ValueError if the smallest subnet is not in the budget."""
+        problem = Problem.parse(space, objectives, costs, constraints)
+        smallest = space.encode(space.smallest)
+        if problem.violation(smallest[None])[0] > 0:
+            raise ValueError(problem.out_of_reach(smallest[None]))
+        return PointSearch(problem, smallest, seed)

@@ -21,7 +21,8 @@ import ofa
 from conf.building import build
 from conf.job import Job
 from conf.program import execute
-from conf.pruning import Pruner, Pruning, between
+from conf.pruner import Pruner
+from conf.pruning import Pruning, between
 from ofa.extraction import reduced
 from ofa.persistence import plan_from_json
 from search import Constraint

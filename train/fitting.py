@@ -15,7 +15,7 @@ from torch import Tensor
 from train.distribution import averaged, part, rank, world
 from train.evaluation import device_of
 from train.guards import Bell, Collapse, Terminated
-from train.lesson import Lesson, Step
+from train.lesson import Constrained, Lesson, Step
 from train.progress import Progress
 from train.randomness import seeded
 from train.recipe import PRECISIONS, Recipe
@@ -51,6 +51,8 @@ class Fitting:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self.scaler.scale(torch.zeros((), device=self.device))  # otherwise it has no scale to give
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if isinstance(lesson, Constrained):
+            lesson.attach(self.optimizer, self.steps)
         self.bell = Bell()
         self.steps_done = self.skipped = self.rollbacks = 0
         self.best: dict[str, float] = {}
@@ -168,11 +170,18 @@ class Fitting:
             yield
             return
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.module.state_dict())
+        self.load_average()
         try:
             yield
         finally:
             self.model.load_state_dict(own)
+
+    def load_average(self) -> None:
+        """Give the model its averaged weights, if the recipe keeps an average."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+            if isinstance(self.lesson, Constrained):
+                self.lesson.project()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
 from train.distribution import part
@@ -63,6 +64,17 @@ class Lesson(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """What a lesson may do besides: hold its model's weights in a set, such as that of sparse ones."""
+
+    def attach(self, optimizer: Optimizer, steps: int) -> None:
+        """Follow every step of the optimiser, of `steps` in all."""
+
+    def project(self) -> None:
+        """Bring the weights back into the set, after others (an average of theirs) have been loaded."""
 
 
 @dataclass(frozen=True, eq=False)

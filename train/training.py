@@ -58,8 +58,7 @@ def fit(
                 on_epoch(row)
             if fitting.bell.rung and fitting.epochs_done < recipe.epochs:
                 raise Terminated(143)
-    if fitting.average is not None:
-        lesson.model.load_state_dict(fitting.average.module.state_dict())
+    fitting.load_average()
     lesson.model.eval()
     return fitting.last
 

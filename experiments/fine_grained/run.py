@@ -1,0 +1,159 @@
+"""Finetune networks under N:M masks, and write what they reach: patterns, and ways to renew the masks.
+
+python experiments/fine_grained/run.py [--seeds 0 1 2] [--steps 200]                     # ResNet-20-like, Fashion-MNIST
+python experiments/fine_grained/run.py --backbone lite0 --weights FILE [--steps 40]      # EfficientNet-Lite0 at 64²
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from experiments.supernets.run import cut, recipe, teacher
+from ofa.activations import sparsify_inputs
+from ofa.fine_grained import eligible
+from ofa.sparsity import Pattern
+from train import FashionMNIST, Supervised, create, evaluate, fit
+from train.masking import Masked, Masking
+from train.splits import Splits, TensorSplit
+
+RESULTS = Path(__file__).parent / "results.csv"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Patterns of weights and of activations, and how masks change."""
+
+    weights: str = "dense"
+    activations: str = "dense"
+    masking: Masking = Masking()
+
+
+VARIANTS = {
+    "dense": Variant(),
+    "2:4": Variant("2:4"),
+    "4:8": Variant("4:8"),
+    "8:16": Variant("8:16"),
+    "12:16": Variant("12:16"),
+    "12:16, activations 8:16": Variant("12:16", "8:16"),
+    "12:16, by magnitude": Variant("12:16", masking=Masking("magnitude")),
+    "12:16, fixed": Variant("12:16", masking=Masking("fixed")),
+    "12:16, in 3 stages": Variant("12:16", masking=Masking(stages=3)),
+}
+LITE = ("dense", "2:4", "4:8", "8:16", "12:16", "12:16, activations 8:16", "12:16, fixed")
+
+
+def few(split: Any, number: int, seed: int = 0) -> TensorSplit:
+    """So many pictures of a split, the same for the same seed."""
+    assert isinstance(split, TensorSplit)
+    chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:number]
+    return replace(split, images=split.images[chosen], labels=split.labels[chosen])
+
+
+def lite0(splits: Splits, seed: int, folder: Path, weights: Path) -> nn.Module:
+    """EfficientNet-Lite0 with ImageNet's weights, its classifier and all else finetuned for 40 steps."""
+    torch.manual_seed(seed)
+    model = create("tf_efficientnet_lite0", 10, 3, checkpoint=weights)
+    part, epochs = cut(splits, 40, 256)
+    fit(Supervised(model, part), replace(recipe(epochs, seed), lr=0.02), path=folder / f"lite0-{seed}.pt")
+    return model.requires_grad_(False)
+
+
+def run(name: str, master: nn.Module, steps: int, seed: int, splits: Splits) -> dict[str, Any]:
+    """One finetuning from the trained network; test pictures are asked once, at the end."""
+    variant, net = VARIANTS[name], deepcopy(master).requires_grad_(True)
+    part, epochs = cut(splits, steps, 256)
+    weights, activations = Pattern.parse(variant.weights), Pattern.parse(variant.activations)
+    if activations is not None:
+        sparsify_inputs(net, eligible(net, activations)[0])
+    lesson: Any = Supervised(net, part, teacher=master)
+    patterns = {} if weights is None else eligible(net, weights)[0]
+    sparse = sum(net.get_submodule(layer).weight.numel() for layer in patterns)  # type: ignore[union-attr]
+    if patterns:
+        lesson = Masked(lesson, variant.masking.start(net, patterns))
+    test = partial(evaluate, net)
+    pruned = test(part.validation.ordered(256))["accuracy"]
+    fit(lesson, replace(recipe(epochs, seed), lr=0.02))
+    row = {"variant": name, "seed": seed, "share": round(sparse / sum(p.numel() for p in net.parameters()), 3)}
+    return row | {"pruned": round(pruned, 2), "test": round(test(splits.test.ordered(256))["accuracy"], 2)}
+
+
+def table() -> str:
+    """Mean and standard deviation over the seeds, as Markdown."""
+    rows = list(csv.DictReader(RESULTS.open()))
+    lines = [
+        "| backbone | weights | seeds | parameters with a pattern | as pruned | finetuned, test |",
+        "|---" * 6 + "|",
+    ]
+    for backbone, name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
+        mine = [row for row in rows if (row["backbone"], row["variant"]) == (backbone, name)]
+        cells = [f"{mean([float(row['share']) for row in mine]):.0%}"]
+        for figure in ("pruned", "test"):
+            values = [float(row[figure]) for row in mine]
+            cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
+        lines.append(f"| {backbone} | {name} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--backbone", choices=["resnet20", "lite0"], default="resnet20")
+    parser.add_argument("--weights", type=Path, help="EfficientNet-Lite0's file, for lite0")
+    parser.add_argument("--test", type=int, default=10_000, help="pictures of the test split")
+    parser.add_argument("--folder", type=Path, default=Path("runs/supernets"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    splits = FashionMNIST(size=28 if given.backbone == "resnet20" else 64).load()
+    splits = replace(splits, test=few(splits.test, given.test))
+    if given.backbone == "lite0":
+        splits = coloured(splits)
+    done = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    known = {(row["backbone"], row["variant"], int(row["seed"])) for row in done}
+    for seed in given.seeds:
+        names = [n for n in (LITE if given.backbone == "lite0" else VARIANTS) if (given.backbone, n, seed) not in known]
+        if not names:
+            continue
+        if given.backbone == "lite0":
+            master = lite0(splits, seed, given.folder, given.weights)
+        else:
+            master = teacher("resnet20", splits, seed, given.folder)
+        for name in names:
+            row = {"backbone": given.backbone, **run(name, master, given.steps, seed, splits)}
+            fresh = not RESULTS.exists()
+            with RESULTS.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row)
+                if fresh:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(row, flush=True)
+    print(table())
+
+
+def coloured(splits: Splits) -> Splits:
+    """Grey pictures as three equal channels, normalised as EfficientNet-Lite's weights want them."""
+    half = (0.5,) * 3
+
+    def part(split: Any) -> TensorSplit:
+        assert isinstance(split, TensorSplit)
+        return replace(split, images=split.images.expand(-1, 3, -1, -1), mean=half, std=half)
+
+    parts = part(splits.train), part(splits.validation), part(splits.test)
+    return replace(splits, train=parts[0], validation=parts[1], test=parts[2], in_chans=3, mean=half, std=half)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""N:M sparsity of activations: in every block of channels of a layer's input some become zero."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ofa.fine_grained import layer_of, weight_of
+from ofa.sparsity import Pattern
+
+
+@dataclass(frozen=True)
+class BlockActivations:
+    """Keeps the largest magnitudes of every block along `dim` of a layer's input: a forward pre-hook.
+
+    What goes gets no gradient. Pickles, copies and exports with the module it is registered on.
+    """
+
+    pattern: Pattern
+    dim: int
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, *others = args
+        return (self.keep(x), *others)
+
+    def keep(self, x: Tensor) -> Tensor:
+        """`x` with zeros in place of the smallest magnitudes of each block."""
+        return x * self.pattern.mask(x.detach().abs(), self.dim, x.dtype)
+
+
+def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[RemovableHandle]:
+    """From now on keep only the largest magnitudes of the inputs of the named layers, in training and in evaluation.
+
+    Channels are the last dimension of a linear layer's input, (…, features), and stand before the spatial ones of a
+    convolution's, (batch, channels, …). A layer of which others use the weight without calling it (the output
+    projection of `nn.MultiheadAttention`) gets whole inputs all the same.
+
+    Raises:
+        ValueError: a name is not that of a convolution or linear layer.
+    """
+    handles = []
+    for name, pattern in patterns.items():
+        layer = layer_of(model, name)
+        dim = -1 if isinstance(layer, nn.Linear) else 1 - weight_of(layer).ndim
+        handles.append(layer.register_forward_pre_hook(BlockActivations(pattern, dim)))
+    return handles
+
+
+def restore_inputs(handles: Iterable[RemovableHandle]) -> None:
+    """Let whole inputs through again; takes what `sparsify_inputs` gave."""
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,153 @@
+"""N:M patterns: of every block of weights along the input channels some are zero (Zhou et al., 2021)."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Of every `block` consecutive weights along the input channels `zeros` are zero; written "2:4".
+
+    A last block of fewer entries behaves as if zeros filled it up: the missing ones count as zero.
+    """
+
+    zeros: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.zeros < self.block <= 256:
+            raise ValueError(
+                f"a block has 2 to 256 weights, of which at least one is zero and one is not,"
+                f" got {self.zeros} zeros of {self.block}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern | None:
+        """The pattern that "zeros:block" says; None for "dense".
+
+        Raises:
+            ValueError: it says something else.
+        """
+        if text == "dense":
+            return None
+        found = re.fullmatch(r"(\d+):(\d+)", text)
+        if found is None:
+            raise ValueError(f"a pattern is zeros:block, such as 2:4, or dense; got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.zeros}:{self.block}"
+
+    @property
+    def density(self) -> float:
+        """The share of the weights that stay."""
+        return 1 - self.zeros / self.block
+
+    def mask(self, scores: Tensor, dim: int = 1, dtype: torch.dtype = torch.bool) -> Tensor:
+        """Where weights stay: in every block along `dim` the `zeros` smallest scores go.
+
+        Of equal scores those of lower indices stay, on every device. The scores are floating-point numbers, none of
+        them NaN. In the scores' own `dtype` a mask is ones and zeros; on a CPU that is several times faster to make
+        and to multiply with than booleans.
+        """
+        if not scores.is_floating_point():
+            raise TypeError(f"scores are floating-point numbers, got {scores.dtype}")
+        dim %= scores.ndim
+        with torch.no_grad():
+            kept = largest(self.blocks(scores, dim, -math.inf), dim + 1, self.block - self.zeros)
+            return kept.flatten(dim, dim + 1).narrow(dim, 0, scores.shape[dim]).to(dtype)
+
+    def fits(self, weight: Tensor, dim: int = 1) -> bool:
+        """Whether every block along `dim` has at least `zeros` zeros."""
+        dim %= weight.ndim
+        nonzero = (self.blocks(weight, dim) != 0).sum(dim + 1)
+        return bool((nonzero <= self.block - self.zeros).all())
+
+    def blocks(self, tensor: Tensor, dim: int, fill: float = 0.0) -> Tensor:
+        """(…, size, …) as (…, blocks, block, …), the last block filled up."""
+        missing = -tensor.shape[dim] % self.block
+        if missing:
+            tensor = F.pad(tensor, (0, 0) * (tensor.ndim - 1 - dim) + (0, missing), value=fill)
+        blocks: Tensor = tensor.unflatten(dim, (tensor.shape[dim] // self.block, self.block))
+        return blocks
+
+
+def largest(scores: Tensor, dim: int, count: int) -> Tensor:
+    """Ones, in the scores' dtype, for the `count` largest along `dim`, the lower index first among equals; else zeros.
+
+    The `count`-th largest is a threshold. Where the next score is below it, that is all.
+    """
+    lower, threshold = order_statistics(scores, dim, scores.shape[dim] - count)
+    if not _at_hand(scores):
+        return admitted(scores, threshold, dim, count)
+    kept, tied = _ones(torch.ge, scores, threshold), (lower == threshold).squeeze(dim)
+    if tied.any():
+        some, limit = scores.movedim(dim, -1)[tied], threshold.movedim(dim, -1)[tied]
+        kept.movedim(dim, -1)[tied] = admitted(some, limit, 1, count)
+    return kept
+
+
+def admitted(scores: Tensor, threshold: Tensor, dim: int, count: int) -> Tensor:
+    """Ones for the scores above the threshold, and for as many of those that equal it, from the first on, as make
+    `count`."""
+    above, equal = _ones(torch.gt, scores, threshold), _ones(torch.eq, scores, threshold)
+    room = count - above.sum(dim, keepdim=True)
+    return above + equal * (equal.cumsum(dim) <= room)
+
+
+def order_statistics(scores: Tensor, dim: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Along `dim` (kept, of size 1) the score at place `rank` of the ascending order, after the one before it.
+
+    A sorting network over short rows is ten times faster than sorting them; an exported graph is better short.
+    """
+    if torch.compiler.is_compiling():
+        top = scores.topk(scores.shape[dim] - rank + 1, dim).values
+        return top.narrow(dim, top.shape[dim] - 1, 1), top.narrow(dim, top.shape[dim] - 2, 1)
+    rows = list(scores.unbind(dim))
+    for i, j, low, high in exchanges(len(rows), rank):
+        a, b = rows[i], rows[j]
+        rows[i] = torch.minimum(a, b) if low else a
+        rows[j] = torch.maximum(a, b) if high else b
+    return rows[rank - 1].unsqueeze(dim), rows[rank].unsqueeze(dim)
+
+
+@functools.cache
+def exchanges(size: int, rank: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Which of two rows becomes the smaller, the larger, and whether that matters for places `rank` - 1 and `rank`."""
+    needed, steps = {rank - 1, rank}, []
+    for i, j in reversed(merge_sort(size)):
+        if i in needed or j in needed:
+            steps.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(steps))
+
+
+def merge_sort(size: int) -> list[tuple[int, int]]:
+    """Batcher's odd-even merge sort (1968): the pairs of places to put in order one after the other."""
+    powers = [1 << e for e in range((size - 1).bit_length())]
+    return [
+        (i, i + k)
+        for p in powers
+        for k in reversed(powers[: powers.index(p) + 1])
+        for i in range(k % p, size - k)
+        if (i - k % p) // k % 2 == 0 and i // (2 * p) == (i + k) // (2 * p)
+    ]
+
+
+def _at_hand(scores: Tensor) -> bool:
+    """Whether a look at the values is cheap, and true of later ones: on a CPU, outside of tracing."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return scores.device.type == "cpu" and not tracing
+
+
+def _ones(compare: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
+    return compare(a, b, out=torch.empty_like(a))
