@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+import torchvision
+
+import search.vitis
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,6 +201,20 @@ def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProc
     )
 
 
+def test_the_readme_has_every_call() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Coming from the Vitis")[2].partition("## How it works")[0]
+    for name in set(search.vitis.__all__) - {"IterativePruningRunner", "OneStepPruningRunner"}:
+        assert name in table, name
+    methods = [name for name in vars(search.vitis.OFAPruner) if not name.startswith("_") and "config" not in name]
+    assert all(name in table for name in methods if name not in ("settings", "save_search_space")), methods
+    for name in re.findall(r"`((?:ofa|search)\.[\w.]+)", table):
+        module, _, last = name.rpartition(".")
+        found = importlib.import_module(module)
+        assert hasattr(found, last) or importlib.import_module(name), name
+    groups = re.findall(r"ofa (method|search)=(\w+)", table)
+    assert len(groups) == 4 and all((ROOT / "conf" / group / f"{value}.yaml").exists() for group, value in groups)
+
+
 @pytest.mark.parametrize("body", [ITERATIVE, ONE_STEP, OFA], ids=["iterative", "one_step", "ofa"])
 def test_a_script_runs_after_changing_one_import(body: str, tmp_path: Path) -> None:
     done = run(body, tmp_path)
@@ -216,6 +237,42 @@ def test_a_process_that_is_killed_loses_one_evaluation(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr[-2000:]
     assert json.loads((tmp_path / ".vai/MyNet.sens").read_text())["uncompleted_steps"] == []
     assert len((tmp_path / "calls.txt").read_text()) == 4 + 1 + 3
+
+
+WHERE_VITIS_FAILS = {
+    "mobilenet_v3_small": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
+    "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=10),
+    "regnet_y_400mf": lambda: torchvision.models.regnet_y_400mf(num_classes=10),
+    "shufflenet_v2": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
+    "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=10),
+    "resnext": lambda: timm.create_model("resnext26ts", num_classes=10),
+    "ghostnet": lambda: timm.create_model("ghostnet_050", num_classes=10),
+    "convnext": lambda: timm.create_model("convnext_atto", num_classes=10, depths=(1, 1, 1, 1), dims=(16, 32, 48, 64)),
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=64, depth=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHERE_VITIS_FAILS)
+def test_networks_on_which_vitis_fails_are_pruned(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 64 to 66: half of the MACs, sparse and slim alike, the outputs whole; weights go both ways."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model, x = WHERE_VITIS_FAILS[name]().eval(), torch.randn(2, 3, 64, 64)
+    runner = search.vitis.get_pruning_runner(model, x, "iterative")
+    assert isinstance(runner, search.vitis.IterativePruningRunner)
+    runner.ana(lambda network: float(network(x).abs().mean()), grid=(0.5,), with_group_conv=True)
+    sparse, slim = runner.prune(0.5), runner.prune(0.5, mode="slim")
+    with torch.no_grad():
+        assert slim(x).shape == (2, 10)
+        assert (sparse(x) - slim(x)).abs().max() <= 1e-5 * slim(x).abs().max()
+    sparse.train()(x).square().mean().backward()
+    torch.optim.SGD(sparse.parameters(), 1e-3, momentum=0.9, weight_decay=1e-2).step()
+    slim.load_state_dict(sparse.slim_state_dict())
+    path = next((tmp_path / ".vai").glob("*_pruning_info.json"))
+    rebuilt = search.vitis.slim_model_from_state_dict(model, sparse.state_dict(), path)
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(x), slim.eval()(x))
 
 
 DISTRIBUTED = """

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from search.vitis.fine_grained import SparsePruner
 from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 from search.vitis.iterative import IterativePruningRunner
 from search.vitis.once_for_all import OFAPruner
@@ -19,6 +20,7 @@ __all__ = [
     "IterativePruningRunner",
     "OFAPruner",
     "OneStepPruningRunner",
+    "SparsePruner",
     "UnreachableRatio",
     "get_pruning_runner",
     "slim_model_from_state_dict",

@@ -99,12 +99,18 @@ def curve(choice: Choice, known: Mapping[float, float]) -> Any:
 
 def rows_of(groups: Sequence[Group], scores: Mapping[Subnet, float]) -> list[dict[str, Any]]:
     """Rows of a file from the scores of subnets that differ from the whole network in one choice at most."""
+    whole, alone = [], dict[str, dict[int, float]]()
+    for subnet, score in scores.items():
+        smaller = [group for group in groups if subnet[group.name] != group.choice.largest]
+        if smaller:
+            alone.setdefault(smaller[0].name, {})[int(subnet[smaller[0].name])] = score
+        else:
+            whole.append([None, score])
     rows = []
     for group in groups:
-        whole = [[None, v] for s, v in scores.items() if all(s[g.name] == g.choice.largest for g in groups)]
-        mine = {s[group.name]: v for s, v in scores.items() if s[group.name] != group.choice.largest}
-        points = [[share_removed(group.choice, option), mine[option]] for option in sorted(mine, reverse=True)]
-        rows.append({**group.to_json(), "metrics": whole + points})
+        found = sorted(alone.get(group.name, {}).items(), reverse=True)
+        points = [[share_removed(group.choice, option), score] for option, score in found]
+        rows.append({**group.to_json(), "metrics": [*whole, *points]})
     return rows
 
 
