@@ -17,7 +17,6 @@ from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
 from ofa.labels import IntArray
 from ofa.proof import Progress, Proof, perturbed
-from ofa.selection import select
 from ofa.space import Genome, SearchSpace
 from ofa.tracing import Trace
 
@@ -68,10 +67,11 @@ class Converter:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         config: SpaceConfig,
+        excluded: Mapping[str, str],
         progress: Progress,
     ) -> None:
         self.model, self.args, self.kwargs, self.config, self.progress = model, args, kwargs, config, progress
-        self.excluded = select(model, config.exclude)
+        self.excluded = excluded
         self.flow = trace(model, args, kwargs)
         self.stages = [s for s in find_stages(self.flow) if not any(b in self.excluded for b in s.blocks)]
         self.twin = perturbed(model)

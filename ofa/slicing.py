@@ -82,6 +82,10 @@ class Slicer:
             self._memory[key] = as_index(self.groups.kept(vector, sizes))
         return self._memory[key]
 
+    def forget(self) -> None:
+        """The ranks of units have changed."""
+        self._memory.clear()
+
 
 def as_index(kept: Any) -> Index:
     """A mask as the cheapest index: None for everything, a slice for a run, else positions."""
@@ -106,26 +110,18 @@ def take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
 
 def put(target: Tensor, index: Sequence[Index], part: Tensor, accumulate: bool) -> None:
     """Write (or add) a part back to where `take` found it."""
-    listed = [dim for dim, i in enumerate(index) if isinstance(i, Tensor)]
     view = take(target, [i if isinstance(i, slice) else None for i in index])
+    listed = [dim for dim, i in enumerate(index) if isinstance(i, Tensor)]
     if not listed:
         view.add_(part) if accumulate else view.copy_(part)
-    elif len(listed) == 1 and accumulate:
-        view.index_add_(listed[0], _positions(index[listed[0]], target), part)
-    else:
-        grid = torch.meshgrid(
-            *(
-                _positions(i, target) if isinstance(i, Tensor) else torch.arange(n, device=target.device)
-                for i, n in zip(index, part.shape, strict=True)
-            ),
-            indexing="ij",
-        )
-        view.index_put_(grid, part, accumulate=accumulate)
-
-
-def _positions(index: Index, target: Tensor) -> Tensor:
-    assert isinstance(index, Tensor)
-    return index.to(target.device)
+        return
+    dim, positions = listed[0], cast(Tensor, index[listed[0]]).to(target.device)
+    if len(listed) > 1:
+        rows = view.index_select(dim, positions)
+        rows = torch.zeros_like(rows) if accumulate else rows
+        put(rows, [i if d in listed[1:] else None for d, i in enumerate(index)], part, accumulate=False)
+        part = rows
+    view.index_add_(dim, positions, part) if accumulate else view.index_copy_(dim, positions, part)
 
 
 class Slice(torch.autograd.Function):

@@ -33,6 +33,18 @@ def sort_units(
                     permute(tensor, dim, source_positions(vector, groups, orders))
 
 
+def rank_units(groups: Groups, scores: Sequence[FloatArray], sizes: IntArray) -> None:
+    """Let the units of each width group descend in importance by their ranks alone: no weight moves.
+
+    Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks.
+    """
+    for g, (group, score, size) in enumerate(zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True)):
+        if group.kind == "width":
+            mine, place = groups.group_of == g, np.empty(group.units, dtype=np.int64)
+            place[order(score, int(size))] = np.arange(group.units)
+            groups.rank_of[mine] = place[groups.rank_of[mine]]
+
+
 def order(score: FloatArray, size: int) -> IntArray:
     """The first `size` units from the most to the least important, then the others as they are."""
     return np.concatenate([np.argsort(-score[:size], kind="stable"), np.arange(size, len(score))])

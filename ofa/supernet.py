@@ -28,6 +28,7 @@ from ofa.prices import Prices
 from ofa.proof import Progress, silent
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
+from ofa.selection import select
 from ofa.slicing import (
     Index,
     Plan,
@@ -41,7 +42,7 @@ from ofa.slicing import (
     slice_of,
     take,
 )
-from ofa.sorting import sort_units
+from ofa.sorting import rank_units, sort_units
 from ofa.space import Genome, Subnet
 
 REMEMBERED = 256  # plans of subnets
@@ -71,7 +72,8 @@ class Supernet(nn.Module):
         self.model = duplicate(unwrapped(model))
         args, kwargs = as_call(example_inputs)
         check_parameters(self.model)
-        found = Converter(self.model, args, kwargs, config, progress).run()
+        excluded = select(unwrapped(model), config.exclude)
+        found = Converter(self.model, args, kwargs, config, excluded, progress).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._sparse = found.sparse
@@ -175,18 +177,25 @@ class Supernet(nn.Module):
         self._statistics = cumulative_statistics(self.model, self._owners, tensors, self._plan, batches)
         self._cache = None
 
-    def sort(self, measure: str | Measure = "l1") -> None:
+    def sort(self, measure: str | Measure = "l1", move: bool = True) -> None:
         """Order the active subnet's units of every group by importance, so that narrower ones keep the important ones.
 
         `measure` is l1, l2, scale, fpgm, random, after a backward pass taylor or fisher, or a function of a parameter
-        and a dimension. The active subnet computes the same function as before; gradients are dropped.
+        and a dimension. The active subnet computes the same function as before. With `move` units change places, a
+        subnet is a prefix of them, and gradients are dropped; without it every weight keeps its place, and what a
+        subnet keeps is scattered: its slices are copies, slower in training, and the order is in no state dict.
 
         Raises:
             ValueError: no such measure, or no gradients where it needs them.
         """
-        sizes, _ = self._sizes(self.space.encode(self._active))
-        sort_units(self.model, self._groups, self._vectors, self._importance(measure), sizes)
-        self.zero_grad()
+        scores, (sizes, _) = self._importance(measure), self._sizes(self.space.encode(self._active))
+        if move:
+            sort_units(self.model, self._groups, self._vectors, scores, sizes)
+            self.zero_grad()
+        else:
+            rank_units(self._groups, scores, sizes)
+            self._slicer.forget()
+            self._plans.clear()
         self.activate(self._active)
 
     def importance(self, measure: str | Measure = "l1") -> dict[str, FloatArray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from functools import cache
@@ -17,6 +18,7 @@ from torch import nn
 import ofa
 from ofa.extraction import full_size, reduced
 from ofa.persistence import plan_from_json, plan_to_json
+from ofa.slicing import put, take
 
 NETWORKS = ("resnet", "mobilenetv3", "vit", "densenet")
 FINE = ofa.SpaceConfig(width="multiples", divisor=4, proof="quick")
@@ -156,6 +158,58 @@ def test_sorting_inside_a_subnet_keeps_its_function_and_orders_what_it_keeps() -
     for name, scores in supernet.importance("l2").items():
         kept = scores[: int(subnet[name])]
         assert (np.diff(kept) <= 1e-6).all() and not scores[int(subnet[name]) :].any(), name
+
+
+def test_ranking_moves_no_weight_and_keeps_the_same_units_as_sorting() -> None:
+    model, x = build("mobilenetv3")
+    moved, ranked = ofa.Supernet(model, x, FINE).eval(), ofa.Supernet(model, x, FINE).eval()
+    subnet = middle(ranked)
+    moved.sort("l1")
+    ranked.sort("l1", move=False)
+    with torch.no_grad():
+        assert torch.equal(ranked(x), model(x))  # the largest is the original, bit for bit
+        for net in (moved, ranked):
+            net.activate(subnet)
+        assert (moved(x) - ranked(x)).abs().max() < 1e-5
+        assert torch.equal(ranked.extract()(x), ranked(x))
+    assert all(torch.equal(v, ranked.model.state_dict()[k]) for k, v in model.state_dict().items())
+    for name, tensor in ranked.full_size().items():
+        kept = tensor != 0
+        assert torch.equal(tensor[kept], model.state_dict()[name][kept]), name
+    assert any(isinstance(i, torch.Tensor) for index in ranked.plan(subnet).indices.values() for i in index)
+    assert ranked.cost(subnet) == moved.cost(subnet)
+
+
+def test_a_scattered_subnet_trains_as_its_extracted_network() -> None:
+    model, x = build("resnet")
+    supernet = ofa.Supernet(model, x, FINE)
+    supernet.sort("l1", move=False)
+    supernet.activate(middle(supernet))
+    net = supernet.extract().train()
+    supernet.train()
+    for module in (net, supernet):
+        optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
+        for _ in range(2):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+    slim = supernet.extract().state_dict()
+    for name, tensor in net.state_dict().items():
+        assert torch.allclose(slim[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_parts_go_back_to_where_they_were_taken(accumulate: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = (None, slice(1, 3), torch.tensor([3, 0]), torch.tensor([1, 2, 4]))
+    for index in itertools.product(places, repeat=3):
+        target = torch.randn(5, 5, 5, generator=generator)
+        part = torch.randn(take(target, index).shape, generator=generator)
+        wanted = target.clone()
+        grid = torch.meshgrid(*(torch.arange(5)[i] if i is not None else torch.arange(5) for i in index), indexing="ij")
+        wanted[grid] = wanted[grid] + part if accumulate else part
+        put(target, index, part, accumulate)
+        assert torch.equal(target, wanted)
 
 
 def test_what_a_subnet_can_still_be_pruned_to() -> None:

@@ -278,6 +278,8 @@ def test_excluded_layers_stay_and_say_so() -> None:
     assert all(kept[name].shape == original[name].shape for name in original)
     reasons = {layer.reason for layer in supernet.report.layers if layer.name.startswith("layer2.")}
     assert reasons == {"excluded by 'layer2.*'"}
+    by_module = ofa.Supernet(model, x, ofa.SpaceConfig(exclude=(model.layer2,), proof="quick"))
+    assert by_module.space == ofa.Supernet(model, x, ofa.SpaceConfig(exclude=("layer2",), proof="quick")).space
 
 
 def test_the_proof_tells_how_far_it_is() -> None:

@@ -1,0 +1,47 @@
+"""A drop-in for the Vitis AI Optimizer's PyTorch interface (`pytorch_nndct`): change one import.
+
+It calls the engine of this project; files go to `.vai/` in the working directory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import nn
+
+from search.vitis.fine_grained import SparsePruner
+from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
+from search.vitis.iterative import IterativePruningRunner
+from search.vitis.once_for_all import OFAPruner
+from search.vitis.one_step import OneStepPruningRunner
+from search.vitis.ratio import UnreachableRatio
+
+__all__ = [
+    "IterativePruningRunner",
+    "OFAPruner",
+    "OneStepPruningRunner",
+    "SparsePruner",
+    "UnreachableRatio",
+    "get_pruning_runner",
+    "slim_model_from_state_dict",
+    "slim_state_dict",
+    "sparse_state_dict",
+]
+
+RUNNERS: dict[str, type[IterativePruningRunner] | type[OneStepPruningRunner]] = {
+    "iterative": IterativePruningRunner,
+    "one_step": OneStepPruningRunner,
+}
+
+
+def get_pruning_runner(
+    model: nn.Module, input_signature: Any, method: Literal["iterative", "one_step"]
+) -> IterativePruningRunner | OneStepPruningRunner:
+    """The runner of a method for a network and its example inputs.
+
+    Raises:
+        ValueError: another method.
+    """
+    if method not in RUNNERS:
+        raise ValueError(f"method is {' or '.join(RUNNERS)}, got {method!r}")
+    return RUNNERS[method](model, input_signature)

@@ -1,0 +1,130 @@
+"""What a sensitivity analysis has found, as the Vitis AI Optimizer writes it (`.sens`), and the curves through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ofa import Choice, SearchSpace, Subnet
+from search.curves import Curves, shares_of
+from search.sensitivity import Sensitivity, damage, grid_of, missing
+from search.vitis.files import read_json, write_json
+from search.vitis.groups import Group, option_at, share_removed
+
+_MILLION = 1_000_000  # shares as integers: options of a choice that holds those of another
+
+
+@dataclass
+class Analysis:
+    """Scores by group and share removed; `rows` are the groups of the file, `mode` says which scores are better.
+
+    `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    mode: str = "max"
+    graph: str = ""
+    weights: str = ""
+    pending: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Analysis:
+        """Read our file or Vitis'.
+
+        Raises:
+            ValueError: it is another file; a pickle is not read.
+        """
+        content = read_json(path, "groups")
+        try:
+            rows = [
+                {**row, "nodes": list(row["nodes"]), "metrics": [[share, float(v)] for share, v in row["metrics"]]}
+                for row in content["groups"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
+        words = [str(content.get(key) or "") for key in ("mode", "graph_digest", "weights_digest")]
+        return cls(rows, words[0] or "max", words[1], words[2], list(content.get("uncompleted_steps") or ()))
+
+    def write(self, path: Path) -> None:
+        content = {
+            "groups": self.rows,
+            "uncompleted_steps": self.pending,
+            "graph_digest": self.graph,
+            "weights_digest": self.weights,
+            "mode": self.mode,
+        }
+        write_json(path, content)
+
+    @property
+    def baseline(self) -> float | None:
+        """The score of the whole network."""
+        return next((v for row in self.rows for share, v in row["metrics"] if share is None), None)
+
+    def scores(self, group: Group) -> dict[float, float]:
+        """Scores of a group by share removed; the worst where several rows are about it."""
+        found: dict[float, float] = {}
+        worst = min if self.mode == "max" else max
+        for share, value in (m for row in self.rows if group.matches(row) for m in row["metrics"]):
+            if share is not None:
+                found[float(share)] = worst(value, found.get(float(share), value))
+        return found
+
+    def damages(self, group: Group) -> dict[float, float]:
+        """Damage by share removed, as `Sensitivity` counts it."""
+        sign, whole = (1.0 if self.mode == "max" else -1.0), self.baseline
+        if whole is None:
+            return {}
+        return {share: damage(sign * whole, sign * value) for share, value in self.scores(group).items()}
+
+    def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
+        """Damage curves over the options of `space`, which need not be the options that were scored."""
+        known = {group.name: self.damages(group) for group in groups}
+        damages = [curve(choice, known.get(choice.name, {})) for choice in space.choices]
+        return Curves(space, tuple(damages))
+
+
+def curve(choice: Choice, known: Mapping[float, float]) -> Any:
+    """The damage of every option, shape (options,), through damages known by share removed."""
+    own = np.rint(shares_of(choice) * _MILLION).astype(int)
+    given = {round((1 - share) * _MILLION): round(value, 12) for share, value in known.items()}
+    every = sorted({*own.tolist(), *given, _MILLION})
+    fine = SearchSpace((Choice(choice.name, "width", tuple(every)),))
+    (damages,) = Curves.through(fine, [{every.index(share): value for share, value in given.items()}]).damages
+    return damages[np.searchsorted(every, own)]
+
+
+def rows_of(groups: Sequence[Group], scores: Mapping[Subnet, float]) -> list[dict[str, Any]]:
+    """Rows of a file from the scores of subnets that differ from the whole network in one choice at most."""
+    whole, alone = [], dict[str, dict[int, float]]()
+    for subnet, score in scores.items():
+        smaller = [group for group in groups if subnet[group.name] != group.choice.largest]
+        if smaller:
+            alone.setdefault(smaller[0].name, {})[int(subnet[smaller[0].name])] = score
+        else:
+            whole.append([None, score])
+    rows = []
+    for group in groups:
+        found = sorted(alone.get(group.name, {}).items(), reverse=True)
+        points = [[share_removed(group.choice, option), score] for option, score in found]
+        rows.append({**group.to_json(), "metrics": [*whole, *points]})
+    return rows
+
+
+def pending(rows: list[dict[str, Any]], groups: Sequence[Group], settings: Sensitivity, mode: str) -> list[str]:
+    """What an analysis still has to score, in words."""
+    analysis = Analysis(rows, mode)
+    if analysis.baseline is None:
+        return ["the whole network"]
+    words = []
+    for group in groups:
+        choice, shares = group.choice, shares_of(group.choice)
+        points = {choice.options.index(option_at(choice, s)): d for s, d in analysis.damages(group).items()}
+        points[len(shares) - 1] = 0.0
+        limits = (settings.tolerance, settings.ceiling) if settings.adaptive else None
+        wanted = missing(shares, grid_of(choice, settings.grid), points, limits)
+        words += [f"{group.nodes[0]} at {1 - shares[option]:.4f}" for option in wanted]
+    return words

@@ -1,0 +1,71 @@
+"""Candidates drawn for one-step pruning, and a search that asks for given subnets."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+from ofa import SearchSpace, Subnet, Supernet
+from ofa.space import Genome
+from search import Constraint, Search
+from search.curves import shares_of
+from search.one_step import OneStep
+from search.problem import Problem
+from search.vitis.groups import Group, open_space, part_costs
+
+SMALLEST = 0.1  # share of a group that every candidate keeps
+BAND = 0.01  # of the whole network's MACs, to either side
+BATCH = 8  # drawn at a time, always: the first ones are the same however many there are
+
+
+class ListedSearch(Search):
+    """A search that asks once, for given subnets."""
+
+    def __init__(self, problem: Problem, subnets: Sequence[Subnet]) -> None:
+        super().__init__(problem, len(subnets), len(subnets), 0)
+        self._given = [problem.space.encode(subnet) for subnet in subnets]
+
+    def _fresh(self, number: int) -> list[Genome]:
+        self._seen.update(genome.tobytes() for genome in self._given)
+        return self._given
+
+    def _propose(self, number: int) -> Genome:
+        raise AssertionError("what is asked for is given")
+
+    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
+        """There is nothing to propose."""
+
+
+def candidates(
+    supernet: Supernet, groups: Sequence[Group], metric: str, removal_ratio: float, number: int, seed: int
+) -> ListedSearch:
+    """`number` random subnets that remove a share of the MACs, to within 0.01, constructed and all distinct.
+
+    Only `groups` are pruned.
+
+    Raises:
+        ValueError: the share is out of reach; says what the space offers.
+    """
+    if not 0 < removal_ratio < 1 or number < 1:
+        raise ValueError(f"removal_ratio lies in (0, 1) and num_subnet is at least 1, got {removal_ratio} and {number}")
+    space = kept_above(open_space(supernet.space, (group.name for group in groups)), SMALLEST)
+    whole, stays = supernet.cost(supernet.space.largest).macs, 1 - removal_ratio
+    band = Constraint("macs", (stays + BAND) * whole, max(stays - BAND, 1e-6) * whole, absolute=True)
+    problem = Problem.parse(space, [metric], part_costs(supernet, space), [band])
+    engine = OneStep(BATCH, BATCH * math.ceil(number / BATCH))
+    search = engine.start(space, [metric], problem.costs, problem.constraints, seed)
+    while batch := search.ask():
+        for subnet in batch:
+            search.tell(subnet, {metric: math.nan})  # proposals do not depend on scores
+    found = list(search.results)[:number]
+    if len(found) < number:
+        warnings.warn(f"{number} candidates asked, the band has {len(found)} distinct ones", stacklevel=3)
+    return ListedSearch(problem, found)
+
+
+def kept_above(space: SearchSpace, share: float) -> SearchSpace:
+    """The part of a space in which every choice keeps at least a share."""
+    return space.restrict(
+        {c.name: [o for o, kept in zip(c.options, shares_of(c), strict=True) if kept >= share] for c in space.choices}
+    )

@@ -1,0 +1,63 @@
+"""Files of the work folder: JSON, written whole or not at all, and never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+FOLDER = Path(".vai")
+
+
+def read_json(path: str | Path, *keys: str) -> Any:
+    """What a file holds: an object that has at least `keys`, or anything where none are named.
+
+    Raises:
+        ValueError: it cannot be read, is a pickle, or holds something else.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    if content[:1] == b"\x80":
+        raise ValueError(f"{path} is a pickle, which could run any code when read; only JSON is read: make it again")
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file of the optimizer: {error}") from None
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path} is another file: it lacks {', '.join(missing)}")
+    return found
+
+
+def write_json(path: str | Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write a file at once, so that a kill leaves the old one or the new one."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def graph_digest(model: nn.Module) -> str:
+    """Identifies a network by its tensors' names and shapes."""
+    rows = sorted((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Identifies a network with its weights."""
+    digest = hashlib.sha256(graph_digest(model).encode())
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,157 @@
+"""Fine-grained pruning behind the Vitis AI Optimizer's interface: N:M zeros in weights and activations.
+
+Zhou et al., 2021 (SR-STE).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from ofa.activations import BlockActivations, sparsify_inputs
+from ofa.backbone import unwrapped
+from ofa.fine_grained import FineGrained, eligible, input_dim, mask_of, sparsify, weight_of
+from ofa.slicing import duplicate
+from ofa.sparsity import Pattern
+from search.vitis.names import Excludes, excluded
+from search.vitis.runner import console
+
+INPUTS, OUTPUTS = 16, 8  # multiples of channels that the hardware takes
+
+
+class Straight(torch.autograd.Function):
+    """A masked weight. What is masked gets the gradient of what it would do, and `decay` times itself (SR-STE).
+
+    Without `decay` (None) it gets none, as in Vitis: then it never comes back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: float | None) -> Tensor:
+        ctx.save_for_backward(weight, mask)
+        ctx.decay = decay
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        weight, mask = ctx.saved_tensors
+        if ctx.decay is None:
+            return gradient * mask, None, None
+        return gradient + ctx.decay * (1 - mask) * weight, None, None
+
+
+class SparseWeight:
+    """Hooks of a layer: each forward pass finds the zeros anew, by the weight's magnitudes of now."""
+
+    def __init__(self, pattern: Pattern, decay: float | None) -> None:
+        self.pattern, self.decay = pattern, decay
+
+    def attach(self, layer: nn.Module) -> None:
+        layer.register_forward_pre_hook(self.enter)
+        layer.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, layer: nn.Module, inputs: Any) -> None:
+        weight = weight_of(layer)
+        layer.__dict__["weight"] = Straight.apply(weight, mask_of(layer, self.pattern), self.decay)
+
+    def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        layer.__dict__.pop("weight", None)
+
+
+class SparsePruner:
+    """N:M sparsity of a network's convolutions and linear layers; `skipped` says which take none, and why.
+
+    `inputs` are not needed, and taken for the sake of scripts.
+
+    Raises:
+        TypeError: `model` is no `nn.Module`.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any = None) -> None:
+        self.model, self.inputs = unwrapped(model), inputs
+        self.skipped: dict[str, str] = {}
+
+    def sparse_model(
+        self,
+        w_sparsity: float = 0.5,
+        a_sparsity: float = 0,
+        block_size: int = 16,
+        excludes: Excludes = None,
+        *,
+        decay: float | None = 2e-4,
+    ) -> nn.Module:
+        """A copy of the network, of its own layers and weights' names, that trains and computes with N:M zeros.
+
+        Of every `block_size` weights along the input channels a share of `w_sparsity` is zero, the smallest of now in
+        each forward pass; of activations, one of `a_sparsity`. Weights may be 0, 0.5 or 0.75 sparse, activations 0.5
+        beside 0.75; nothing sparse is the network itself. Weights that are zero now learn on by SR-STE with `decay`;
+        None gives them no gradient.
+
+        Raises:
+            ValueError: another combination, an exclude matches nothing, or no layer takes the pattern.
+        """
+        settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size)
+        pattern = settings.weight_pattern
+        if pattern is None:
+            return self.model
+        taking, reasons = eligible(self.model, pattern, excluded(self.model, excludes))
+        unaligned = {name: unfit(self.model.get_submodule(name)) for name in taking}
+        self.skipped = reasons | {name: reason for name, reason in unaligned.items() if reason}
+        taken = [name for name in taking if name not in self.skipped]
+        self._show(len(taken))
+        if not taken:
+            raise ValueError(f"no layer of {type(self.model).__name__} takes {pattern}: {self.skipped}")
+        network = duplicate(self.model)
+        for name in taken:
+            SparseWeight(pattern, decay).attach(network.get_submodule(name))
+        if settings.activation_pattern is not None:
+            sparsify_inputs(network, dict.fromkeys(taken, settings.activation_pattern))
+        return network
+
+    @staticmethod
+    def export_sparse_model(model: nn.Module) -> nn.Module:
+        """A plain copy of what `sparse_model` gave, with the zeros in its weights; zeros of activations are not kept.
+
+        Raises:
+            ValueError: no layer of it is sparse.
+        """
+        network = duplicate(unwrapped(model))
+        patterns = {name: hook.pattern for name, module in network.named_modules() for hook in hooks_of(module)}
+        if not patterns:
+            raise ValueError(f"no layer of this {type(network).__name__} is sparse: it is not from sparse_model()")
+        sparsify(network, patterns)
+        for name in patterns:
+            remove_hooks(network.get_submodule(name))
+        return network
+
+    def _show(self, taken: int) -> None:
+        table = Table("layer", "stays dense because", title=f"{taken} layers are sparse, {len(self.skipped)} are not")
+        for name, reason in self.skipped.items():
+            table.add_row(name, reason)
+        console.print(table)
+
+
+def unfit(layer: nn.Module) -> str:
+    """Why the hardware does not take a layer; empty if it does."""
+    weight = weight_of(layer)
+    inputs, outputs = weight.shape[input_dim(layer)], weight.shape[1 - input_dim(layer)]
+    if inputs % INPUTS:
+        return f"{inputs} input channels, no multiple of {INPUTS}"
+    return f"{outputs} output channels, no multiple of {OUTPUTS}" if outputs % OUTPUTS else ""
+
+
+def hooks_of(module: nn.Module) -> list[SparseWeight]:
+    """The hooks that make a layer's weight sparse."""
+    owners = [getattr(hook, "__self__", None) for hook in module._forward_pre_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, SparseWeight)]
+
+
+def remove_hooks(module: nn.Module) -> None:
+    """Take off what `sparse_model` put on; a user's own hooks stay."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(getattr(hook, "__self__", hook), (SparseWeight, BlockActivations)):
+                del hooks[key]
+                module._forward_hooks_always_called.pop(key, None)

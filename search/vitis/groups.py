@@ -1,0 +1,105 @@
+"""Width choices as the Vitis AI Optimizer writes its groups: by the layers whose output channels they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ofa import Choice, SearchSpace, Subnet, Supernet
+from search.curves import shares_of
+from search.problem import Costs
+from search.vitis.names import in_groups, is_depthwise, module_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """A width choice, and the modules (`nodes`) whose outputs it decides.
+
+    `num_groups` counts those of a convolution in groups among them; `grouped`: one of these is sliced along any side.
+    """
+
+    choice: Choice
+    nodes: tuple[str, ...]
+    num_groups: int = 1
+    grouped: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.choice.name
+
+    def to_json(self) -> dict[str, Any]:
+        units = int(self.choice.largest)
+        return {"nodes": list(self.nodes), "num_groups": self.num_groups, "units": units}
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row of a file, ours or Vitis', is about this group."""
+        nodes = {module_of(str(node)) for node in row["nodes"]}
+        return bool(nodes & set(self.nodes)) and row.get("units", self.choice.largest) == self.choice.largest
+
+
+def find_groups(supernet: Supernet) -> list[Group]:
+    """The groups of a supernet, in the order of its width choices."""
+    modules, largest = dict(supernet.model.named_modules()), supernet.space.largest
+    found = []
+    for choice in supernet.space.choices:
+        if choice.kind == "width":
+            indices = supernet.plan(largest.replace(**{choice.name: choice.smallest})).indices
+            owners = {name: modules[name.rpartition(".")[0]] for name in indices if "." in name}
+            axes = {name: output_axis(module, len(indices[name])) for name, module in owners.items()}
+            made = [name for name, axis in axes.items() if axis is not None and indices[name][axis] is not None]
+            nodes = tuple(dict.fromkeys(name.rpartition(".")[0] for name in made))
+            count = max((getattr(modules[n], "groups", 1) for n in nodes if in_groups(modules[n])), default=1)
+            grouped = any(in_groups(module) for module in owners.values())
+            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped))
+    return found
+
+
+def open_groups(groups: Iterable[Group], excluded: Iterable[str], with_group_conv: bool) -> list[Group]:
+    """The groups that may be pruned: none of their layers is excluded, nor in groups, unless these may be pruned."""
+    names = set(excluded)
+    return [g for g in groups if not names & set(g.nodes) and (with_group_conv or not g.grouped)]
+
+
+def open_space(space: SearchSpace, names: Iterable[str]) -> SearchSpace:
+    """The part of a space in which only the named choices are left; all others are at their largest."""
+    kept = set(names)
+    return space.restrict({c.name: [c.largest] for c in space.choices if c.name not in kept})
+
+
+def part_costs(supernet: Supernet, part: SearchSpace) -> Costs:
+    """Costs of genomes of a part of the space."""
+    return lambda genomes: supernet.costs(supernet.space.lifted(genomes, part))
+
+
+def output_axis(module: nn.Module, ndim: int) -> int | None:
+    """The dimension of a weight of `ndim` dimensions that holds the output channels; None where it makes none."""
+    if ndim < 2:
+        return None
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return 0 if is_depthwise(module) else 1
+    return 1 if isinstance(module, nn.Embedding) else 0
+
+
+def option_at(choice: Choice, removed: float) -> int:
+    """The option nearest to a share removed."""
+    return int(choice.options[int(np.argmin(np.abs(shares_of(choice) - (1 - removed))))])
+
+
+def share_removed(choice: Choice, option: int | str) -> float:
+    return 1 - int(option) / int(choice.largest)
+
+
+def subnet_of(supernet: Supernet, groups: Sequence[Group], rows: Iterable[tuple[Mapping[str, Any], float]]) -> Subnet:
+    """The subnet of rows of a file, each with the share removed of its group; the other choices stay whole.
+
+    Raises:
+        ValueError: no row is about a group of this network.
+    """
+    removed = {g.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
+    if not removed:
+        raise ValueError("no group of the file is one of this network: its nodes are other layers")
+    return supernet.space.largest.replace(**removed)

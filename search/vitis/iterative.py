@@ -1,0 +1,192 @@
+"""Iterative pruning behind the Vitis AI Optimizer's interface: analyse once, then prune, finetune, and prune again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ofa import Subnet, Supernet
+from ofa.importance import Measure
+from search.sensitivity import Sensitivity
+from search.vitis.analysis import Analysis, pending, rows_of
+from search.vitis.candidates import Function, Scorer
+from search.vitis.files import graph_digest, weights_digest
+from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
+from search.vitis.names import Excludes
+from search.vitis.ratio import within_ratio
+from search.vitis.results import Results
+from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
+from search.vitis.specification import read_spec, write_spec
+
+SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at
+
+
+class IterativePruningRunner(PruningRunner):
+    """Sensitivity analysis (`ana`), and networks pruned to a share of MACs, a threshold or a specification (`prune`).
+
+    The model and the example inputs are those of `PruningRunner`, and so is `importance`.
+    """
+
+    def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
+        super().__init__(model, input_signature, importance=importance)
+        self._excludes: Excludes = None
+        self._with_group_conv = True  # what the analysis knows nothing of stays
+
+    def ana(
+        self,
+        eval_fn: Function,
+        args: tuple[Any, ...] = (),
+        gpus: Sequence[Any] | None = None,
+        excludes: Excludes = None,
+        forced: bool = False,
+        with_group_conv: bool = False,
+        *,
+        grid: Sequence[float] = SPARSITIES,
+        adaptive: bool = False,
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        """Score the network whole, and with each group alone at each sparsity of `grid`: 9·G + 1 calls of `eval_fn`.
+
+        `eval_fn(network, *args)` gives a number of which the largest, or with `mode="min"` the smallest, is best. With
+        `adaptive`, only where a curve may bend. Each score is in `.vai/<Class>.sens` before it counts: the same call
+        goes on after a kill, nothing is evaluated twice, other excludes reuse what is there; `forced` starts anew.
+        Vitis' trial of everything at 0.9 is not run: all that may be pruned was run while converting.
+
+        Raises:
+            ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing.
+        """
+        metric, path = metric_of(mode), self.path(".sens")
+        self._excludes, self._with_group_conv = excludes, with_group_conv
+        supernet, settings = self.supernet(DIVISOR), Sensitivity(tuple(1 - s for s in grid), adaptive)
+        groups = self.open_groups(supernet, excludes, with_group_conv)
+        before = Analysis(mode=mode) if forced or not path.exists() else self._known(path, mode)
+        others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
+        empty = Analysis([], mode, graph_digest(self.model), weights_digest(self.model))
+
+        def save(scores: Mapping[Subnet, float]) -> None:
+            rows = rows_of(groups, scores)
+            replace(empty, rows=rows + others, pending=pending(rows, groups, settings, mode)).write(path)
+
+        with Results(metric, save) as results:
+            recall(results, before, groups, supernet)
+            space = open_space(supernet.space, (group.name for group in groups))
+            engine = settings.start(space, [metric], part_costs(supernet, space))
+            evaluate(engine, Scorer(supernet, metric, eval_fn, tuple(args)), results, "analysis", gpus)
+            save(results.scores)
+        warn_of_gains(Analysis.read(path), groups)
+
+    def prune(
+        self,
+        removal_ratio: float | None = None,
+        threshold: float | None = None,
+        spec_path: str | Path | None = None,
+        excludes: Excludes = None,
+        mode: Literal["sparse", "slim"] = "sparse",
+        pruning_info_path: str | Path | None = None,
+        channel_divisible: int = 2,
+    ) -> nn.Module:
+        """The network with its weights of now, pruned in one of three ways to multiples of `channel_divisible`.
+
+        By `removal_ratio`, the share of MACs removed, to within 0.01; by `threshold`, the relative
+        loss of score that each group alone may cost; or as a `.spec` file says. What the analysis has no curve of stays
+        whole. `mode` "sparse" keeps the shapes, with zeros that stay; "slim" has smaller layers. Without `excludes`
+        those of `ana` hold. Leaves `.vai/<Class>_ratio_<r>.spec` and `…_pruning_info.json`.
+
+        Raises:
+            ValueError: not exactly one way, no finished analysis, or a file of another network.
+            UnreachableRatio: no subnet has the wanted MACs; the closest is named.
+        """
+        check_mode(mode)
+        way, value = the_way(removal_ratio, threshold, spec_path)
+        spec = read_spec(Path(value)) if way == "spec" else None
+        divisor = channel_divisible if spec is None else spec.divisor
+        supernet, excludes = self.supernet(divisor), self._excludes if excludes is None else excludes
+        groups = self.open_groups(supernet, excludes, self._with_group_conv)
+        if spec is not None:
+            path = Path(value)
+            self.check_graph(path, spec.graph)
+            subnet = subnet_of(supernet, find_groups(supernet), spec.rows)
+        else:
+            path = self.path(f"_{way}_{value}.spec")
+            subnet = self._chosen(supernet, groups, way, value)
+            write_spec(path, groups, subnet, divisor, graph_digest(self.model))
+        information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
+        return self.pruned(supernet, subnet, mode, Path(information))
+
+    def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
+        """The subnet that the analysis leads to."""
+        path = self.path(".sens")
+        if not path.exists():
+            raise ValueError(f"there is no analysis in {path}: call ana() before prune()")
+        analysis = Analysis.read(path)
+        self.check_graph(path, analysis.graph)
+        if analysis.pending:
+            raise ValueError(f"{path} is unfinished, {len(analysis.pending)} evaluations are missing: call ana() again")
+        curved = [group.name for group in groups if analysis.scores(group)]
+        if not curved:
+            raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
+        part = open_space(supernet.space, curved)
+        curves = analysis.curves(part, groups)
+        if way == "threshold":
+            return part.decode(curves.at(value + 1e-8))
+        return within_ratio(curves, part_costs(supernet, part), value) if value else part.largest
+
+    def _known(self, path: Path, mode: Literal["max", "min"]) -> Analysis:
+        """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""
+        known = Analysis.read(path)
+        self.check_graph(path, known.graph)
+        if known.pending and known.weights and known.weights != weights_digest(self.model):
+            raise ValueError(f"{path} is an unfinished analysis of other weights; forced=True starts anew")
+        if known.graph and known.mode != mode:
+            raise ValueError(f"{path} was made with mode={known.mode!r}, asked is {mode!r}; forced=True starts anew")
+        return replace(known, mode=mode)
+
+
+def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet: Supernet) -> None:
+    """Take in the scores of an earlier analysis."""
+    largest = supernet.space.largest
+    if before.baseline is not None:
+        results.recall(largest, before.baseline)
+        for group in groups:
+            for share, score in before.scores(group).items():
+                option = option_at(group.choice, share)
+                if option != group.choice.largest:
+                    results.recall(largest.replace(**{group.name: option}), score)
+
+
+def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str | Path | None) -> tuple[str, Any]:
+    """Which of three ways of pruning is asked for, and its value.
+
+    Vitis reaches the other two only with a ratio of 0.0 beside them, which counts as none.
+    """
+    given: dict[str, Any] = {"ratio": removal_ratio, "threshold": threshold, "spec": spec_path}
+    ways = {name: value for name, value in given.items() if value is not None}
+    if len(ways) > 1 and ways.get("ratio") == 0:
+        del ways["ratio"]
+    if len(ways) != 1:
+        got = ", ".join(ways) or "none"
+        raise ValueError(f"prune by exactly one of removal_ratio, threshold and spec_path, got {got}")
+    way, value = next(iter(ways.items()))
+    if way != "spec" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(f"{way} is a number, got {value!r}")
+    if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and value < 0):
+        raise ValueError(f"removal_ratio lies in [0, 1) and threshold is at least 0, got {way}={value}")
+    return way, value
+
+
+def warn_of_gains(analysis: Analysis, groups: Sequence[Group]) -> None:
+    """Say so where most groups score better without most of their channels: then perhaps lower is better."""
+    worst = [analysis.scores(group) for group in groups]
+    last = [scores[max(scores)] for scores in worst if scores]
+    better = sum(score > (analysis.baseline or 0.0) for score in last)
+    if analysis.mode == "max" and 2 * better > len(last):
+        warnings.warn(
+            f"{better} of {len(last)} groups score higher with fewest channels: if lower is better say mode='min'",
+            stacklevel=3,
+        )

@@ -1,0 +1,166 @@
+"""What all pruning runners share: a network's supernets by what is excluded, evaluations, and the pruned network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor, nn
+
+from ofa import SpaceConfig, Subnet, Supernet
+from ofa.backbone import unwrapped
+from ofa.extraction import State
+from ofa.importance import MEASURES, Measure, others
+from search import Archive, Result, Search, run
+from search.objectives import written
+from search.vitis.candidates import Scorer
+from search.vitis.files import FOLDER, graph_digest
+from search.vitis.forms import NOTHING, slim_network, sparse_network
+from search.vitis.groups import Group, find_groups, open_groups
+from search.vitis.information import write_information
+from search.vitis.names import Excludes, excluded
+from search.workers import workers
+
+METRICS = {"max": "accuracy", "min": "loss"}
+"""What a score is called in a search, by which scores are better."""
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
+
+    measure: str | Measure
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
+        scores = function(parameter, dim)
+        rest = others(parameter, dim)
+        present = parameter.abs().sum(rest) if rest else parameter.abs()
+        return None if scores is None else torch.where(present > 0, scores.to(present), 0)
+
+
+class PruningRunner:
+    """A network to prune, which stays as it is, and its example inputs (a tensor, a tuple, or a dict of keywords).
+
+    `importance` ranks the units of a group; l1 unless another of `ofa.importance` is named, or a function given.
+
+    Raises:
+        ValueError: an unknown importance.
+        TypeError: `model` is no `nn.Module`.
+    """
+
+    def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
+        if isinstance(importance, str) and importance not in MEASURES:
+            raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
+        self.model, self.inputs, self.importance = unwrapped(model), input_signature, Remaining(importance)
+        self.name = type(self.model).__name__
+        self._supernets: dict[int, Supernet] = {}
+
+    def path(self, ending: str) -> Path:
+        """A file of this network in the work folder, in the directory of now."""
+        return FOLDER / f"{self.name}{ending}"
+
+    def supernet(self, divisor: int) -> Supernet:
+        """The network with its weights of now as a supernet of all widths, units ranked by importance."""
+        if divisor not in self._supernets:
+            config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor)
+            with progress("converting") as tell:
+                self._supernets[divisor] = Supernet(self.model, self.inputs, config, tell)
+        supernet = self._supernets[divisor]
+        supernet.model.load_state_dict(self.model.state_dict())
+        for mine, theirs in zip(supernet.model.parameters(), self.model.parameters(), strict=True):
+            mine.grad = None if theirs.grad is None else theirs.grad.clone()
+        supernet.activate(supernet.space.largest)
+        supernet.sort(self.importance, move=False)
+        return supernet
+
+    def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
+        """The groups that may be pruned.
+
+        Raises:
+            ValueError: there is none, or an exclude matches nothing.
+        """
+        groups = open_groups(find_groups(supernet), excluded(self.model, excludes), with_group_conv)
+        if not groups:
+            raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
+        return groups
+
+    def pruned(
+        self, supernet: Supernet, subnet: Subnet, mode: str, path: Path, statistics: State = NOTHING
+    ) -> nn.Module:
+        """The network at `subnet`, sparse or slim; what is removed is written to `path` and summed up in a table."""
+        plan, whole, part = supernet.plan(subnet), supernet.cost(supernet.space.largest), supernet.cost(subnet)
+        facts = {"macs": part.macs, "params": part.params, "subnet": dict(subnet)}
+        write_information(path, self.model, plan, facts)
+        table = Table("metric", "baseline", "pruned", "removed", title=f"{self.name}, {mode}")
+        for label, name in (("MACs", "macs"), ("Params", "params")):
+            before, after = getattr(whole, name), getattr(part, name)
+            table.add_row(label, written(name, before), written(name, after), f"{1 - after / max(before, 1):.1%}")
+        console.print(table)
+        return (sparse_network if mode == "sparse" else slim_network)(self.model, plan, statistics)
+
+    def check_graph(self, path: Path, digest: str) -> None:
+        """Raise a ValueError where a file has the digest of another network; Vitis' own have none."""
+        if digest and digest != graph_digest(self.model):
+            raise ValueError(
+                f"{path} is of another network called {self.name} ({digest}, here {graph_digest(self.model)}):"
+                " forced=True starts anew, or work in another directory"
+            )
+
+
+def check_mode(mode: str) -> None:
+    if mode not in ("sparse", "slim"):
+        raise ValueError(f"mode is 'sparse' or 'slim', got {mode!r}")
+
+
+def metric_of(mode: str) -> str:
+    """The metric's name in a search, for scores of which the largest ("max") or the smallest ("min") is best."""
+    if mode not in METRICS:
+        raise ValueError(f"mode is 'max' or 'min', for what a better score is, got {mode!r}")
+    return METRICS[mode]
+
+
+def evaluate(search: Search, scorer: Scorer, archive: Archive, title: str, gpus: Sequence[Any] | None = None) -> None:
+    """Run a search to its end under a progress bar, with a process for each of several `gpus`.
+
+    Where there is a GPU, networks go to the first of `gpus`, or to the process's own. Where there is none they stay
+    where they are, and several `gpus` are as many processes.
+    """
+    chosen, cuda = [str(gpu).removeprefix("cuda:") for gpu in gpus or ()], torch.cuda.is_available()
+    with progress(title) as tell:
+
+        def report(result: Result) -> None:
+            tell(result.done, result.total)
+
+        if len(chosen) < 2:
+            run(search, on_gpu(scorer, chosen), archive, report)
+            return
+        if not cuda:
+            console.print(f"no GPU here: {len(chosen)} processes on the CPU instead of gpus {', '.join(chosen)}")
+        devices = [f"cuda:{gpu}" for gpu in chosen] if cuda else []
+        with workers(replace(scorer, device="cuda") if cuda else scorer, len(chosen), devices) as (held, spread):
+            run(search, held, archive, report, map=spread)
+
+
+def on_gpu(scorer: Scorer, gpus: Sequence[Any] | None) -> Scorer:
+    """The scorer on the first of `gpus`, or on the process's own GPU; as it is where there is none or it says where."""
+    if scorer.device is not None or not torch.cuda.is_available():
+        return scorer
+    return replace(scorer, device=f"cuda:{str(gpus[0]).removeprefix('cuda:')}" if gpus else "cuda")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; it is told how many of how many are done."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,155 @@
+"""Vitis' fine-grained pruner: N:M zeros in weights and activations (VITIS.md rows 30 to 36)."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from search.vitis import SparsePruner
+from search.vitis.fine_grained import Straight
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding_mode="reflect", padding=1), nn.ReLU(),
+        nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 20, 1), nn.Conv2d(20, 32, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 48), nn.Linear(48, 10),
+    )  # fmt: skip
+
+
+def batch() -> torch.Tensor:
+    return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_signature_is_that_of_vitis() -> None:
+    parameters = inspect.signature(SparsePruner.sparse_model).parameters.values()
+    assert [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY][1:] == [
+        ("w_sparsity", 0.5),
+        ("a_sparsity", 0),
+        ("block_size", 16),
+        ("excludes", None),
+    ]
+
+
+def test_what_combinations_are_allowed() -> None:
+    """Row 30."""
+    model = network()
+    pruner = SparsePruner(model, batch())
+    assert pruner.sparse_model(0, 0) is model
+    for weights, activations in ((0.5, 0), (0.75, 0), (0.75, 0.5)):
+        assert pruner.sparse_model(weights, activations)(batch()).shape == (2, 10)
+    for weights, activations in ((0.25, 0), (0.5, 0.5), (0, 0.5), (0.75, 0.75)):
+        with pytest.raises(ValueError, match=r"weights are 0, 0.5 or 0.75|activations at 0.5 want weights at 0.75"):
+            pruner.sparse_model(weights, activations)
+
+
+@pytest.mark.parametrize("block", [4, 8, 16])
+def test_every_block_has_its_zeros_while_training(block: int) -> None:
+    """Rows 31 and 34: also among equals; weights that are masked learn on and may come back."""
+    model = network()
+    nn.init.constant_(model[2].weight, 0.02)
+    pruner = SparsePruner(model)
+    sparse = pruner.sparse_model(0.75, block_size=block)
+    assert sparse.state_dict().keys() == model.state_dict().keys()
+    first = pruner.export_sparse_model(sparse)
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (sparse(batch()) - 1).square().mean().backward()
+        optimizer.step()
+    last = pruner.export_sparse_model(sparse)
+    for net in (first, last):
+        zeros = (net[2].weight.unflatten(1, (-1, block)) == 0).sum(2)
+        assert (zeros == block * 3 // 4).all()
+    assert ((first[9].weight == 0) & (last[9].weight != 0)).any() and (sparse[9].weight != 0).all()
+
+
+def test_gradients_pass_straight_through_and_masked_weights_decay() -> None:
+    """Row 34: against the formula; None gives no gradient, as in Vitis."""
+    weight, mask = torch.randn(2, 4, requires_grad=True), torch.tensor([1.0, 0, 1, 0])
+    for decay, wanted in ((None, mask.expand(2, 4)), (0.1, 1 + 0.1 * (1 - mask) * weight.detach())):
+        weight.grad = None
+        Straight.apply(weight, mask, decay).sum().backward()  # type: ignore[no-untyped-call]
+        assert weight.grad is not None and torch.allclose(weight.grad, wanted)
+
+
+def test_activations_keep_half_of_every_block() -> None:
+    """Row 32."""
+    sparse = SparsePruner(network()).sparse_model(0.75, 0.5, block_size=8)
+    seen: list[torch.Tensor] = []
+    sparse[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    sparse(batch())
+    assert ((seen[0].unflatten(1, (4, 8)) != 0).sum(2) <= 4).all()
+
+
+def test_layers_that_take_none_are_listed_with_reasons() -> None:
+    """Rows 35 and 70."""
+    model = network()
+    pruner = SparsePruner(model)
+    sparse = pruner.sparse_model(excludes=["9"])
+    assert pruner.skipped == {
+        "0": "3 input channels, fewer than a block of 16",
+        "4": "depthwise: one input channel a group",
+        "5": "20 output channels, no multiple of 8",
+        "6": "20 input channels cannot be cut in blocks of 16",
+        "9": "excluded by '9'",
+        "10": "10 output channels, no multiple of 8",
+    }
+    exported = pruner.export_sparse_model(sparse)
+    assert torch.equal(exported[9].weight, model[9].weight) and (exported[2].weight == 0).any()
+    for excludes in ([model[9]], lambda name, _: name == "9", ["Net::Net/Linear[9]/ret.3"]):
+        pruner.sparse_model(excludes=excludes)
+        assert "9" in pruner.skipped and "2" not in pruner.skipped
+    with pytest.raises(ValueError, match="no layer of Sequential takes 8:16"):
+        pruner.sparse_model(excludes=[nn.Conv2d, nn.Linear])
+
+
+def test_the_exported_network_is_plain_and_computes_the_same() -> None:
+    """Row 36: of the same layers, without hooks but the user's own."""
+    model = network()
+    model[2].register_forward_hook(lambda module, args, output: output + 1)
+    pruner = SparsePruner(model)
+    sparse = pruner.sparse_model(0.5, block_size=4).eval()
+    exported = pruner.export_sparse_model(nn.DataParallel(sparse))
+    assert [type(m) for m in exported.modules()] == [type(m) for m in model.modules()]
+    assert sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in exported.modules()) == 1
+    assert torch.equal(exported(batch()), sparse(batch())) and exported[2].padding_mode == "reflect"
+    assert not any("weight" in m.__dict__ for m in sparse.modules())
+    both = pruner.export_sparse_model(pruner.sparse_model(0.75, 0.5))
+    assert not any(m._forward_pre_hooks for m in both.modules())
+    with pytest.raises(ValueError, match="no layer of this Sequential is sparse"):
+        pruner.export_sparse_model(exported)
+
+
+def test_copies_and_files_are_sparse_too() -> None:
+    pruner = SparsePruner(network())
+    sparse = pruner.sparse_model()
+    wanted = sparse(batch())
+    file = io.BytesIO()
+    torch.save(sparse, file)
+    file.seek(0)
+    for again in (copy.deepcopy(sparse), torch.load(file, weights_only=False)):
+        assert torch.equal(again(batch()), wanted)
+        assert (pruner.export_sparse_model(again)[2].weight == 0).float().mean() == 0.5
+    fresh = SparsePruner(network()).sparse_model()
+    fresh.load_state_dict(sparse.state_dict())
+    assert torch.equal(fresh(batch()), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformers_run_in_every_dtype(dtype: torch.dtype) -> None:
+    """Row 33: a ViT with linear inputs of three dimensions, on the CPU."""
+    arguments: dict[str, Any] = {"img_size": 32, "depth": 1, "num_classes": 16}
+    model = timm.create_model("vit_tiny_patch16_224", **arguments).to(dtype)
+    sparse = SparsePruner(model).sparse_model(0.75, 0.5)
+    x = torch.randn(1, 3, 32, 32, dtype=dtype)
+    sparse(x).square().mean().backward()
+    assert sparse.blocks[0].attn.qkv.weight.grad.dtype == dtype
