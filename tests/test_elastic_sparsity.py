@@ -152,7 +152,7 @@ def test_the_sandwich_trains_it_and_a_search_mixes_it_with_the_other_dimensions(
     supernet = ofa.Supernet(small(), splits.example, config)
     lesson = Sandwich(supernet, splits, SandwichRule(), calibration_batches=2)
     before = lesson.validate()
-    fit(lesson, Recipe(epochs=3, batch_size=64, optimizer="sgd", lr=0.1, weight_decay=1e-4))
+    fit(lesson, Recipe(epochs=8, batch_size=32, optimizer="sgd", lr=0.1, weight_decay=1e-4))
     after = lesson.validate()
     assert after["loss_smallest"] < before["loss_smallest"] - 0.3  # half the widths, and half of their weights zero
     engine = Evolution(population=8, evaluations=24)
