@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -17,6 +17,7 @@ from conf.job import Job
 from conf.journal import opened
 from conf.records import digest
 from ofa.sparsity import Pattern
+from ofa.wanda import wanda
 from train import Recipe, Supervised, fit
 from train.distillation import AdaptiveSoft, SoftTargets
 from train.guards import Collapse
@@ -31,7 +32,8 @@ class Finetuning:
 
     Before, `trials` settings are tried for `trial_epochs` epochs each, the recipe's own first: rates from `rates[0]` to
     `rates[1]` times the recipe's, and `schedules`. The best on the validation split goes on. `masking` says how N:M
-    masks change meanwhile, where layers have a pattern.
+    masks change meanwhile, where layers have a pattern, and `scores` what the first ones go by: the magnitude of the
+    weights, or that times the norm of their inputs (Wanda).
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -43,6 +45,7 @@ class Finetuning:
     rates: tuple[float, float] = (0.2, 5.0)
     schedules: tuple[str, ...] = ("cosine", "constant")
     masking: Masking = field(default_factory=Masking)
+    scores: Literal["magnitude", "wanda"] = "magnitude"
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_share <= 1:
@@ -51,6 +54,8 @@ class Finetuning:
             raise ValueError(f"no trial or more, of at least 1 epoch, got {self.trials} and {self.trial_epochs}")
         if len(self.rates) != 2 or not 0 < self.rates[0] <= self.rates[1]:
             raise ValueError(f"rates are the least and the greatest factor, above 0, got {list(self.rates)}")
+        if self.scores not in ("magnitude", "wanda"):
+            raise ValueError(f"scores is magnitude or wanda, got {self.scores!r}")
         unknown = [name for name in self.schedules if name not in SCHEDULES]
         if unknown or not self.schedules:
             raise ValueError(f"schedules are of {', '.join(SCHEDULES)}, got {list(self.schedules)}")
@@ -79,7 +84,11 @@ def lesson(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning) -> L
     own = Supervised(
         net, job.splits, given.label_smoothing, teacher=teacher, soft=given.soft, teacher_share=given.teacher_share
     )
-    return Masked(own, given.masking.start(net, patterns)) if patterns else own
+    if not patterns:
+        return own
+    batches = [images.to(job.device) for images in job.splits.train.calibration(64, 4, int(job.config.seed))]
+    scores = wanda(net, patterns, batches) if given.scores == "wanda" else None
+    return Masked(own, given.masking.start(net, patterns, scores))
 
 
 def chosen(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, folder: Path, stage: str) -> Recipe:

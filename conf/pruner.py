@@ -28,7 +28,7 @@ from search.engine import Search
 from search.objectives import written
 from search.picture import draw_curves
 from search.sensitivity import SensitivitySearch
-from search.uniform import Ranked, Smallest
+from search.uniform import Ranked
 from train import checkpoint as checkpoints
 from train import evaluate
 from train.saliency import gather, sort_by
@@ -85,9 +85,9 @@ class Pruner:
         space, given = self.supernet.space, self.job.constraints
         if not given and self.given.schedule:
             given = (Constraint("macs", upper=self.given.schedule[-1]),)
-        fixed = isinstance(self.job.engine, Smallest)
-        if not fixed and not any(c.upper is not None for c in given):
-            raise ValueError("pruning needs a budget: budget.macs=0.5, or params or latency_ms")
+        bounded = getattr(self.job.engine, "bounded", False)
+        if not bounded and not any(c.upper is not None for c in given):
+            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
         whole = self.costs(space.encode(space.largest)[None])
         self.whole = {c.name: float(whole[c.name][0]) for c in given}
         return tuple(c.resolved(self.whole[c.name]) for c in given)

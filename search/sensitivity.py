@@ -47,6 +47,11 @@ class Sensitivity:
         if self.threshold is not None and self.threshold < 0:
             raise ValueError(f"threshold is a relative damage of at least 0, got {self.threshold}")
 
+    @property
+    def bounded(self) -> bool:
+        """Whether a threshold says where to stop, so that no budget is needed."""
+        return self.threshold is not None
+
     def start(
         self,
         space: SearchSpace,

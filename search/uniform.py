@@ -1,11 +1,14 @@
-"""Engines that ask for one subnet: the same share of everything, without the least important units, the smallest."""
+"""Engines that ask for one subnet: evenly smaller, without the least important units, the smallest, or a given one."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
 
+from ofa.persistence import load_subnet
 from ofa.space import Genome, SearchSpace
 from search.budget import Constraint, Floats
 from search.curves import Curves
@@ -29,7 +32,9 @@ class PointSearch(Search):
 
 
 class OnePoint(ABC):
-    """An engine whose only subnet follows from the problem."""
+    """An engine whose only subnet follows from the problem; `bounded` if it needs no budget."""
+
+    bounded: ClassVar[bool] = False
 
     def start(
         self,
@@ -73,8 +78,25 @@ class Ranked(OnePoint):
 
 
 @dataclass(frozen=True)
+class Specified(OnePoint):
+    """The subnet that a file names: `subnet.json` of an earlier run, or its choices alone."""
+
+    bounded: ClassVar[bool] = True
+    path: str
+
+    def genome(self, problem: Problem) -> Genome:
+        subnet = load_subnet(Path(self.path))
+        try:
+            return problem.space.encode(subnet)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+
+@dataclass(frozen=True)
 class Smallest(OnePoint):
     """The smallest option of every choice: a fixed pattern in every layer that takes it."""
+
+    bounded: ClassVar[bool] = True
 
     def genome(self, problem: Problem) -> Genome:
         smallest = problem.space.encode(problem.space.smallest)

@@ -166,6 +166,17 @@ def test_global_ranking_by_any_importance_meets_the_budget(trained: Path, measur
     assert 0.45 < rows[1]["macs"] / rows[0]["macs"] <= 0.5
 
 
+def test_a_subnet_of_a_file_is_pruned_to_and_a_threshold_needs_no_budget(iterated: Path, trained: Path) -> None:
+    spec = iterated / "subnets/step-02/subnet.json"
+    free = ("pruning.finetuning=null", "budget.macs=null")
+    pruned(beside(trained, "specified"), "method=uniform", "search=specified", f"search.path={spec}", *free)
+    assert steps(trained.parent / "specified")[0]["subnet"] == steps(iterated)[1]["subnet"]
+    once = ("method=iterative", "pruning.steps=1", "pruning.tolerance=null", "search.threshold=0.05")
+    pruned(beside(trained, "threshold"), *once, *free)
+    (step,) = steps(trained.parent / "threshold")
+    assert any(step["subnet"][name] < size for name, size in {"0.0.0.width": 16, "0.1.0.width": 32}.items())
+
+
 def test_steps_are_even_in_the_logarithm_or_given_by_hand() -> None:
     assert Pruning().ladder(0.3) == (1.0,)
     assert Pruning(steps=2).ladder(0.25) == (0.5, 1.0)
