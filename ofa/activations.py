@@ -17,7 +17,7 @@ from ofa.sparsity import Pattern
 class BlockActivations:
     """Keeps the largest magnitudes of every block along `dim` of a layer's input: a forward pre-hook.
 
-    What goes gets no gradient. Pickles, copies and exports with the module it is registered on.
+    What goes gets no gradient. A hook pickles, copies and exports with its layer.
     """
 
     pattern: Pattern
@@ -29,7 +29,7 @@ class BlockActivations:
 
     def keep(self, x: Tensor) -> Tensor:
         """`x` with zeros in place of the smallest magnitudes of each block."""
-        return x * self.pattern.mask(x.detach().abs(), self.dim, x.dtype)
+        return x * self.pattern.mask(x.detach().abs(), self.dim, x.dtype, spare_zeros=True)
 
 
 def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[RemovableHandle]:

@@ -169,7 +169,7 @@ def mask_of(layer: nn.Module, pattern: Pattern, scores: Tensor | None = None, ou
         rows = max(1, PART * rows // max(weight.numel(), 1))
     parts = (weight if scores is None else scores).split(rows, 1 - dim)
     for part, target in zip(parts, mask.split(rows, 1 - dim), strict=True):
-        target.copy_(pattern.mask(part.abs() if scores is None else part, dim, weight.dtype))
+        target.copy_(pattern.mask(part.abs() if scores is None else part, dim, part.dtype))
     return mask
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,9 +28,8 @@ class PointSearch(Search):
         """There is nothing to learn from one point."""
 
 
-@dataclass(frozen=True)
-class Uniform:
-    """Every choice shrinks by the same share until the budget is met: the baseline of every pruning method."""
+class OnePoint(ABC):
+    """An engine whose only subnet follows from the problem."""
 
     def start(
         self,
@@ -41,11 +41,23 @@ class Uniform:
     ) -> PointSearch:
         """A search of one evaluation; raises a ValueError at once if the budget is out of reach."""
         problem = Problem.parse(space, objectives, costs, constraints)
-        return PointSearch(problem, Curves.even(problem.space).within(problem), seed)
+        return PointSearch(problem, self.genome(problem), seed)
+
+    @abstractmethod
+    def genome(self, problem: Problem) -> Genome:
+        """The subnet to ask for, (choices,)."""
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Uniform(OnePoint):
+    """Every choice shrinks by the same share until the budget is met: the baseline of every pruning method."""
+
+    def genome(self, problem: Problem) -> Genome:
+        return Curves.even(problem.space).within(problem)
+
+
+@dataclass(frozen=True)
+class Ranked(OnePoint):
     """The least important units of all groups, in one order, are removed until the budget is met.
 
     `measure` is one of `ofa.importance`; `importance` is what `Supernet.importance` gives for it.
@@ -54,36 +66,18 @@ class Ranked:
     measure: str = "l1"
     importance: Mapping[str, Floats] = field(default_factory=dict, repr=False, compare=False)
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> PointSearch:
-        """A search of one evaluation; raises a ValueError if the budget is out of reach, or nothing is ranked."""
+    def genome(self, problem: Problem) -> Genome:
         if not self.importance:
             raise ValueError("a ranking needs the importance of the units: Supernet.importance(measure)")
-        problem = Problem.parse(space, objectives, costs, constraints)
-        return PointSearch(problem, Curves.ranked(problem.space, self.importance).within(problem), seed)
+        return Curves.ranked(problem.space, self.importance).within(problem)
 
 
 @dataclass(frozen=True)
-class Smallest:
+class Smallest(OnePoint):
     """The smallest option of every choice: a fixed pattern in every layer that takes it."""
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> PointSearch:
-        """A search of one evaluation; raises a ValueError if the smallest subnet is not in the budget."""
-        problem = Problem.parse(space, objectives, costs, constraints)
-        smallest = space.encode(space.smallest)
+    def genome(self, problem: Problem) -> Genome:
+        smallest = problem.space.encode(problem.space.smallest)
         if problem.violation(smallest[None])[0] > 0:
             raise ValueError(problem.out_of_reach(smallest[None]))
-        return PointSearch(problem, smallest, seed)
+        return smallest

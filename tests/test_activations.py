@@ -113,6 +113,21 @@ def test_copies_and_pickles_stay_sparse(way: Callable[[nn.Module], nn.Module]) -
         assert torch.equal(way(model)(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "way",
+    [torch.jit.trace, lambda model, x: torch.compile(model, backend="aot_eager", fullgraph=True)],
+    ids=["trace", "compile"],
+)
+def test_traced_and_compiled_networks_are_sparse_inside(way: Callable[..., Any]) -> None:
+    model, x = tokens()
+    torch.compiler.reset()
+    with torch.no_grad():
+        traced = way(model, x)
+        for batch in (x, torch.randn_like(x)):
+            torch.testing.assert_close(traced(batch), model(batch))
+
+
 def tokens() -> tuple[nn.Module, Tensor]:
     """Short, with ties: after a ReLU, and from equal inputs."""
     model = nn.Sequential(nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Flatten(2), nn.Linear(16, 5)).eval()

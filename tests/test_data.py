@@ -316,3 +316,9 @@ def test_pictures_are_normalised_as_the_pretrained_weights_want_them(tmp_path: P
     own = replace(folder, mean=(0.1, 0.2, 0.3)).suited("tf_efficientnet_lite0")
     assert own.load().mean == (0.1, 0.2, 0.3) and own.std == (0.5,) * 3
     assert folder.suited("package.module.make") == folder
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmented_pictures_have_the_strides_of_the_default_format(channels: int) -> None:
+    images = ShiftFlip(0.1, True)(torch.rand(2, channels, 8, 8), torch.Generator().manual_seed(0))
+    assert images.stride() == (64 * channels, 64, 8, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from networks import build
+from networks import build, small
 from torch import nn
 
 import ofa
@@ -14,6 +16,8 @@ from ofa.fine_grained import input_dim
 from ofa.packing import pack
 from ofa.persistence import plan_from_json, plan_to_json
 from ofa.sparsity import Pattern
+from search import Archive, Evolution, run
+from train import Digits, Recipe, Sandwich, SandwichRule, fit
 
 TEXTS = ("dense", "2:4", "4:8", "8:16", "12:16")
 CONFIG = ofa.SpaceConfig(width=(0.5, 0.75, 1.0), sparsity=TEXTS, proof="quick")
@@ -140,3 +144,23 @@ def test_bad_patterns_are_refused() -> None:
         ofa.SpaceConfig(sparsity=("half",))
     with pytest.raises(ValueError, match="at least one is zero"):
         ofa.SpaceConfig(sparsity=("4:4",))
+
+
+def test_the_sandwich_trains_it_and_a_search_mixes_it_with_the_other_dimensions(tmp_path: Path) -> None:
+    splits = Digits(size=16).load()
+    config = ofa.SpaceConfig(width=(0.5, 1.0), divisor=8, sparsity=("2:4", "8:16"), proof="quick")
+    supernet = ofa.Supernet(small(), splits.example, config)
+    lesson = Sandwich(supernet, splits, SandwichRule(), calibration_batches=2)
+    before = lesson.validate()
+    fit(lesson, Recipe(epochs=3, batch_size=64, optimizer="sgd", lr=0.1, weight_decay=1e-4))
+    after = lesson.validate()
+    assert after["loss_smallest"] < before["loss_smallest"] - 0.3  # half the widths, and half of their weights zero
+    engine = Evolution(population=8, evaluations=24)
+    search = engine.start(supernet.space, ["accuracy", "macs"], supernet.costs, {"weight_bytes": 0.5}, seed=0)
+    with Archive(tmp_path / "archive.sqlite", "test") as archive:
+        run(search, lesson.examine, archive)
+    whole = supernet.cost(supernet.space.largest).weight_bytes
+    assert all(metrics["weight_bytes"] <= 0.5 * whole for metrics in search.results.values())
+    choices = supernet.space.choices
+    kinds = {c.kind for subnet in search.results for c in choices if subnet[c.name] != c.largest}
+    assert kinds == {"width", "sparsity"}

@@ -82,11 +82,22 @@ def test_every_block_has_exactly_n_zeros_and_a_second_mask_is_the_first(
 
 @settings(deadline=None)
 @given(patterns(), weights())
+def test_spared_zeros_make_no_difference_to_what_is_kept(pattern: Pattern, given: tuple[Tensor, int]) -> None:
+    values, dim = given[0], given[1] % given[0].ndim
+    exact, spared = (pattern.mask(values.abs(), dim, spare_zeros=spare) for spare in (False, True))
+    assert torch.equal(values * exact, values * spared)
+    assert bool((spared >= exact).all()) and not bool((spared & ~exact & (values != 0)).any())
+
+
+@settings(deadline=None)
+@given(patterns(), weights())
 def test_the_short_way_on_a_cpu_gives_what_the_others_do(pattern: Pattern, given: tuple[Tensor, int]) -> None:
     weight, dim = given[0], given[1] % given[0].ndim
-    scores, count = pattern.blocks(weight.abs(), dim, -math.inf), pattern.block - pattern.zeros
-    _, threshold = order_statistics(scores, dim + 1, pattern.zeros)
-    assert torch.equal(largest(scores, dim + 1, count), admitted(scores, threshold, dim + 1, count))
+    scores, zeros = pattern.blocks(weight.abs(), dim, -math.inf), pattern.zeros
+    _, threshold = order_statistics(scores, dim + 1, zeros)
+    for spare in (False, True):
+        short = largest(scores, dim + 1, zeros, spare)
+        assert torch.equal(short, admitted(scores, threshold, dim + 1, zeros, spare))
 
 
 @pytest.mark.parametrize("text", ["2:4", "5:7", "12:16"])
@@ -123,7 +134,7 @@ def test_order_statistics_are_those_of_a_sorted_list(size: int, rank: int) -> No
 def test_nothing_but_the_block_decides() -> None:
     scores = torch.tensor([[9.0, 8.0, 7.0, 6.0, 0.4, 0.3, 0.2, 0.1]])
     assert Pattern(2, 4).mask(scores).tolist() == [[True, True, False, False] * 2]
-    assert largest(scores.view(2, 4), 1, 1).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 2
+    assert largest(scores.view(2, 4), 1, 3).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 2
 
 
 def test_channels_last_weights_keep_their_mask() -> None:

@@ -33,7 +33,10 @@ class ShiftFlip:
             columns = torch.where(mirrored, columns.flip(1), columns)
         picture = torch.arange(batch)[:, None, None]
         moved = padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]]
-        return moved.permute(0, 3, 1, 2).contiguous()  # (batch, channels, height, width)
+        # A copy: one channel passes for contiguous with the strides of channels last. Torch then takes that format for
+        # the whole network, in which its backward pass of some convolutions on a CPU writes where it must not.
+        pictures = moved.permute(0, 3, 1, 2)  # (batch, channels, height, width)
+        return pictures.clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import argparse
 import csv
 import sys
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -38,7 +38,7 @@ class Variant:
 
     weights: str = "dense"
     activations: str = "dense"
-    masking: Masking = Masking()
+    masking: Masking = field(default_factory=Masking)
 
 
 VARIANTS = {
