@@ -26,7 +26,7 @@ from search.vitis.specification import read_spec
 
 NODES = {name: f"Plain::Plain/Conv2d[{name}]/ret.{i}" for i, name in enumerate(("conv1", "conv2", "conv3", "conv4"))}
 GROUPS = [["conv1"], ["conv2", "conv3"], ["conv4"]]
-SENS = {
+SENS: dict[str, Any] = {
     "groups": [
         {
             "nodes": [NODES[name] for name in group],
@@ -90,6 +90,11 @@ def test_their_analysis_is_pruned_from() -> None:
     score = Likeness(model, x)
     found.ana(score)
     assert score.calls == 0
+    Path(".vai/Plain.sens").write_text(json.dumps({**SENS, "groups": [{**SENS["groups"][0], "nodes": ["conv9"]}]}))
+    with pytest.raises(ValueError, match="has no group of this network that may be pruned"):
+        found.prune(0.5)
+    found.ana(score, grid=(0.5,))
+    assert score.calls == 4  # the score of another whole network is not taken for ours
     unfinished = {**SENS, "uncompleted_steps": [26, 27]}
     Path(".vai/Plain.sens").write_text(json.dumps(unfinished))
     with pytest.raises(ValueError, match="is unfinished, 2 evaluations are missing"):

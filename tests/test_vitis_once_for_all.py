@@ -60,7 +60,7 @@ def test_signatures_are_those_of_vitis() -> None:
     ]
     assert "channel_divisible" in parameters
     parameters = inspect.signature(OFAPruner.run_evolutionary_search).parameters
-    assert [(p.name, p.default) for p in parameters.values()][10:-1] == [
+    assert [(p.name, p.default) for p in parameters.values() if p.kind is not p.KEYWORD_ONLY][10:] == [
         ("macs_step", 10),
         ("parent_popu_size", 16),
         ("iteration", 10),

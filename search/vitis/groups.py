@@ -99,7 +99,8 @@ def subnet_of(supernet: Supernet, groups: Sequence[Group], rows: Iterable[tuple[
     Raises:
         ValueError: no row is about a group of this network.
     """
+    rows = list(rows)
     removed = {g.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
-    if not removed:
+    if rows and not removed:
         raise ValueError("no group of the file is one of this network: its nodes are other layers")
     return supernet.space.largest.replace(**removed)

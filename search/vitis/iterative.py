@@ -149,9 +149,9 @@ class IterativePruningRunner(PruningRunner):
 
 
 def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet: Supernet) -> None:
-    """Take in the scores of an earlier analysis."""
+    """Take in the scores of an earlier analysis of these groups."""
     largest = supernet.space.largest
-    if before.baseline is not None:
+    if before.baseline is not None and any(before.scores(group) for group in groups):
         results.recall(largest, before.baseline)
         for group in groups:
             for share, score in before.scores(group).items():

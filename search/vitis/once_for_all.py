@@ -170,12 +170,14 @@ class OFAPruner:
         crossover_size: int = 4,
         *,
         seed: int = 0,
+        gpus: Sequence[Any] | None = None,
     ) -> dict[str, dict[str, Any]]:
         """The best subnet of every `macs_step` between two numbers of MACs (all in M), by the bin's MACs as a string.
 
         NSGA-II (the metric against MACs) with as many evaluations as Vitis makes: the parents, and mutants and
         crossovers of all iterations but the first. Each candidate is calibrated and scored once, as a plain network;
-        results are in `.vai/` before they count, and the same call goes on after a kill.
+        results are in `.vai/` before they count, and the same call goes on after a kill. Several `gpus` are as many
+        processes.
 
         Raises:
             ValueError: no subnet has so many MACs; says at once what the space offers.
@@ -191,7 +193,7 @@ class OFAPruner:
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)
         with Archive(self._archive(supernet, name), f"{name}, {min_or_max_metric}") as archive:
-            evaluate(search, scorer, archive, "search")
+            evaluate(search, scorer, archive, "search", gpus)
         return best_of_bins(search, metric, name, macs_step, lambda subnet: self.settings.of(subnet, part))
 
     def _archive(self, supernet: Supernet, metric: str) -> Path:
