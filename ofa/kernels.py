@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ofa.choices import Offer
+from ofa.groups import Groups
 from ofa.slicing import Index
 
 
@@ -43,6 +45,15 @@ class KernelTransforms(nn.Module):
                 weight = weight.narrow(dim, 1, size)
             weight = (weight.flatten(2) @ self.matrices[key(name, size)]).reshape(*weight.shape[:2], *[size] * dims)
         return weight
+
+
+def kernel_edges(
+    offers: Sequence[Offer], groups: Groups, tensor: Callable[[str], Tensor]
+) -> dict[str, tuple[int, int]]:
+    """Edge and spatial dimensions of every weight whose kernel is a choice, by name."""
+    chosen = {g for offer in offers if offer.choice.kind == "kernel" for g in offer.sizes}
+    names = {(name, groups.groups[g].units) for g in chosen for name, _, _ in groups.groups[g].members}
+    return {name: (edge, tensor(name).ndim - 2) for name, edge in sorted(names)}
 
 
 def key(name: str, size: int) -> str:

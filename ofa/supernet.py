@@ -21,7 +21,7 @@ from ofa.costs import Cost, FloatArray
 from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
 from ofa.importance import Measure, importance
-from ofa.kernels import KernelTransforms
+from ofa.kernels import KernelTransforms, kernel_edges
 from ofa.labels import IntArray
 from ofa.persistence import identity, load_supernet, save_supernet
 from ofa.prices import Prices
@@ -80,7 +80,11 @@ class Supernet(nn.Module):
         self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
-        self.transforms = KernelTransforms(self._kernels()) if config.kernel_transform else None
+        self.transforms = (
+            KernelTransforms(kernel_edges(self._offers, self._groups, self._tensor))
+            if config.kernel_transform
+            else None
+        )
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
         self._prices = Prices.of(self.model, flows, found)
         self.report = self._report(found.error)
@@ -231,12 +235,6 @@ class Supernet(nn.Module):
     def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
         return decode(self._offers, self._groups, self._stages, genomes)
-
-    def _kernels(self) -> dict[str, tuple[int, int]]:
-        """Edge and spatial dimensions of every weight whose kernel is a choice, by name."""
-        chosen = {g for offer in self._offers if offer.choice.kind == "kernel" for g in offer.sizes}
-        names = {(name, self._groups.groups[g].units) for g in chosen for name, _, _ in self._groups.groups[g].members}
-        return {name: (edge, self._tensor(name).ndim - 2) for name, edge in sorted(names)}
 
     def _report(self, error: float) -> Report:
         scores = importance(self.model, self._groups, self._vectors)
