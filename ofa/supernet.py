@@ -80,11 +80,8 @@ class Supernet(nn.Module):
         self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
-        self.transforms = (
-            KernelTransforms(kernel_edges(self._offers, self._groups, self._tensor))
-            if config.kernel_transform
-            else None
-        )
+        edges = kernel_edges(self._offers, self._groups, self._tensor) if config.kernel_transform else {}
+        self.transforms = KernelTransforms(edges) if config.kernel_transform else None
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
         self._prices = Prices.of(self.model, flows, found)
         self.report = self._report(found.error)
