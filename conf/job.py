@@ -101,20 +101,23 @@ class Job:
         return flat({name: plain[name] for name in names if name in plain})
 
     def begin(self, stage: str) -> None:
-        """Refuse a folder whose earlier results were made with other settings.
+        """Refuse a folder in which this stage, or one before it, was made with other settings.
 
         Raises:
             ValueError: names every setting that differs, both values, and the way out.
         """
         path = self.folder / "settings.json"
         stored = read_json(path) if path.exists() else {}
-        now, before = self.settings(stage), stored.get(stage)
-        begun = stage not in REPEATABLE and (self.folder / BEGUN[stage]).exists()
-        if begun and before is not None and before != now:
-            rows = differences(before, now)
-            raise ValueError(f"{self.folder} holds a {stage} made with other settings ({rows}); choose another run=…")
+        for made in list(DEPENDS)[: list(DEPENDS).index(stage) + 1]:
+            now, before = self.settings(made), stored.get(made)
+            begun = made not in REPEATABLE and (self.folder / BEGUN[made]).exists()
+            if begun and before is not None and before != now:
+                rows = differences(before, now)
+                raise ValueError(
+                    f"{self.folder} holds a {made} made with other settings ({rows}); choose another run=…"
+                )
         if self.writes:
-            write_json(path, {**stored, stage: now})
+            write_json(path, {**stored, stage: self.settings(stage)})
 
     def finish(self, stage: str) -> None:
         if not self.writes:

@@ -219,6 +219,11 @@ def test_a_budget_is_needed_and_must_be_in_reach(trained: Path) -> None:
         pruned(folder, "method=uniform", "budget.macs=0.001")
 
 
+def test_a_folder_made_with_other_data_is_refused_by_every_later_stage(iterated: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds a teacher made with other settings \(data.size was 16, is now 24\)"):
+        pruned(iterated, "method=iterative", "data.size=24", "stages=[prune,export]")
+
+
 def test_the_schedule_alone_is_a_budget_and_half_of_the_validation_split_is_asked_for(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
