@@ -59,7 +59,7 @@ def test_fractions_are_of_the_largest_and_resolved_once() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"flops": 0.5}, "a budget limits macs, params, latency_ms, got 'flops'"),
+        ({"flops": 0.5}, "a budget limits macs, params, weight_bytes, latency_ms, got 'flops'"),
         ({"macs": -1}, "a positive number or a fraction, got -1"),
         ({"macs": "half"}, "a positive number or a fraction, got 'half'"),
         ({"macs": True}, "a positive number or a fraction, got True"),

@@ -140,7 +140,7 @@ def test_a_collapse_ends_a_trial_and_not_the_study(tmp_path: Path, capsys: pytes
     ("override", "message"),
     [
         ("tuning.space={supernet.recipe.lrr:{low:1,high:2}}", r"no such setting to tune; did you mean supernet"),
-        ("tuning.space={data.size:{low:8,high:16}}", r"no such setting to tune; there are supernet\.recipe"),
+        ("tuning.space={data.size:{low:8,high:16}}", r"no such setting to tune; there are supernet\.trained"),
         ("tuning.space.supernet.recipe.lr.low=2", r"supernet\.recipe\.lr: low is at most high, got 2\.0 and 1\.0"),
         ("tuning.space.supernet.recipe.lr.low=0", r"lr: low is above 0 on a logarithmic scale, got 0\.0"),
         ("tuning.space.supernet.recipe.lr.low=a", r"lr\.low is a number, got 'a'"),
