@@ -165,7 +165,10 @@ def test_a_missing_fashion_mnist_says_how_to_get_it(tmp_path: Path) -> None:
         FashionMNIST(str(tmp_path)).load()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b broken", gzip.compress(b"\0\0\x08\x03\0\0\0\x09")])
+DAMAGED = {"empty": b"", "no gzip": b"\x1f\x8b broken", "too short": gzip.compress(b"\0\0\x08\x03\0\0\0\x09")}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_idx_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(content)
