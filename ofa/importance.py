@@ -97,6 +97,17 @@ MEASURES: dict[str, Measure] = {
 FIRST_ORDER = ("taylor", "fisher")  # these need gradients
 
 
+def named(measure: str | Measure) -> Measure:
+    """The function of a measure's name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(measure, str) and measure not in MEASURES:
+        raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(MEASURES)} or a function")
+    return MEASURES[measure] if isinstance(measure, str) else measure
+
+
 def others(parameter: Tensor, dim: int) -> list[int]:
     return [d for d in range(parameter.ndim) if d != dim]
 
@@ -114,9 +125,7 @@ def importance(
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
     """
-    if isinstance(measure, str) and measure not in MEASURES:
-        raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(MEASURES)} or a function")
-    function = MEASURES[measure] if isinstance(measure, str) else measure
+    function = named(measure)
     scores = [np.zeros(group.units) for group in groups.groups]
     members = [0] * len(scores)
     with torch.no_grad():

@@ -124,6 +124,12 @@ def put(target: Tensor, index: Sequence[Index], part: Tensor, accumulate: bool) 
     view.index_add_(dim, positions, part) if accumulate else view.index_copy_(dim, positions, part)
 
 
+def permute(tensor: Tensor, dim: int, source: IntArray) -> None:
+    """Let each position along `dim` take its content from `source`, in place."""
+    if (source != np.arange(len(source))).any():
+        tensor.copy_(tensor.index_select(dim, torch.from_numpy(source).to(tensor.device)))
+
+
 class Slice(torch.autograd.Function):
     """A contiguous copy forward; backward adds straight into the slice of the parameter's `.grad`.
 

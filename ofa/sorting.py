@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ofa.costs import FloatArray
 from ofa.groups import FIXED, Groups
-from ofa.importance import Vectors
+from ofa.importance import Measure, Vectors, importance, named
 from ofa.labels import IntArray
+from ofa.slicing import Index, permute
+from ofa.strands import align
 
 
 def sort_units(
-    model: nn.Module, groups: Groups, vectors: Vectors, scores: Sequence[FloatArray], sizes: IntArray
+    model: nn.Module,
+    groups: Groups,
+    vectors: Vectors,
+    measure: str | Measure,
+    indices: Mapping[str, Sequence[Index]],
+    sizes: IntArray,
 ) -> None:
     """Permute every coupled parameter and buffer so that the units of each width group descend in importance.
 
     Only the first `sizes`, (groups,), of a group are put in order; kernels keep their places. The permutation is the
-    same along everything that is coupled, so the network computes the same function.
+    same along everything that is coupled, so the network computes the same function. Channels of grouped convolutions
+    are ranked inside each of their groups.
     """
+    aligned = align(model, groups, vectors, named(measure), indices)
+    scores = importance(model, groups, vectors, measure, indices)
     orders = [
-        order(score, int(size)) if group.kind == "width" else np.arange(group.units)
-        for group, score, size in zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True)
+        order(score, int(size)) if group.kind == "width" and g not in aligned else np.arange(group.units)
+        for g, (group, score, size) in enumerate(zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True))
     ]
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -62,8 +72,3 @@ def source_positions(vector: IntArray, groups: Groups, orders: Sequence[IntArray
         table = by_rank.reshape(groups.groups[g].units, -1)  # (units, positions of a unit)
         source[table.ravel()] = table[orders[g]].ravel()
     return source
-
-
-def permute(tensor: Tensor, dim: int, source: IntArray) -> None:
-    if (source != np.arange(len(source))).any():
-        tensor.copy_(tensor.index_select(dim, torch.from_numpy(source).to(tensor.device)))

@@ -189,12 +189,12 @@ class Supernet(nn.Module):
         Raises:
             ValueError: no such measure, or no gradients where it needs them.
         """
-        scores, (sizes, _) = self._importance(measure), self._sizes(self.space.encode(self._active))
+        sizes, _ = self._sizes(self.space.encode(self._active))
         if move:
-            sort_units(self.model, self._groups, self._vectors, scores, sizes)
+            sort_units(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
             self.zero_grad()
         else:
-            rank_units(self._groups, scores, sizes)
+            rank_units(self._groups, self._importance(measure), sizes)
             self._slicer.forget()
             self._plans.clear()
         self.activate(self._active)

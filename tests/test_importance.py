@@ -9,6 +9,7 @@ from networks import build
 
 import ofa
 from ofa.importance import MEASURES, Random, importance
+from ofa.strands import find_braids
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -79,3 +80,57 @@ def test_random_importance_is_repeatable_and_depends_on_the_seed() -> None:
     weight = torch.nn.Parameter(torch.zeros(40, 3))
     drawn = [Random(seed)(weight, 0) for seed in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("name", ["resnext", "regnet"])
+def test_channels_of_grouped_convolutions_are_ranked_inside_each_group(name: str) -> None:
+    model, x = build(name)
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off")).eval()
+    with torch.no_grad():
+        expected = supernet(x)
+        supernet.sort("l2")
+        assert (supernet(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+        tensors = {**dict(supernet.model.named_parameters()), **dict(supernet.model.named_buffers())}
+        braids = list(find_braids(supernet.model, supernet._groups, supernet._vectors))
+        convolutions = [
+            m for m in supernet.modules() if isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels
+        ]
+        assert len(braids) >= len(convolutions) > 2
+        for braid in braids:
+            scores = braid.scores(tensors, MEASURES["l2"], {})
+            assert scores.shape == (braid.strands, braid.units)
+            assert (np.diff(scores, axis=1) <= 1e-5).all()
+
+
+def test_each_group_of_a_convolution_keeps_its_own_best_channels() -> None:
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1, bias=False), torch.nn.Conv2d(8, 8, 3, groups=2, bias=False), torch.nn.Conv2d(8, 2, 1)
+    )
+    strengths = torch.tensor([1.0, 9.0, 2.0, 8.0, 7.0, 3.0, 6.0, 4.0])
+    with torch.no_grad():
+        model[0].weight.copy_(strengths[:, None, None, None].expand(8, 3, 1, 1))
+        model[1].weight.fill_(1.0)
+    supernet = ofa.Supernet(model, torch.randn(1, 3, 8, 8), ofa.SpaceConfig(width=(0.5, 1.0), divisor=1)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = supernet(x)
+        supernet.sort()
+        assert torch.allclose(supernet(x), expected, rtol=1e-4)
+    kept = supernet.extract(supernet.space.smallest)
+    assert kept[0].weight[:, 0, 0, 0].tolist() == [9.0, 8.0, 7.0, 6.0]  # the best two of each group of four
+    assert kept[1].weight.shape == (4, 2, 3, 3)
+
+
+def test_gradients_go_along_when_channels_are_ranked_inside_groups() -> None:
+    model, x = build("resnext")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off")).eval()
+    with torch.no_grad():
+        expected = supernet(x)
+    supernet(x).square().mean().backward()
+    supernet.sort("taylor")
+    with torch.no_grad():
+        assert (supernet(x) - expected).abs().max() < 1e-5 * expected.abs().max()
+        first = {name: p.clone() for name, p in supernet.named_parameters()}
+    supernet(x).square().mean().backward()  # the same function, so the same gradients, at their weights' new places
+    supernet.sort("taylor")
+    assert all(torch.equal(p, first[name]) for name, p in supernet.named_parameters())  # it was in order
