@@ -45,7 +45,10 @@ class Binding:
 
     def change(self, groups: Groups, sizes: IntArray) -> Change | None:
         """The attribute's value in a subnet; None where it stays."""
-        counts = [int(np.count_nonzero(groups.kept(v, sizes))) for v in self.literal.vectors]
+        return self.valued([int(np.count_nonzero(groups.kept(v, sizes))) for v in self.literal.vectors])
+
+    def valued(self, counts: Sequence[int]) -> Change | None:
+        """The attribute's value for so many labels of each vector; None where it stays."""
         values = [round(self.literal.scale * n + self.literal.offset) for n in counts]
         value = type(self.old)(values) if isinstance(self.old, (tuple, list)) else values[0]
         return None if value == self.old else Change(self.module, self.attribute, value)

@@ -175,7 +175,8 @@ def grid_of(choice: Choice, grid: Sequence[float]) -> list[int]:
 def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[float, float] | None) -> list[int]:
     """The next options of a grid to score: all, or within (tolerance, ceiling) the middles of intervals that may bend.
 
-    An interval is done where its ends are alike, both too bad, or where its last middle lay on the curve.
+    An interval is done where its ends are so alike that a falling curve stays within the tolerance of their mean, where
+    both are too bad, or where its last middle lay on the curve.
     """
     if limits is None or not grid:
         return [option for option in grid if option not in points]
@@ -187,7 +188,7 @@ def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[f
     result = []
     for a, b in pairwise(done):
         between = ladder[ladder.index(a) + 1 : ladder.index(b)]
-        alike = abs(points[a] - points[b]) <= tolerance or min(points[a], points[b]) >= ceiling
+        alike = abs(points[a] - points[b]) <= 2 * tolerance or min(points[a], points[b]) >= ceiling
         if between and not alike and not on_curve(shares, points, a, b, tolerance / 2):
             result.append(between[len(between) // 2])
     return result
