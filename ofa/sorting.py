@@ -43,11 +43,20 @@ def sort_units(
                     permute(tensor, dim, source_positions(vector, groups, orders))
 
 
-def rank_units(groups: Groups, scores: Sequence[FloatArray], sizes: IntArray) -> None:
+def rank_units(
+    model: nn.Module,
+    groups: Groups,
+    vectors: Vectors,
+    measure: str | Measure,
+    indices: Mapping[str, Sequence[Index]],
+    sizes: IntArray,
+) -> None:
     """Let the units of each width group descend in importance by their ranks alone: no weight moves.
 
-    Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks.
+    Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks. Grouped convolutions keep
+    equal positions of all their groups.
     """
+    scores = importance(model, groups, vectors, measure, indices)
     for g, (group, score, size) in enumerate(zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True)):
         if group.kind == "width":
             mine, place = groups.group_of == g, np.empty(group.units, dtype=np.int64)

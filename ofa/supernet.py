@@ -190,11 +190,11 @@ class Supernet(nn.Module):
             ValueError: no such measure, or no gradients where it needs them.
         """
         sizes, _ = self._sizes(self.space.encode(self._active))
+        order = sort_units if move else rank_units
+        order(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
         if move:
-            sort_units(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
             self.zero_grad()
         else:
-            rank_units(self._groups, self._importance(measure), sizes)
             self._slicer.forget()
             self._plans.clear()
         self.activate(self._active)
@@ -204,15 +204,12 @@ class Supernet(nn.Module):
 
         Where several groups follow one choice, their units come one group after the other.
         """
-        scores = self._importance(measure)
+        scores = importance(self.model, self._groups, self._vectors, measure, self._plan.indices)
         return {
             offer.choice.name: np.concatenate([scores[g] for g in offer.sizes])
             for offer in self._offers
             if offer.choice.kind == "width"
         }
-
-    def _importance(self, measure: str | Measure) -> list[FloatArray]:
-        return importance(self.model, self._groups, self._vectors, measure, self._plan.indices)
 
     # ------------------------------------------------------------ costs
 

@@ -1,6 +1,6 @@
 """What sensitivity analysis takes, on the full grid and on the adaptive one, and how far the two curves differ.
 
-python experiments/pruning/sensitivity.py [--pictures 3000] [--folder FOLDER]
+python experiments/pruning/sensitivity.py [--seeds 0 1 2] [--pictures 3000] [--folder FOLDER]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,14 @@ def compared(full: SensitivitySearch, lesson: Sandwich, settings: Sensitivity) -
     }  # fmt: skip
 
 
-def prepared(folder: Path, pictures: int) -> Sandwich:
+def prepared(folder: Path, pictures: int, seed: int = 0) -> Sandwich:
     """The trained ResNet-20-like network, made elastic; part of the validation split."""
     splits = FashionMNIST(size=28).load()
     held = splits.validation
     assert isinstance(held, TensorSplit)
     splits = replace(splits, validation=replace(held, images=held.images[:pictures], labels=held.labels[:pictures]))
     student = build("resnet20")
-    student.load_state_dict(teacher("resnet20", splits, 0, folder).state_dict())
+    student.load_state_dict(teacher("resnet20", splits, seed, folder).state_dict())
     supernet = ofa.Supernet(student, splits.example, SPACE)
     supernet.sort()
     return Sandwich(supernet, splits)
@@ -88,18 +89,19 @@ def prepared(folder: Path, pictures: int) -> Sandwich:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=3000, help="of the validation split")
     parser.add_argument("--folder", type=Path, default=Path("runs/supernets"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lesson = prepared(given.folder, given.pictures)
     rows: list[dict[str, Any]] = []
-    for statistics in ("shared", "own"):
-        lesson = replace(lesson, recalibrate=statistics == "own")
+    for seed, statistics in product(given.seeds, ("shared", "own")):
+        lesson = replace(prepared(given.folder, given.pictures, seed), recalibrate=statistics == "own")
         full, time_taken = analysed(lesson)
-        rows.append({"statistics": statistics, "grid": "full", "evaluations": len(full.results), **time_taken})
-        for name, settings in GRIDS.items():
-            rows.append({"statistics": statistics, "grid": name, **compared(full, lesson, settings)})
+        which = {"seed": seed, "statistics": statistics}
+        rows.append({**which, "grid": "full", "evaluations": len(full.results), **time_taken})
+        rows += [{**which, "grid": name, **compared(full, lesson, settings)} for name, settings in GRIDS.items()]
+        print(*rows[-3:], sep="\n", flush=True)
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
