@@ -7,13 +7,12 @@ python experiments/fine_grained/run.py --backbone lite0 --weights FILE [--steps 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from experiments import results
 from experiments.supernets.run import cut, recipe, teacher
 from ofa.activations import sparsify_inputs
 from ofa.fine_grained import eligible
@@ -92,19 +92,13 @@ def run(name: str, master: nn.Module, steps: int, seed: int, splits: Splits) -> 
 
 def table() -> str:
     """Mean and standard deviation over the seeds, as Markdown."""
-    rows = list(csv.DictReader(RESULTS.open()))
-    lines = [
-        "| backbone | weights | seeds | parameters with a pattern | as pruned | finetuned, test |",
-        "|---" * 6 + "|",
-    ]
-    for backbone, name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
-        mine = [row for row in rows if (row["backbone"], row["variant"]) == (backbone, name)]
-        cells = [f"{mean([float(row['share']) for row in mine]):.0%}"]
-        for figure in ("pruned", "test"):
-            values = [float(row[figure]) for row in mine]
-            cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
-        lines.append(f"| {backbone} | {name} | {len(mine)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = []
+    for (backbone, name), rows in results.by(results.read(RESULTS), "backbone", "variant").items():
+        share = mean(float(row["share"]) for row in rows)
+        reached = [results.spread(row[figure] for row in rows) for figure in ("pruned", "test")]
+        lines.append([backbone, name, len(rows), f"{share:.0%}", *reached])
+    headings = ["backbone", "weights", "seeds", "parameters with a pattern", "as pruned", "finetuned, test"]
+    return results.markdown(headings, lines)
 
 
 def main() -> None:
@@ -121,25 +115,15 @@ def main() -> None:
     splits = replace(splits, test=few(splits.test, given.test))
     if given.backbone == "lite0":
         splits = coloured(splits)
-    done = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    known = {(row["backbone"], row["variant"], int(row["seed"])) for row in done}
+    known, lite = results.by(results.read(RESULTS), "backbone", "variant", "seed"), given.backbone == "lite0"
     for seed in given.seeds:
-        names = [n for n in (LITE if given.backbone == "lite0" else VARIANTS) if (given.backbone, n, seed) not in known]
-        if not names:
-            continue
-        if given.backbone == "lite0":
+        names = [n for n in (LITE if lite else VARIANTS) if (given.backbone, n, str(seed)) not in known]
+        if names and lite:
             master = lite0(splits, seed, given.folder, given.weights)
-        else:
+        elif names:
             master = teacher("resnet20", splits, seed, given.folder)
         for name in names:
-            row = {"backbone": given.backbone, **run(name, master, given.steps, seed, splits)}
-            fresh = not RESULTS.exists()
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row)
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(row, flush=True)
+            results.append(RESULTS, {"backbone": given.backbone, **run(name, master, given.steps, seed, splits)})
     print(table())
 
 

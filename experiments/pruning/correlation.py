@@ -6,11 +6,10 @@ python experiments/pruning/correlation.py [--seeds 0 1 2] [--candidates 30] [--s
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from scipy.stats import kendalltau, spearmanr
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
+from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import cut, recipe, teacher
 from search.one_step import OneStep
@@ -76,13 +76,12 @@ def run(seed: int, number: int, steps: int, splits: Splits, folder: Path) -> lis
 
 def table() -> str:
     """Rank correlations of each score with the finetuned accuracy, as Markdown; a loss counts negatively."""
-    rows = list(csv.DictReader(RESULTS.open()))
-    lines = ["| score | mean | Spearman | Kendall | best of the score, finetuned | best of all |", "|---" * 6 + "|"]
+    rows = results.read(RESULTS)
+    lines = []
     for score in SCORES:
-        sign, seeds = -1 if "loss" in score else 1, sorted({row["seed"] for row in rows})
+        sign = -1 if "loss" in score else 1
         rho, tau, picked, best, level = [], [], [], [], []
-        for seed in seeds:
-            mine = [row for row in rows if row["seed"] == seed]
+        for mine in results.by(rows, "seed").values():
             values = [sign * float(row[score]) for row in mine]
             reached = [float(row["finetuned"]) for row in mine]
             rho.append(float(spearmanr(values, reached)[0]))
@@ -90,9 +89,9 @@ def table() -> str:
             picked.append(reached[values.index(max(values))])
             best.append(max(reached))
             level.append(abs(mean(values)))
-        columns = [f"{mean(v):.2f} ± {stdev(v) if len(v) > 1 else 0:.2f}" for v in (level, rho, tau, picked, best)]
-        lines.append(f"| {score} | {' | '.join(columns)} |")
-    return "\n".join(lines)
+        lines.append([score, *(results.spread(v, 2) for v in (level, rho, tau, picked, best))])
+    headings = ["score", "mean", "Spearman", "Kendall", "best of the score, finetuned", "best of all"]
+    return results.markdown(headings, lines)
 
 
 def main() -> None:
@@ -107,16 +106,9 @@ def main() -> None:
     held = splits.validation
     assert isinstance(held, TensorSplit)
     splits = replace(splits, validation=replace(held, images=held.images[:3000], labels=held.labels[:3000]))
-    done = {int(row["seed"]) for row in csv.DictReader(RESULTS.open())} if RESULTS.exists() else set()
+    done = {int(row["seed"]) for row in results.read(RESULTS)}
     for seed in (s for s in given.seeds if s not in done):
-        rows = run(seed, given.candidates, given.steps, splits, given.folder)
-        fresh = not RESULTS.exists()
-        with RESULTS.open("a", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
-        print(f"seed {seed} done", flush=True)
+        results.append(RESULTS, *run(seed, given.candidates, given.steps, splits, given.folder))
     print(table())
 
 

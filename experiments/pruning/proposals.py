@@ -6,7 +6,6 @@ python experiments/pruning/proposals.py [--proposals 1000] [--candidates 20] [--
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
+from experiments import results
 from experiments.pruning.sensitivity import prepared
 from ofa.space import Genome, SearchSpace
 from search import Archive, run
@@ -92,11 +92,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [row for name in NETWORKS for row in proposals(name, given.proposals)]
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    print(RESULTS.read_text())
+    results.write(RESULTS, rows)
     print(f"evaluations: {share_of_evaluations(given.folder, given.candidates):.1%} of a search's time")
 
 

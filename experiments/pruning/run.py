@@ -6,13 +6,13 @@ python experiments/pruning/run.py [--seeds 0 1 2] [--macs 0.25] [--epochs 3] [--
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import sys
 import time
+from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hydra import compose, initialize_config_module
 
 from conf.program import execute, relaxed
+from experiments import results
 
 RESULTS = Path(__file__).parent / "results.csv"
 BACKBONES = {
@@ -72,17 +73,12 @@ def composed(*overrides: str) -> Any:
 
 def table() -> str:
     """Mean and standard deviation over the seeds, as Markdown."""
-    rows = list(csv.DictReader(RESULTS.open()))
-    lines = ["| backbone | method | seeds | share of the MACs | as pruned | finetuned, test | original, test |"]
-    lines.append("|---" * 7 + "|")
-    for backbone, name in dict.fromkeys((row["backbone"], row["method"]) for row in rows):
-        mine = [row for row in rows if (row["backbone"], row["method"]) == (backbone, name)]
-        cells = [f"{mean([float(row['macs']) for row in mine]):.3f}"]
-        for figure in ("pruned", "test", "teacher"):
-            values = [float(row[figure]) for row in mine]
-            cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
-        lines.append(f"| {backbone} | {name} | {len(mine)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = []
+    for (backbone, name), rows in results.by(results.read(RESULTS), "backbone", "method").items():
+        reached = [results.spread(row[figure] for row in rows) for figure in ("pruned", "test", "teacher")]
+        lines.append([backbone, name, len(rows), f"{mean(float(row['macs']) for row in rows):.3f}", *reached])
+    headings = ["backbone", "method", "seeds", "share of the MACs", "as pruned", "finetuned, test", "original, test"]
+    return results.markdown(headings, lines)
 
 
 def main() -> None:
@@ -94,19 +90,10 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), choices=list(BACKBONES))
     parser.add_argument("--folder", type=Path, default=Path("runs/pruning"))
     given = parser.parse_args()
-    done = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    known = {(row["backbone"], row["method"], int(row["seed"])) for row in done}
-    for seed in given.seeds:
-        for backbone in given.backbones:
-            for name in (n for n in given.only if (backbone, n, seed) not in known):
-                row = run(backbone, name, seed, given.macs, given.epochs, given.folder)
-                fresh = not RESULTS.exists()
-                with RESULTS.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, row)
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print(row, flush=True)
+    known = results.by(results.read(RESULTS), "backbone", "method", "seed")
+    for seed, backbone, name in product(given.seeds, given.backbones, given.only):
+        if (backbone, name, str(seed)) not in known:
+            results.append(RESULTS, run(backbone, name, seed, given.macs, given.epochs, given.folder))
     print(table())
 
 

@@ -6,7 +6,6 @@ python experiments/pruning/sensitivity.py [--seeds 0 1 2] [--pictures 3000] [--f
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
+from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import teacher
 from search import Archive, run
@@ -101,12 +101,7 @@ def main() -> None:
         which = {"seed": seed, "statistics": statistics}
         rows.append({**which, "grid": "full", "evaluations": len(full.results), **time_taken})
         rows += [{**which, "grid": name, **compared(full, lesson, settings)} for name, settings in GRIDS.items()]
-        print(*rows[-3:], sep="\n", flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    print(RESULTS.read_text())
+    results.write(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ python experiments/supernets/run.py [--seconds 80] [--seeds 0 1 2] [--folder FOL
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
+from experiments import results
 from experiments.supernets.networks import build
 from train import FashionMNIST, Recipe, Sandwich, Supervised, evaluate, fit
 from train.distillation import AdaptiveSoft, Soft, SoftTargets
@@ -32,6 +33,7 @@ from train.splits import Splits, TensorSplit
 RESULTS = Path(__file__).parent / "results.csv"
 SPACE = ofa.SpaceConfig(width=(0.25, 0.5, 0.75, 1.0), divisor=4)
 BATCH = 64
+SIZES = ("smallest", "middle", "largest", "teacher")
 SHARED = 0.5  # of a lone subnet's loss comes from the teacher
 
 
@@ -114,16 +116,15 @@ def run(backbone: str, name: str, seed: int, seconds: float, splits: Splits, fol
 
 def table() -> str:
     """Mean and standard deviation over the seeds, as Markdown."""
-    rows = list(csv.DictReader(RESULTS.open()))
-    lines = ["| backbone | variant | seeds | steps | smallest | middle | largest | teacher |", "|---" * 8 + "|"]
-    for backbone, name in dict.fromkeys((row["backbone"], row["variant"]) for row in rows):
-        mine = [row for row in rows if (row["backbone"], row["variant"]) == (backbone, name)]
-        cells = [f"{mean([float(row['steps']) for row in mine]):.0f}"]
-        for size in ("smallest", "middle", "largest", "teacher"):
-            values = [float(row[size]) for row in mine]
-            cells.append(f"{mean(values):.1f} ± {stdev(values) if len(values) > 1 else 0:.1f}")
-        lines.append(f"| {backbone} | {name} | {len(mine)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = []
+    for (backbone, name), rows in results.by(results.read(RESULTS), "backbone", "variant").items():
+        steps = mean(float(row["steps"]) for row in rows)
+        reached = [
+            results.spread(row[figure] for row in rows) for figure in ("smallest", "middle", "largest", "teacher")
+        ]
+        lines.append([backbone, name, len(rows), f"{steps:.0f}", *reached])
+    headings = ["backbone", "variant", "seeds", "steps", "smallest", "middle", "largest", "teacher"]
+    return results.markdown(headings, lines)
 
 
 def main() -> None:
@@ -135,21 +136,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     splits = FashionMNIST(size=28).load()
-    done = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    known = {(row["backbone"], row["variant"], int(row["seed"])) for row in done}
-    for seed in options.seeds:
-        for backbone in ("resnet20", "mobilenetv2"):
-            for name in (n for n in options.only if backbone == "resnet20" or n in BOTH):
-                if (backbone, name, seed) in known:
-                    continue
-                row = run(backbone, name, seed, options.seconds, splits, options.folder)
-                fresh = not RESULTS.exists()
-                with RESULTS.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, row)
-                    if fresh:
-                        writer.writeheader()
-                    writer.writerow(row)
-                print(row, flush=True)
+    known = results.by(results.read(RESULTS), "backbone", "variant", "seed")
+    for seed, backbone in product(options.seeds, ("resnet20", "mobilenetv2")):
+        for name in (n for n in options.only if backbone == "resnet20" or n in BOTH):
+            if (backbone, name, str(seed)) not in known:
+                results.append(RESULTS, run(backbone, name, seed, options.seconds, splits, options.folder))
     print(table())
 
 
