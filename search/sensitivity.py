@@ -14,7 +14,7 @@ import numpy as np
 
 from ofa.space import Choice, Genome, SearchSpace, Subnet
 from search.budget import Constraint, Floats
-from search.curves import Curves, interpolated, shares_of
+from search.curves import Curves, shares_of
 from search.engine import Search
 from search.objectives import Objective
 from search.problem import Costs, Problem
@@ -28,7 +28,7 @@ class Sensitivity:
 
     Each choice is scored at the shares of `grid` (kept, of its largest option), the others at their largest. The damage
     of a point is the loss of score relative to the baseline's; a better score is none. With `adaptive`, intervals are
-    halved only where the curve may bend by more than `tolerance`, and not where damage is above `ceiling`.
+    halved only where damage rises by more than twice `tolerance`, and not where it is above `ceiling`.
     The last subnet asked for meets the budget at the least damage, or has all choices at a damage of `threshold`.
     """
 
@@ -173,10 +173,10 @@ def grid_of(choice: Choice, grid: Sequence[float]) -> list[int]:
 
 
 def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[float, float] | None) -> list[int]:
-    """The next options of a grid to score: all, or within (tolerance, ceiling) the middles of intervals that may bend.
+    """The next options of a grid to score: all, or within (tolerance, ceiling) the middles of open intervals.
 
-    An interval is done where its ends are so alike that a falling curve stays within the tolerance of their mean, where
-    both are too bad, or where its last middle lay on the curve.
+    An interval is done where its ends are so alike that a falling curve stays within the tolerance of their mean, or
+    where both are too bad.
     """
     if limits is None or not grid:
         return [option for option in grid if option not in points]
@@ -189,16 +189,6 @@ def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[f
     for a, b in pairwise(done):
         between = ladder[ladder.index(a) + 1 : ladder.index(b)]
         alike = abs(points[a] - points[b]) <= 2 * tolerance or min(points[a], points[b]) >= ceiling
-        if between and not alike and not on_curve(shares, points, a, b, tolerance / 2):
+        if between and not alike:
             result.append(between[len(between) // 2])
     return result
-
-
-def on_curve(shares: Floats, points: Points, a: int, b: int, tolerance: float) -> bool:
-    """Whether one of an interval's ends lies on the curve through all other points: then nothing bends here."""
-    inner = [end for end in (a, b) if min(points) < end < max(points)]
-    for end in inner:
-        others = {option: value for option, value in points.items() if option != end}
-        if len(points) > 3 and abs(interpolated(shares, others)[end] - points[end]) <= tolerance:
-            return True
-    return False
