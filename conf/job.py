@@ -212,7 +212,8 @@ class Job:
             return
         for weights in filter(None, map(Pattern.parse, self.space_config.sparsity)):
             FineGrained(1 - weights.density, 1 - pattern.density, weights.block, self.supernet_config.strict)
-        sparsify_inputs(model, eligible(model, pattern, self.space_config.exclude)[0])
+        given = self.space_config
+        sparsify_inputs(model, eligible(model, pattern, given.exclude, given.sparsity_padding)[0])
 
     @cached_property
     def supernet(self) -> ofa.Supernet:
