@@ -63,8 +63,6 @@ class Job:
         unknown = [s for s in config.stages if s not in DEPENDS]
         if unknown:
             raise ValueError(f"unknown stages {unknown}; allowed: {', '.join(DEPENDS)}")
-        shared = DEPENDS if self.writes else TRAINED
-        self.stages = [stage for stage in shared if stage in config.stages]
         self.data = build(config.data, "data")
         self.teacher_config: Teacher = build(config.teacher, "teacher")
         if self.teacher_config.pretrained and isinstance(self.data, Pictures):
@@ -78,11 +76,23 @@ class Job:
         self.objectives = Objective.parse(list(config.objectives))
         budget: Any = OmegaConf.to_container(config.budget)
         self.constraints = Constraint.parse(budget or {})
+        self.stages = [stage for stage in (DEPENDS if self.writes else TRAINED) if stage in self._wanted]
         self.device = device(config.device)
         torch.set_num_threads(int(config.threads))
         self.workers: int = converted(config.workers, int, "workers")
         if not self.workers or self.workers < 1:
             raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
+
+    @property
+    def latency_matters(self) -> bool:
+        """Whether an objective or the budget names it."""
+        return "latency_ms" in [o.name for o in self.objectives] + [c.name for c in self.constraints]
+
+    @property
+    def _wanted(self) -> set[str]:
+        """The stages asked for, and what they need: who looks for a low latency has to know it."""
+        asked = set(self.config.stages)
+        return asked | {"latency"} if self.latency_matters and asked & {"search", "prune"} else asked
 
     # ------------------------------------------------------------ bookkeeping
 
@@ -202,7 +212,8 @@ class Job:
             return
         for weights in filter(None, map(Pattern.parse, self.space_config.sparsity)):
             FineGrained(1 - weights.density, 1 - pattern.density, weights.block, self.supernet_config.strict)
-        sparsify_inputs(model, eligible(model, pattern, self.space_config.exclude)[0])
+        given = self.space_config
+        sparsify_inputs(model, eligible(model, pattern, given.exclude, given.sparsity_padding)[0])
 
     @cached_property
     def supernet(self) -> ofa.Supernet:

@@ -22,7 +22,7 @@ def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:
     Raises:
         ValueError: it is wanted, and the latency stage has not been finished.
     """
-    if "latency_ms" not in [o.name for o in job.objectives] + [c.name for c in job.constraints]:
+    if not job.latency_matters:
         return supernet.costs
     path = job.folder / "latency.json"
     if not path.exists():

@@ -30,7 +30,8 @@ class SpaceConfig:
     of the larger one, or with `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage be
     skipped, down to half of them; `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `sparsity` lists N:M patterns that layers may take besides being dense ("2:4": two of every four weights along the
-    input channels are zero). `overrides` maps a glob on module names to other options for the choices there: `width`
+    input channels are zero); with `sparsity_padding` also layers whose last block is shorter, as if zeros filled it up.
+    `overrides` maps a glob on module names to other options for the choices there: `width`
     (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
     while converting: each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which
     the proof chooses, may then be wrong).
@@ -42,6 +43,7 @@ class SpaceConfig:
     depth: bool = True
     resolution: tuple[int, ...] = ()
     sparsity: tuple[str, ...] = ()
+    sparsity_padding: bool = False
     divisor: int = 8
     policy: str = "everything"
     keep_ends: bool = True

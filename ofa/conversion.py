@@ -37,6 +37,7 @@ class Conversion:
     failures: dict[str, str]
     error: float
     sparse: Mapping[str, SparseLayer] = field(default_factory=dict)
+    dense: Mapping[str, str] = field(default_factory=dict)  # why layers take no pattern
 
     def sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
         return decode(self.offers, self.groups, self.stages, genomes)
@@ -92,10 +93,11 @@ class Converter:
 
     def _with_sparsity(self, found: Conversion) -> Conversion:
         """Patterns for the layers that take them; they need no proof, since zeros in a weight change no shape."""
-        sparse = sparse_layers(self.model, self.flow, self.config.sparsity, self.excluded)
+        given = self.config
+        sparse, dense = sparse_layers(self.model, self.flow, given.sparsity, self.excluded, given.sparsity_padding)
         named = {offer.choice.name for offer in found.offers}
         stages = [stage for stage in self.stages if stage.name in named]
-        return replace(found, offers=[*found.offers, *sparsity_offers(sparse, stages)], sparse=sparse)
+        return replace(found, offers=[*found.offers, *sparsity_offers(sparse, stages)], sparse=sparse, dense=dense)
 
     def attempt(self, ties: Sequence[Pair]) -> Conversion:
         """Group with these ties, and prove."""

@@ -49,23 +49,27 @@ def check_patterns(texts: Iterable[str]) -> None:
 
 
 def sparse_layers(
-    model: nn.Module, flow: Trace, texts: Sequence[str], kept: Mapping[str, str]
-) -> dict[str, SparseLayer]:
+    model: nn.Module, flow: Trace, texts: Sequence[str], kept: Mapping[str, str], padding: bool
+) -> tuple[dict[str, SparseLayer], dict[str, str]]:
     """Layers that can take at least one of the patterns, by name, with the options of each, dense the last.
 
-    `kept` are the layers that are excluded. Layers that do not run as modules have no MACs of their own and stay dense.
+    For the others with a matrix of weights the reason why the smallest block does not fit. `kept` are the layers that
+    are excluded, `padding` is that of `eligible`. Layers that do not run as modules have no MACs of their own and stay
+    dense.
     """
     patterns = sorted((p for p in map(Pattern.parse, texts) if p is not None), key=lambda p: (p.density, p.block))
-    ran, found = {product.module for product in flow.macs}, dict[str, list[str]]()
+    ran, found, reasons = {product.module for product in flow.macs}, dict[str, list[str]](), dict[str, str]()
+    for pattern in sorted(patterns, key=lambda p: -p.block):
+        reasons |= eligible(model, pattern, padding=padding)[1]
     for pattern in patterns:
-        for name in eligible(model, pattern)[0]:
+        for name in eligible(model, pattern, padding=padding)[0]:
             if name in ran and name not in kept:
                 found.setdefault(name, []).append(str(pattern))
     layers = {}
     for name, own in found.items():
         dim = input_dim(layer := layer_of(model, name))
         layers[name] = SparseLayer(f"{name}.weight", dim, weight_of(layer).shape[dim], (*own, DENSE))
-    return layers
+    return layers, reasons
 
 
 def saved(pattern: Pattern, channels: FloatArray, element: int) -> tuple[FloatArray, FloatArray]:

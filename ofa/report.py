@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from ofa.choices import Offer
+from ofa.conversion import Conversion
 from ofa.costs import FloatArray
-from ofa.depth import Stage, skipped_by
-from ofa.groups import Groups
+from ofa.depth import skipped_by
 
 
 @dataclass(frozen=True)
@@ -113,27 +112,26 @@ class Report:
 
 
 def make_report(
-    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], scores: Sequence[FloatArray]
+    model: nn.Module, found: Conversion, scores: Sequence[FloatArray]
 ) -> tuple[tuple[Elastic, ...], tuple[Layer, ...]]:
     """The rows of a report: what is elastic, and every layer."""
-    decides = {g: offer.choice.name for offer in offers for g in offer.sizes}
+    groups = found.groups
+    decides = {g: offer.choice.name for offer in found.offers for g in offer.sizes}
     members = {g: tuple(dict.fromkeys(m[0].rpartition(".")[0] for m in groups.groups[g].members)) for g in decides}
-    blocks = {stage.name: stage.blocks for stage in stages}
+    blocks = {stage.name: stage.blocks for stage in found.stages}
     rows = []
-    for offer in offers:
+    for offer in found.offers:
         own = [offer.choice.name.removesuffix(".sparsity")] if offer.choice.kind == "sparsity" else []
         layers = [name for g in offer.sizes for name in members[g]] or own or blocks.get(offer.choice.name, ())
         values = [float(v) for g in offer.sizes for v in scores[g]] if offer.choice.kind == "width" else []
         spread = (min(values), max(values)) if values else None
         choice = offer.choice
         rows.append(Elastic(choice.name, choice.kind, choice.options, tuple(dict.fromkeys(layers)), spread))
-    return tuple(rows), tuple(layer_rows(model, offers, groups, stages, decides))
+    return tuple(rows), tuple(layer_rows(model, found, decides))
 
 
-def layer_rows(
-    model: nn.Module, offers: Sequence[Offer], groups: Groups, stages: Sequence[Stage], decides: Mapping[int, str]
-) -> list[Layer]:
-    names = {offer.choice.name for offer in offers}
+def layer_rows(model: nn.Module, found: Conversion, decides: Mapping[int, str]) -> list[Layer]:
+    groups, names = found.groups, {offer.choice.name for offer in found.offers}
     owned: dict[str, list[str]] = {}
     failed: dict[str, str] = {}
     for g, group in enumerate(groups.groups):
@@ -148,11 +146,12 @@ def layer_rows(
         own = dict(module.named_parameters(recurse=False))
         if own:
             choices = dict.fromkeys(owned.get(name, []))
-            others = [*(stages[s].name for s, _ in skipped_by(name, stages)), f"{name}.sparsity"]
+            others = [*(found.stages[s].name for s, _ in skipped_by(name, found.stages)), f"{name}.sparsity"]
             choices.update(dict.fromkeys(other for other in others if other in names))
             prefix = f"{name}." if name else ""
             reason = next((groups.reasons[prefix + p] for p in own if prefix + p in groups.reasons), "")
-            reason = failed.get(name, reason or "no option fits") if not choices else ""
+            reasons = [] if choices else [failed.get(name, reason), found.dense.get(name, "")]
+            reason = "; ".join(filter(None, reasons)) or ("" if choices else "no option fits")
             size = sum(p.numel() for p in own.values())
             layers.append(Layer(name, type(module).__name__, size, tuple(choices), reason))
     return layers

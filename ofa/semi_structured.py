@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ofa.fine_grained import LAYERS
 from ofa.sparsity import Pattern
 
 
 def semi_structured(net: nn.Module) -> dict[str, str]:
-    """Give every linear layer that can have them torch's 2:4 kernels, in place; for the others, why they stay dense.
+    """Give every linear layer that can have them torch's 2:4 kernels, in place.
 
-    They are for float16, bfloat16 and int8 on a CUDA device.
+    For other linear layers, and for convolutions, the reason why they run as before: the kernels are for matrices in
+    float16, bfloat16 and int8 on a CUDA device.
     """
-    reasons = {}
-    for name, layer in net.named_modules():
-        if isinstance(layer, nn.Linear):
-            reason = accelerated(layer)
-            if reason:
-                reasons[name] = reason
-    return reasons
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, LAYERS)}
+    reasons = {name: accelerated(layer) for name, layer in layers.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
-def accelerated(layer: nn.Linear) -> str:
+def accelerated(layer: nn.Module) -> str:
     """Convert a layer's weight; where that does not work, the reason, and the layer stays as it is."""
+    if not isinstance(layer, nn.Linear):
+        return f"torch has 2:4 kernels for linear layers, not for a {type(layer).__name__}"
     weight = layer.weight
     if not weight.is_cuda:
         return f"its weight is on {weight.device.type}, the kernels run on cuda"

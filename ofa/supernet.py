@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ofa.backbone import check_parameters, unwrapped
 from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
-from ofa.conversion import Converter, decode
+from ofa.conversion import Conversion, Converter, decode
 from ofa.costs import Cost, FloatArray
 from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
@@ -84,7 +84,7 @@ class Supernet(nn.Module):
         self.transforms = KernelTransforms(edges) if config.kernel_transform else None
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
         self._prices = Prices.of(self.model, flows, found)
-        self.report = self._report(found.error)
+        self.report = self._report(found)
         self.activate(self.space.largest)
 
     # ------------------------------------------------------------ subnets
@@ -230,12 +230,12 @@ class Supernet(nn.Module):
         """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
         return decode(self._offers, self._groups, self._stages, genomes)
 
-    def _report(self, error: float) -> Report:
+    def _report(self, found: Conversion) -> Report:
         scores = importance(self.model, self._groups, self._vectors)
-        elastic, layers = make_report(self.model, self._offers, self._groups, self._stages, scores)
+        elastic, layers = make_report(self.model, found, scores)
         small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
         ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}
-        return Report(elastic, layers, self.space.size, error, ranges)
+        return Report(elastic, layers, self.space.size, found.error, ranges)
 
     # ------------------------------------------------------------ identity
 

@@ -41,12 +41,12 @@ def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     return model, torch.randn(2, 3, size, size, generator=generator)
 
 
-def small(num_classes: int = 10, in_chans: int = 1) -> nn.Module:
+def small(num_classes: int = 10, in_chans: int = 1, last: int = 32) -> nn.Module:
     """Three convolutions with batch norms and a classifier: trained in seconds."""
 
     def layer(inputs: int, outputs: int, stride: int) -> nn.Sequential:
         convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
-    features = nn.Sequential(layer(in_chans, 16, 1), layer(16, 32, 2), layer(32, 32, 2))
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
+    features = nn.Sequential(layer(in_chans, 16, 1), layer(16, 32, 2), layer(32, last, 2))
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, num_classes))

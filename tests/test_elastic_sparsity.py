@@ -13,7 +13,7 @@ from torch import nn
 import ofa
 from ofa.extraction import reduced
 from ofa.fine_grained import input_dim
-from ofa.packing import pack
+from ofa.packing import load_packed, pack, save_packed
 from ofa.persistence import plan_from_json, plan_to_json
 from ofa.sparsity import Pattern
 from search import Archive, Evolution, run
@@ -108,6 +108,37 @@ def macs_saved(net: nn.Module, x: torch.Tensor) -> float:
     with torch.no_grad():
         net(x)
     return sum(counts)
+
+
+def test_padding_lets_a_last_block_be_shorter(tmp_path: Path) -> None:
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(nn.Conv2d(3, 26, 3), nn.ReLU(), nn.Conv2d(26, 40, 3), pooled, nn.Linear(40, 4))
+    x = torch.randn(2, 3, 8, 8)
+    config = ofa.SpaceConfig(width=(1.0,), sparsity=("12:16",), proof="quick")
+    report = ofa.Supernet(model, x, config).report
+    found = {layer.name: layer.reason for layer in report.layers}
+    assert not report.elastic and "3 input channels, fewer than a block of 16" in found["0"]
+    assert "26 input channels cannot be cut in blocks of 16" in found["2"]
+    config = ofa.SpaceConfig(width=(0.5, 1.0), sparsity=("12:16",), sparsity_padding=True, proof="quick")
+    supernet = ofa.Supernet(model, x, config).eval()
+    assert {c.name for c in supernet.space.choices if c.kind == "sparsity"} == {"2.sparsity", "4.sparsity"}
+    sparse = supernet.space.largest.replace(**{"2.sparsity": "12:16", "4.sparsity": "12:16"})
+    supernet.activate(sparse)
+    net = supernet.extract()
+    with torch.no_grad():
+        assert torch.equal(supernet(x), net(x))
+    kept = (net[2].weight != 0).sum(1), (net[4].weight != 0).sum(1)
+    assert (kept[0] == 4 + 4).all() and (kept[1] == 4 + 4 + 4).all()  # of 16 + 10 and of 16 + 16 + 8
+    plan = supernet.plan(sparse)
+    save_packed(net, plan.patterns, tmp_path / "packed.safetensors")
+    load_packed(again := reduced(supernet.model, plan), tmp_path / "packed.safetensors")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in net.state_dict().items())
+    for subnet in (sparse, supernet.space.smallest):  # 16 and 24 channels are left in the smallest
+        net = supernet.extract(subnet)
+        packed = sum(pack(net[i].weight, Pattern(12, 16)).bytes - net[i].weight.nbytes for i in (2, 4))
+        assert supernet.cost(subnet).weight_bytes == sum(p.nbytes for p in net.parameters()) + packed
+        whole = supernet.cost(subnet.replace(**{"2.sparsity": "dense", "4.sparsity": "dense"})).macs
+        assert supernet.cost(subnet).macs == pytest.approx(whole - macs_saved(net, x) / len(x), rel=1e-9)
 
 
 def test_gradients_reach_what_stays_and_nothing_else() -> None:
