@@ -154,6 +154,21 @@ def test_the_divisor_and_the_excludes_hold_inside_the_search() -> None:
         found.prune(channel_divisible=8)
 
 
+def test_scores_of_other_excludes_are_not_taken_over() -> None:
+    """Without an excluded group a row of the file is another subnet; the same layers named otherwise are the same."""
+    model, x, found = runner()
+    score = Likeness(model, x)
+    searched(3, eval_fn=score)
+    with pytest.raises(ValueError, match=r"was made with excludes \[\], here \['conv2'\]; search\(forced=True\)"):
+        searched(4, eval_fn=score, excludes=["conv2"])
+    with pytest.raises(ValueError, match="was made with with_group_conv False, here True"):
+        searched(4, eval_fn=score, with_group_conv=True)
+    searched(3, eval_fn=score, excludes=["conv2"], forced=True)
+    searched(3, eval_fn=score, excludes=[model.conv2])
+    assert score.calls == 2 * (1 + 3)
+    assert found.prune().conv2.out_channels == 32
+
+
 def test_other_weights_are_not_scored_by_an_old_search() -> None:
     model, x = make("plain")
     found = get_pruning_runner(model, x, "one_step")
