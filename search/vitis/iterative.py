@@ -15,7 +15,7 @@ from ofa.importance import Measure
 from search.sensitivity import Sensitivity
 from search.vitis.analysis import Analysis, pending, rows_of
 from search.vitis.candidates import Function, Scorer
-from search.vitis.files import graph_digest, weights_digest
+from search.vitis.files import weights_digest
 from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from search.vitis.names import Excludes
 from search.vitis.ratio import within_ratio
@@ -67,7 +67,7 @@ class IterativePruningRunner(PruningRunner):
         groups = self.open_groups(supernet, excludes, with_group_conv)
         before = Analysis(mode=mode) if forced or not path.exists() else self._known(path, mode)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
-        empty = Analysis([], mode, graph_digest(self.model), weights_digest(self.model))
+        empty = Analysis([], mode, self.graph, weights_digest(self.model))
 
         def save(scores: Mapping[Subnet, float]) -> None:
             rows = rows_of(groups, scores)
@@ -115,7 +115,7 @@ class IterativePruningRunner(PruningRunner):
         else:
             path = self.path(f"_{way}_{value}.spec")
             subnet = self._chosen(supernet, groups, way, value)
-            write_spec(path, groups, subnet, divisor, graph_digest(self.model))
+            write_spec(path, groups, subnet, divisor, self.graph)
         information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
         return self.pruned(supernet, subnet, mode, Path(information))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,11 @@ class PruningRunner:
         self.name = type(self.model).__name__
         self._supernets: dict[int, Supernet] = {}
 
+    @cached_property
+    def graph(self) -> str:
+        """The digest of the network without its weights."""
+        return graph_digest(self.model, self.inputs)
+
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
         return FOLDER / f"{self.name}{ending}"
@@ -99,7 +105,7 @@ class PruningRunner:
     ) -> nn.Module:
         """The network at `subnet`, sparse or slim; what is removed is written to `path` and summed up in a table."""
         plan, whole, part = supernet.plan(subnet), supernet.cost(supernet.space.largest), supernet.cost(subnet)
-        facts = {"macs": part.macs, "params": part.params, "subnet": dict(subnet)}
+        facts = {"graph_digest": self.graph, "macs": part.macs, "params": part.params, "subnet": dict(subnet)}
         write_information(path, self.model, plan, facts)
         table = Table("metric", "baseline", "pruned", "removed", title=f"{self.name}, {mode}")
         for label, name in (("MACs", "macs"), ("Params", "params")):
@@ -110,9 +116,9 @@ class PruningRunner:
 
     def check_graph(self, path: Path, digest: str) -> None:
         """Raise a ValueError where a file has the digest of another network; Vitis' own have none."""
-        if digest and digest != graph_digest(self.model):
+        if digest and digest != self.graph:
             raise ValueError(
-                f"{path} is of another network called {self.name} ({digest}, here {graph_digest(self.model)}):"
+                f"{path} is of another network called {self.name} ({digest}, here {self.graph}):"
                 " forced=True starts anew, or work in another directory"
             )
 
