@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from vitis_networks import Likeness, Plain, make, outputs
 
-from search.vitis import IterativePruningRunner, UnreachableRatio, get_pruning_runner
+from search.vitis import IterativePruningRunner, UnreachableRatio, calibrate_bn, get_pruning_runner
 from search.vitis.groups import find_groups
 
 
@@ -36,6 +36,17 @@ def macs_removed(name: str = "Plain", ratio: str = "_ratio_0.5") -> float:
     supernet = runner()[2].supernet(2)
     found = json.loads(Path(f".vai/{name}{ratio}_pruning_info.json").read_text())
     return 1 - found["macs"] / supernet.cost(supernet.space.largest).macs
+
+
+def dying(score: Likeness, calls: int) -> Any:
+    """A score that is interrupted after so many calls."""
+
+    def dies(network: nn.Module) -> Any:
+        if score.calls == calls:
+            raise KeyboardInterrupt
+        return score(network)
+
+    return dies
 
 
 def test_signatures_are_those_of_vitis() -> None:
@@ -90,18 +101,50 @@ def test_a_grid_of_ones_own_and_an_adaptive_one() -> None:
     assert few.calls <= 13
 
 
+def test_a_grid_for_some_layers_limits_them() -> None:
+    """Row 3: other layers have the nine points; a layer loses at most the last sparsity of its own."""
+    model, x, found = runner()
+    score = Likeness(model, x)
+    with pytest.raises(KeyboardInterrupt):
+        found.ana(dying(score, 5), grid={"conv[24]": (0.1, 0.25), model.conv4: (0.5,)})
+    assert len(json.loads(Path(".vai/Plain.sens").read_text())["uncompleted_steps"]) == 1 + 7 + 2 + 1 - 5
+    found.ana(score, grid={"conv[24]": (0.1, 0.25), model.conv4: (0.5,)})
+    assert score.calls == 1 + 7 + 2 + 1
+    rows = json.loads(Path(".vai/Plain.sens").read_text())["groups"]
+    assert [row.get("limit") for row in rows] == [None, 0.25, 0.5] and len(rows[1]["metrics"]) == 3
+    slim = found.prune(threshold=100, mode="slim")
+    assert (slim.conv1.out_channels, slim.conv2.out_channels, slim.conv4.out_channels) == (2, 24, 24)
+    with pytest.raises(UnreachableRatio):
+        found.prune(0.9)
+    found.ana(score)
+    found.prune(0.9)
+    with pytest.raises(ValueError, match="exclude 'conv9' matches no module"):
+        found.ana(score, grid={"conv9": (0.5,)})
+
+
+def test_every_point_may_be_calibrated() -> None:
+    """Each network alone, the whole one too; curves of calibrated and other networks are not mixed."""
+    model, x, found = runner()
+    seen: list[float] = []
+
+    def score(network: nn.Module) -> float:
+        with torch.no_grad():
+            seen.append(float((network.bn1.running_mean - network.conv1(x).mean((0, 2, 3))).abs().max()))
+        return float(network.conv1.out_channels)
+
+    found.ana(score, grid=(0.5,), calibration_fn=calibrate_bn, calib_args=([x],))
+    assert len(seen) == 4 and max(seen) < 1e-6
+    with pytest.raises(ValueError, match="was made with calibrated=True, asked is False; forced=True starts anew"):
+        found.ana(score, grid=(0.5,))
+    assert not torch.allclose(model.bn1.running_mean, model.conv1(x).mean((0, 2, 3)), atol=1e-3)
+
+
 def test_a_killed_analysis_makes_the_remaining_calls_only() -> None:
     """Row 4: each score is on disk before it counts."""
     model, x, found = runner()
     score = Likeness(model, x)
-
-    def dies(network: nn.Module) -> Any:
-        if score.calls == 11:
-            raise KeyboardInterrupt
-        return score(network)
-
     with pytest.raises(KeyboardInterrupt):
-        found.ana(dies)
+        found.ana(dying(score, 11))
     content = json.loads(Path(".vai/Plain.sens").read_text())
     assert len(content["uncompleted_steps"]) == 26 - 11
     with pytest.raises(ValueError, match=r"Plain.sens is unfinished, 15 evaluations are missing: call ana\(\) again"):

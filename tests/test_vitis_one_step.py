@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from functools import cache
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
-from search.vitis import OneStepPruningRunner, get_pruning_runner
+import ofa
+from search.vitis import OneStepPruningRunner, calibrate_bn, get_pruning_runner
 from search.vitis.drawing import candidates
+from search.vitis.forms import slim_network, sparse_network
 from search.vitis.groups import find_groups
 
 
@@ -110,6 +113,40 @@ def test_the_network_scores_what_was_recorded() -> None:
     assert float(score(fresh.prune(removal_ratio=0.5))) == scores[-1]
     with pytest.raises(ValueError, match="says which search to prune from"):
         get_pruning_runner(model, x, "one_step").prune()
+
+
+@pytest.mark.parametrize("form", ["whole", "slim", "sparse"])
+def test_calibration_gives_the_cumulative_statistics(form: str) -> None:
+    """Row 25: as torch itself keeps them from a reset on, with everything else in evaluation mode."""
+    model, x = make("depthwise")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(kernel=False))
+    plan = supernet.plan(supernet.space.smallest)
+    found = {"whole": model, "slim": slim_network(model, plan), "sparse": sparse_network(model, plan)}[form]
+    batches = [x, 2 * x + 1, x[:2] - 1]
+    reference, flags = copy.deepcopy(found), [m.training for m in found.modules()]
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # type: ignore[assignment]
+            module.train()
+    with torch.no_grad():
+        for batch in batches:
+            reference(batch)
+    calibrate_bn(found, batches)
+    assert [m.training for m in found.modules()] == flags
+    for (name, mine), (_, theirs) in zip(found.named_buffers(), reference.named_buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+    with pytest.raises(ValueError, match="calibration needs at least one batch, got none"):
+        calibrate_bn(found, [])
+
+
+def test_batches_do_for_a_calibration() -> None:
+    """Row 25: where the user has no function; the network scores what was recorded."""
+    model, x, found = runner()
+    content = searched(3, calibration_fn=calibrate_bn, calib_args=([x, x + 1],))
+    slim = found.prune()
+    assert float(Likeness(model, x)(slim)) == content["scores"]["2"]
+    assert not torch.equal(slim.bn1.running_mean, model.bn1.running_mean[: slim.conv1.out_channels])
 
 
 def test_a_search_goes_on_and_adds_what_is_missing() -> None:

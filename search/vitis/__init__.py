@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from search.vitis.calibration import calibrate_bn
 from search.vitis.fine_grained import SparsePruner
 from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 from search.vitis.iterative import IterativePruningRunner
@@ -22,6 +23,7 @@ __all__ = [
     "OneStepPruningRunner",
     "SparsePruner",
     "UnreachableRatio",
+    "calibrate_bn",
     "get_pruning_runner",
     "slim_model_from_state_dict",
     "slim_state_dict",
