@@ -261,6 +261,8 @@ def test_a_specification_gives_the_same_network_without_the_analysis() -> None:
     fresh = get_pruning_runner(model, x, "iterative")
     second = fresh.prune(spec_path=".vai/Plain_ratio_0.5.spec")
     assert all(torch.equal(a, second.state_dict()[k]) for k, a in first.state_dict().items())
+    slim = fresh.transform(".vai/Plain_ratio_0.5.spec")
+    assert (outputs(slim, x) - outputs(second, x)).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"there is no analysis in .*Plain.sens: call ana\(\) before prune\(\)"):
         fresh.prune(0.5)
 

@@ -15,6 +15,7 @@ from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, spar
 from search.vitis.iterative import IterativePruningRunner
 from search.vitis.once_for_all import OFAPruner
 from search.vitis.one_step import OneStepPruningRunner
+from search.vitis.profiler import model_complexity, profile
 from search.vitis.ratio import UnreachableRatio
 
 __all__ = [
@@ -25,10 +26,15 @@ __all__ = [
     "UnreachableRatio",
     "calibrate_bn",
     "get_pruning_runner",
+    "model_complexity",
+    "profile",
     "slim_model_from_state_dict",
     "slim_state_dict",
     "sparse_state_dict",
+    "transform_to_slim_model",
 ]
+
+transform_to_slim_model = slim_model_from_state_dict  # two names of one function there, too
 
 RUNNERS: dict[str, type[IterativePruningRunner] | type[OneStepPruningRunner]] = {
     "iterative": IterativePruningRunner,

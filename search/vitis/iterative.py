@@ -126,6 +126,10 @@ class IterativePruningRunner(PruningRunner):
         information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
         return self.pruned(supernet, subnet, mode, Path(information))
 
+    def transform(self, spec_path: str | Path) -> nn.Module:
+        """The slim network of a specification."""
+        return self.prune(spec_path=spec_path, mode="slim")
+
     def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
         """The subnet that the analysis leads to."""
         path = self.path(".sens")
