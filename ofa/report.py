@@ -18,13 +18,14 @@ from ofa.groups import Groups
 
 @dataclass(frozen=True)
 class Layer:
-    """One module with parameters of its own."""
+    """One module with parameters of its own; `held` is why its output channels stay, where only its inputs change."""
 
     name: str
     type: str
     params: int
     choices: tuple[str, ...]
     reason: str
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def layer_rows(
             choices.update(dict.fromkeys(other for other in others if other in names))
             prefix = f"{name}." if name else ""
             reason = next((groups.reasons[prefix + p] for p in own if prefix + p in groups.reasons), "")
-            reason = failed.get(name, reason or "no option fits") if not choices else ""
+            held, reason = (reason, "") if choices else ("", failed.get(name, reason or "no option fits"))
             size = sum(p.numel() for p in own.values())
-            layers.append(Layer(name, type(module).__name__, size, tuple(choices), reason))
+            layers.append(Layer(name, type(module).__name__, size, tuple(choices), reason, held))
     return layers

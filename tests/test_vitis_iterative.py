@@ -338,6 +338,27 @@ def test_grouped_convolutions_stay_unless_asked(folder: Path) -> None:
     assert slim.grouped.out_channels < 48 and slim.grouped.out_channels % 4 == 0 and slim.grouped.groups == 4
 
 
+def test_layers_that_stay_are_listed_once_with_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 65: operators that nobody knows, excludes and what they hold, convolutions in groups; the rest is pruned."""
+    model, x = make("plain")
+    model.conv4.register_forward_hook(lambda module, args, output: output.cummax(1).values)
+    found = get_pruning_runner(model, x, "iterative")
+    found.ana(Likeness(model, x), grid=(0.5,))
+    assert found.reasons["fc"] == "the network's output"
+    assert "operator cummax is not understood" in found.reasons["conv4"]
+    assert found.prune(threshold=10, mode="slim").conv2.out_channels < 32
+    text = " ".join(capsys.readouterr().err.split())
+    assert text.count("2 layers of Plain stay as they are") == text.count("operator cummax") == 1
+    found.open_groups(found.supernet(2), ["conv3"], True)
+    assert found.reasons["conv2"] == "changes only together with conv3"
+    assert found.reasons["conv3"] == "excluded by 'conv3'" and len(found.reasons) == 4
+    grouped = runner("grouped")[2]
+    grouped.open_groups(grouped.supernet(2), None, False)
+    assert "with_group_conv=True prunes it" in grouped.reasons["grouped"] and "last" not in grouped.reasons
+    grouped.open_groups(grouped.supernet(2), None, True)
+    assert list(grouped.reasons) == ["fc"]
+
+
 def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> None:
     """Rows 19 and 21: flags, types, borders, frozen weights and hooks; the table's numbers are counted."""
     model, x = make("depthwise")
