@@ -17,13 +17,14 @@ from ofa.depth import skipped_by
 
 @dataclass(frozen=True)
 class Layer:
-    """One module with parameters of its own."""
+    """One module with parameters of its own; `held` is why its output channels stay, where only its inputs change."""
 
     name: str
     type: str
     params: int
     choices: tuple[str, ...]
     reason: str
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def layer_rows(model: nn.Module, found: Conversion, decides: Mapping[int, str]) 
             choices.update(dict.fromkeys(other for other in others if other in names))
             prefix = f"{name}." if name else ""
             reason = next((groups.reasons[prefix + p] for p in own if prefix + p in groups.reasons), "")
-            reasons = [] if choices else [failed.get(name, reason), found.dense.get(name, "")]
-            reason = "; ".join(filter(None, reasons)) or ("" if choices else "no option fits")
+            reasons = [failed.get(name, reason), found.dense.get(name, "")]
+            why = "" if choices else "; ".join(filter(None, reasons)) or "no option fits"
             size = sum(p.numel() for p in own.values())
-            layers.append(Layer(name, type(module).__name__, size, tuple(choices), reason))
+            layers.append(Layer(name, type(module).__name__, size, tuple(choices), why, reason if choices else ""))
     return layers

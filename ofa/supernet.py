@@ -44,6 +44,7 @@ from ofa.slicing import (
 )
 from ofa.sorting import rank_units, sort_units
 from ofa.space import Genome, Subnet
+from ofa.versions import version
 
 REMEMBERED = 256  # plans of subnets
 
@@ -279,7 +280,7 @@ class Supernet(nn.Module):
         if torch.is_grad_enabled():
             return {n: self._part(plan, n, partial(slice_of, tensor)) for n, tensor in named.items()} | self._statistics
         watched = [*named.values(), *(self.transforms.parameters() if self.transforms else ())]
-        key = tuple((tensor._version, tensor.data_ptr()) for tensor in watched)
+        key = tuple(version(tensor) for tensor in watched)
         if self._cache is None or self._cache[0] != key:
             parts = {n: self._part(plan, n, partial(detached_slice, tensor)) for n, tensor in named.items()}
             self._cache = (key, parts | self._statistics)

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from networks import TIMM, build
+from networks import TIMM, build, small
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -122,6 +122,22 @@ def test_slices_follow_the_weights() -> None:
         after = supernet(x)
         assert not torch.equal(before, after)
         assert torch.equal(after, supernet.extract()(x))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_remembered_slices_follow_every_optimiser(fused: bool) -> None:
+    """Autograd does not count what a fused optimiser writes."""
+    supernet = ofa.Supernet(small(), torch.randn(2, 1, 8, 8)).eval()
+    supernet.activate(supernet.space.smallest)
+    optimizer = torch.optim.SGD(supernet.parameters(), 0.5, fused=fused)
+    x = torch.randn(4, 1, 8, 8)
+    for _ in range(2):
+        with torch.no_grad():
+            assert torch.equal(supernet(x), supernet.extract()(x))
+        supernet(x).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert torch.equal(supernet(x), supernet.extract()(x))
 
 
 def test_calibration_is_cumulative_deterministic_and_leaves_the_shared_statistics() -> None:

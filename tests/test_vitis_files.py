@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ SPEC = {
     ],
     "channel_divisible": 4,
     "graph_digest": None,
+}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": nn.functional.relu,
+    "relu6": nn.functional.relu6,
+    "leaky_relu": nn.functional.leaky_relu,
+    "leaky_relu(0.2)": lambda x: nn.functional.leaky_relu(x, 0.2),
 }
 SEARCH = {
     "groups": [{"nodes": [NODES[name] for name in group], "num_groups": 1} for group in GROUPS],
@@ -171,13 +178,25 @@ def test_candidates_that_do_not_fit_their_groups_are_refused() -> None:
 
 
 def test_digests_tell_networks_and_weights_apart() -> None:
-    first, second = make("plain")[0], make("plain")[0]
-    assert graph_digest(first) == graph_digest(second) != graph_digest(make("grouped")[0])
+    (first, x), (second, _) = make("plain"), make("plain")
+    assert graph_digest(first, x) == graph_digest(second, x) != graph_digest(*make("grouped"))
     assert weights_digest(first) == weights_digest(second)
     with torch.no_grad():
         second.conv1.weight[0, 0, 0, 0] += 1
     assert weights_digest(first) != weights_digest(second)
     assert weights_digest(first.bfloat16()) != weights_digest(second)
+
+
+def test_digests_tell_forward_passes_of_the_same_tensors_apart() -> None:
+    """Row 5: strides, activations, slopes and what is connected count; the size and number of pictures do not."""
+    x, digests = make("plain")[1], set()
+    for stride, activation in ((1, "relu"), (2, "relu"), (1, "relu6"), (1, "leaky_relu"), (1, "leaky_relu(0.2)")):
+        model = make("plain")[0]
+        model.conv4.stride = (stride, stride)
+        model.conv4.register_forward_hook(lambda module, args, output, act=activation: ACTIVATIONS[act](output))
+        digests.add(graph_digest(model, x))
+        assert graph_digest(model, x[:1]) == graph_digest(model, torch.ones(2, 1, 12, 12)) in digests
+    assert len(digests) == 5
 
 
 @given(

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+from ofa.fine_grained import mask_of
 from search.vitis import SparsePruner
 from search.vitis.fine_grained import Straight
 
@@ -77,8 +78,28 @@ def test_gradients_pass_straight_through_and_masked_weights_decay() -> None:
     weight, mask = torch.randn(2, 4, requires_grad=True), torch.tensor([1.0, 0, 1, 0])
     for decay, wanted in ((None, mask.expand(2, 4)), (0.1, 1 + 0.1 * (1 - mask) * weight.detach())):
         weight.grad = None
-        Straight.apply(weight, mask, decay).sum().backward()  # type: ignore[no-untyped-call]
+        Straight.apply(weight, mask, weight.detach() * mask, decay).sum().backward()  # type: ignore[no-untyped-call]
         assert weight.grad is not None and torch.allclose(weight.grad, wanted)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_masks_are_made_once_a_step_and_never_in_evaluation(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after steps that autograd does not count, and after weights are loaded; the gradients accumulate."""
+    made: list[Any] = []
+    monkeypatch.setattr("search.vitis.fine_grained.mask_of", lambda *given: made.append(given) or mask_of(*given))
+    sparse = SparsePruner(network()).sparse_model(block_size=4, excludes=["2", "5", "6"])
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.2, fused=fused)
+    for step in range(1, 4):
+        for _ in range(2):
+            sparse(batch()).square().mean().backward()
+        assert len(made) == step
+        optimizer.step()
+    with torch.no_grad():
+        outputs = [sparse.eval()(batch()) for _ in range(3)]
+    assert len(made) == 4 and all(torch.equal(output, outputs[0]) for output in outputs)
+    assert torch.equal(SparsePruner.export_sparse_model(sparse)(batch()), outputs[0])
+    sparse.load_state_dict(network().state_dict())
+    assert not torch.equal(sparse(batch()), outputs[0]) and len(made) == 5
 
 
 def test_activations_keep_half_of_every_block() -> None:

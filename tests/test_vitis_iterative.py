@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from vitis_networks import Likeness, Plain, make, outputs
 
-from search.vitis import IterativePruningRunner, UnreachableRatio, get_pruning_runner
+from search.vitis import IterativePruningRunner, UnreachableRatio, calibrate_bn, get_pruning_runner
 from search.vitis.groups import find_groups
 
 
@@ -36,6 +36,17 @@ def macs_removed(name: str = "Plain", ratio: str = "_ratio_0.5") -> float:
     supernet = runner()[2].supernet(2)
     found = json.loads(Path(f".vai/{name}{ratio}_pruning_info.json").read_text())
     return 1 - found["macs"] / supernet.cost(supernet.space.largest).macs
+
+
+def dying(score: Likeness, calls: int) -> Any:
+    """A score that is interrupted after so many calls."""
+
+    def dies(network: nn.Module) -> Any:
+        if score.calls == calls:
+            raise KeyboardInterrupt
+        return score(network)
+
+    return dies
 
 
 def test_signatures_are_those_of_vitis() -> None:
@@ -90,18 +101,50 @@ def test_a_grid_of_ones_own_and_an_adaptive_one() -> None:
     assert few.calls <= 13
 
 
+def test_a_grid_for_some_layers_limits_them() -> None:
+    """Row 3: other layers have the nine points; a layer loses at most the last sparsity of its own."""
+    model, x, found = runner()
+    score = Likeness(model, x)
+    with pytest.raises(KeyboardInterrupt):
+        found.ana(dying(score, 5), grid={"conv[24]": (0.1, 0.25), model.conv4: (0.5,)})
+    assert len(json.loads(Path(".vai/Plain.sens").read_text())["uncompleted_steps"]) == 1 + 7 + 2 + 1 - 5
+    found.ana(score, grid={"conv[24]": (0.1, 0.25), model.conv4: (0.5,)})
+    assert score.calls == 1 + 7 + 2 + 1
+    rows = json.loads(Path(".vai/Plain.sens").read_text())["groups"]
+    assert [row.get("limit") for row in rows] == [None, 0.25, 0.5] and len(rows[1]["metrics"]) == 3
+    slim = found.prune(threshold=100, mode="slim")
+    assert (slim.conv1.out_channels, slim.conv2.out_channels, slim.conv4.out_channels) == (2, 24, 24)
+    with pytest.raises(UnreachableRatio):
+        found.prune(0.9)
+    found.ana(score)
+    found.prune(0.9)
+    with pytest.raises(ValueError, match="exclude 'conv9' matches no module"):
+        found.ana(score, grid={"conv9": (0.5,)})
+
+
+def test_every_point_may_be_calibrated() -> None:
+    """Each network alone, the whole one too; curves of calibrated and other networks are not mixed."""
+    model, x, found = runner()
+    seen: list[float] = []
+
+    def score(network: nn.Module) -> float:
+        with torch.no_grad():
+            seen.append(float((network.bn1.running_mean - network.conv1(x).mean((0, 2, 3))).abs().max()))
+        return float(network.conv1.out_channels)
+
+    found.ana(score, grid=(0.5,), calibration_fn=calibrate_bn, calib_args=([x],))
+    assert len(seen) == 4 and max(seen) < 1e-6
+    with pytest.raises(ValueError, match="was made with calibrated=True, asked is False; forced=True starts anew"):
+        found.ana(score, grid=(0.5,))
+    assert not torch.allclose(model.bn1.running_mean, model.conv1(x).mean((0, 2, 3)), atol=1e-3)
+
+
 def test_a_killed_analysis_makes_the_remaining_calls_only() -> None:
     """Row 4: each score is on disk before it counts."""
     model, x, found = runner()
     score = Likeness(model, x)
-
-    def dies(network: nn.Module) -> Any:
-        if score.calls == 11:
-            raise KeyboardInterrupt
-        return score(network)
-
     with pytest.raises(KeyboardInterrupt):
-        found.ana(dies)
+        found.ana(dying(score, 11))
     content = json.loads(Path(".vai/Plain.sens").read_text())
     assert len(content["uncompleted_steps"]) == 26 - 11
     with pytest.raises(ValueError, match=r"Plain.sens is unfinished, 15 evaluations are missing: call ana\(\) again"):
@@ -218,6 +261,8 @@ def test_a_specification_gives_the_same_network_without_the_analysis() -> None:
     fresh = get_pruning_runner(model, x, "iterative")
     second = fresh.prune(spec_path=".vai/Plain_ratio_0.5.spec")
     assert all(torch.equal(a, second.state_dict()[k]) for k, a in first.state_dict().items())
+    slim = fresh.transform(".vai/Plain_ratio_0.5.spec")
+    assert (outputs(slim, x) - outputs(second, x)).abs().max() < 1e-6
     with pytest.raises(ValueError, match=r"there is no analysis in .*Plain.sens: call ana\(\) before prune\(\)"):
         fresh.prune(0.5)
 
@@ -291,6 +336,27 @@ def test_grouped_convolutions_stay_unless_asked(folder: Path) -> None:
     found.ana(score, with_group_conv=True)
     slim = found.prune(0.6, mode="slim")
     assert slim.grouped.out_channels < 48 and slim.grouped.out_channels % 4 == 0 and slim.grouped.groups == 4
+
+
+def test_layers_that_stay_are_listed_once_with_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    """Row 65: operators that nobody knows, excludes and what they hold, convolutions in groups; the rest is pruned."""
+    model, x = make("plain")
+    model.conv4.register_forward_hook(lambda module, args, output: output.cummax(1).values)
+    found = get_pruning_runner(model, x, "iterative")
+    found.ana(Likeness(model, x), grid=(0.5,))
+    assert found.reasons["fc"] == "the network's output"
+    assert "operator cummax is not understood" in found.reasons["conv4"]
+    assert found.prune(threshold=10, mode="slim").conv2.out_channels < 32
+    text = " ".join(capsys.readouterr().err.split())
+    assert text.count("2 layers of Plain stay as they are") == text.count("operator cummax") == 1
+    found.open_groups(found.supernet(2), ["conv3"], True)
+    assert found.reasons["conv2"] == "changes only together with conv3"
+    assert found.reasons["conv3"] == "excluded by 'conv3'" and len(found.reasons) == 4
+    grouped = runner("grouped")[2]
+    grouped.open_groups(grouped.supernet(2), None, False)
+    assert "with_group_conv=True prunes it" in grouped.reasons["grouped"] and "last" not in grouped.reasons
+    grouped.open_groups(grouped.supernet(2), None, True)
+    assert list(grouped.reasons) == ["fc"]
 
 
 def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from functools import cache
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
-from search.vitis import OneStepPruningRunner, get_pruning_runner
+import ofa
+from search.vitis import OneStepPruningRunner, calibrate_bn, get_pruning_runner
 from search.vitis.drawing import candidates
+from search.vitis.forms import slim_network, sparse_network
 from search.vitis.groups import find_groups
 
 
@@ -112,6 +115,40 @@ def test_the_network_scores_what_was_recorded() -> None:
         get_pruning_runner(model, x, "one_step").prune()
 
 
+@pytest.mark.parametrize("form", ["whole", "slim", "sparse"])
+def test_calibration_gives_the_cumulative_statistics(form: str) -> None:
+    """Row 25: as torch itself keeps them from a reset on, with everything else in evaluation mode."""
+    model, x = make("depthwise")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(kernel=False))
+    plan = supernet.plan(supernet.space.smallest)
+    found = {"whole": model, "slim": slim_network(model, plan), "sparse": sparse_network(model, plan)}[form]
+    batches = [x, 2 * x + 1, x[:2] - 1]
+    reference, flags = copy.deepcopy(found), [m.training for m in found.modules()]
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # type: ignore[assignment]
+            module.train()
+    with torch.no_grad():
+        for batch in batches:
+            reference(batch)
+    calibrate_bn(found, batches)
+    assert [m.training for m in found.modules()] == flags
+    for (name, mine), (_, theirs) in zip(found.named_buffers(), reference.named_buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+    with pytest.raises(ValueError, match="calibration needs at least one batch, got none"):
+        calibrate_bn(found, [])
+
+
+def test_batches_do_for_a_calibration() -> None:
+    """Row 25: where the user has no function; the network scores what was recorded."""
+    model, x, found = runner()
+    content = searched(3, calibration_fn=calibrate_bn, calib_args=([x, x + 1],))
+    slim = found.prune()
+    assert float(Likeness(model, x)(slim)) == content["scores"]["2"]
+    assert not torch.equal(slim.bn1.running_mean, model.bn1.running_mean[: slim.conv1.out_channels])
+
+
 def test_a_search_goes_on_and_adds_what_is_missing() -> None:
     """Row 27: after a kill, and with a larger number."""
     model, x, _ = runner()
@@ -152,6 +189,21 @@ def test_the_divisor_and_the_excludes_hold_inside_the_search() -> None:
     assert slim.conv2.out_channels % 4 == slim.conv4.out_channels % 4 == 0
     with pytest.raises(ValueError, match=r"has multiples of 4, asked are 8: .*search\(channel_divisible=8"):
         found.prune(channel_divisible=8)
+
+
+def test_scores_of_other_excludes_are_not_taken_over() -> None:
+    """Without an excluded group a row of the file is another subnet; the same layers named otherwise are the same."""
+    model, x, found = runner()
+    score = Likeness(model, x)
+    searched(3, eval_fn=score)
+    with pytest.raises(ValueError, match=r"was made with excludes \[\], here \['conv2'\]; search\(forced=True\)"):
+        searched(4, eval_fn=score, excludes=["conv2"])
+    with pytest.raises(ValueError, match="was made with with_group_conv False, here True"):
+        searched(4, eval_fn=score, with_group_conv=True)
+    searched(3, eval_fn=score, excludes=["conv2"], forced=True)
+    searched(3, eval_fn=score, excludes=[model.conv2])
+    assert score.calls == 2 * (1 + 3)
+    assert found.prune().conv2.out_channels == 32
 
 
 def test_other_weights_are_not_scored_by_an_old_search() -> None:

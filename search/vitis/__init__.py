@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from search.vitis.calibration import calibrate_bn
 from search.vitis.fine_grained import SparsePruner
 from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 from search.vitis.iterative import IterativePruningRunner
 from search.vitis.once_for_all import OFAPruner
 from search.vitis.one_step import OneStepPruningRunner
+from search.vitis.profiler import model_complexity, profile
 from search.vitis.ratio import UnreachableRatio
 
 __all__ = [
@@ -22,11 +24,17 @@ __all__ = [
     "OneStepPruningRunner",
     "SparsePruner",
     "UnreachableRatio",
+    "calibrate_bn",
     "get_pruning_runner",
+    "model_complexity",
+    "profile",
     "slim_model_from_state_dict",
     "slim_state_dict",
     "sparse_state_dict",
+    "transform_to_slim_model",
 ]
+
+transform_to_slim_model = slim_model_from_state_dict  # two names of one function there, too
 
 RUNNERS: dict[str, type[IterativePruningRunner] | type[OneStepPruningRunner]] = {
     "iterative": IterativePruningRunner,

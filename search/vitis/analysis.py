@@ -15,6 +15,7 @@ from search.sensitivity import Sensitivity, damage, grid_of, missing
 from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, option_at, share_removed
 
+NOTHING: Mapping[str, float] = {}
 _MILLION = 1_000_000  # shares as integers: options of a choice that holds those of another
 
 
@@ -22,7 +23,8 @@ _MILLION = 1_000_000  # shares as integers: options of a choice that holds those
 class Analysis:
     """Scores by group and share removed; `rows` are the groups of the file, `mode` says which scores are better.
 
-    `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored.
+    `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored;
+    `calibrated`: each network was, before it was scored. A row may have a `limit`, the most that its group loses.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -30,6 +32,7 @@ class Analysis:
     graph: str = ""
     weights: str = ""
     pending: list[Any] = field(default_factory=list)
+    calibrated: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Analysis:
@@ -47,7 +50,8 @@ class Analysis:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
         words = [str(content.get(key) or "") for key in ("mode", "graph_digest", "weights_digest")]
-        return cls(rows, words[0] or "max", words[1], words[2], list(content.get("uncompleted_steps") or ()))
+        steps = list(content.get("uncompleted_steps") or ())
+        return cls(rows, words[0] or "max", words[1], words[2], steps, bool(content.get("calibrated")))
 
     def write(self, path: Path) -> None:
         content = {
@@ -56,6 +60,7 @@ class Analysis:
             "graph_digest": self.graph,
             "weights_digest": self.weights,
             "mode": self.mode,
+            "calibrated": self.calibrated,
         }
         write_json(path, content)
 
@@ -86,6 +91,15 @@ class Analysis:
         damages = [curve(choice, known.get(choice.name, {})) for choice in space.choices]
         return Curves(space, tuple(damages))
 
+    def allowed(self, space: SearchSpace, groups: Sequence[Group]) -> SearchSpace:
+        """The part of a space in which no group loses more than its limit."""
+        limits = {g.name: float(row.get("limit", 1)) for g in groups for row in self.rows if g.matches(row)}
+        kept = {
+            g.name: [o for o in space[g.name].options if share_removed(g.choice, o) <= limits.get(g.name, 1) + 1e-9]
+            for g in groups
+        }
+        return space.restrict(kept)
+
 
 def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     """The damage of every option, shape (options,), through damages known by share removed."""
@@ -97,7 +111,9 @@ def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     return damages[np.searchsorted(every, own)]
 
 
-def rows_of(groups: Sequence[Group], scores: Mapping[Subnet, float]) -> list[dict[str, Any]]:
+def rows_of(
+    groups: Sequence[Group], scores: Mapping[Subnet, float], limits: Mapping[str, float] = NOTHING
+) -> list[dict[str, Any]]:
     """Rows of a file from the scores of subnets that differ from the whole network in one choice at most."""
     whole, alone = [], dict[str, dict[int, float]]()
     for subnet, score in scores.items():
@@ -110,7 +126,8 @@ def rows_of(groups: Sequence[Group], scores: Mapping[Subnet, float]) -> list[dic
     for group in groups:
         found = sorted(alone.get(group.name, {}).items(), reverse=True)
         points = [[share_removed(group.choice, option), score] for option, score in found]
-        rows.append({**group.to_json(), "metrics": [*whole, *points]})
+        limit = {"limit": limits[group.name]} if group.name in limits else {}
+        rows.append({**group.to_json(), **limit, "metrics": [*whole, *points]})
     return rows
 
 

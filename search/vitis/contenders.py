@@ -16,7 +16,7 @@ from ofa.extraction import State
 from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, share_removed, subnet_of
 
-IDENTITY = ("graph_digest", "weights_digest", "mode", "channel_divisible")
+IDENTITY = ("graph_digest", "weights_digest", "mode", "channel_divisible", "excludes", "with_group_conv")
 
 
 @dataclass(frozen=True)

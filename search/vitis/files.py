@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ofa.operations import operations
+
 FOLDER = Path(".vai")
 
 
@@ -49,15 +51,18 @@ def write_text(path: str | Path, text: str) -> None:
     partial.replace(path)
 
 
-def graph_digest(model: nn.Module) -> str:
-    """Identifies a network by its tensors' names and shapes."""
-    rows = sorted((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+def graph_digest(model: nn.Module, inputs: Any) -> str:
+    """Identifies a network by its tensors' names and shapes and the operators that it runs on the inputs."""
+    return hashlib.sha256(f"{shapes_of(model)} {operations(model, inputs)}".encode()).hexdigest()[:16]
+
+
+def shapes_of(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
 
 
 def weights_digest(model: nn.Module) -> str:
     """Identifies a network with its weights."""
-    digest = hashlib.sha256(graph_digest(model).encode())
+    digest = hashlib.sha256(repr(shapes_of(model)).encode())
     for _, tensor in sorted(model.state_dict().items()):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

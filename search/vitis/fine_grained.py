@@ -16,6 +16,7 @@ from ofa.backbone import unwrapped
 from ofa.fine_grained import FineGrained, eligible, input_dim, mask_of, sparsify, weight_of
 from ofa.slicing import duplicate
 from ofa.sparsity import Pattern
+from ofa.versions import version
 from search.vitis.names import Excludes, excluded
 from search.vitis.runner import console
 
@@ -29,32 +30,47 @@ class Straight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, decay: float | None) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, mask: Tensor, masked: Tensor, decay: float | None) -> Tensor:
         ctx.save_for_backward(weight, mask)
         ctx.decay = decay
-        return weight * mask
+        return masked.view_as(masked)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         weight, mask = ctx.saved_tensors
         if ctx.decay is None:
-            return gradient * mask, None, None
-        return gradient + ctx.decay * (1 - mask) * weight, None, None
+            return gradient * mask, None, None, None
+        return gradient + ctx.decay * (1 - mask) * weight, None, None, None
 
 
 class SparseWeight:
-    """Hooks of a layer: each forward pass finds the zeros anew, by the weight's magnitudes of now."""
+    """Hooks of a layer: its zeros follow the weight's magnitudes, and are found anew once it has changed.
+
+    Writes through `weight.data` are not seen.
+    """
 
     def __init__(self, pattern: Pattern, decay: float | None) -> None:
         self.pattern, self.decay = pattern, decay
+        self._cache: tuple[tuple[int, int, int], Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle has no mask: its weight is another tensor."""
+        return {**self.__dict__, "_cache": None}
 
     def attach(self, layer: nn.Module) -> None:
         layer.register_forward_pre_hook(self.enter)
         layer.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, layer: nn.Module, inputs: Any) -> None:
-        weight = weight_of(layer)
-        layer.__dict__["weight"] = Straight.apply(weight, mask_of(layer, self.pattern), self.decay)
+        layer.__dict__["weight"] = Straight.apply(weight_of(layer), *self.masked(layer), self.decay)
+
+    def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
+        """The mask, and the weight under it."""
+        weight, found = weight_of(layer).detach(), self._cache
+        if found is None or found[0] != version(weight):
+            mask = mask_of(layer, self.pattern)
+            found = self._cache = version(weight), mask, weight * mask
+        return found[1], found[2]
 
     def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         layer.__dict__.pop("weight", None)

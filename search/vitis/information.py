@@ -11,7 +11,7 @@ from torch import nn
 
 from ofa.persistence import plan_to_json
 from ofa.slicing import Index, Plan
-from search.vitis.files import graph_digest, write_text
+from search.vitis.files import write_text
 from search.vitis.groups import output_axis
 from search.vitis.names import is_depthwise
 
@@ -21,7 +21,7 @@ def write_information(path: str | Path, model: nn.Module, plan: Plan, facts: Map
     modules = dict(model.named_modules())
     names = dict.fromkeys(name.rpartition(".")[0] for name in plan.indices)
     rows = {name: removed_from(name, modules[name], plan) for name in names}
-    content = {"network": type(model).__name__, "graph_digest": graph_digest(model), **facts, "modules": rows}
+    content = {"network": type(model).__name__, **facts, "modules": rows}
     write_text(path, plan_to_json(plan, content))
 
 

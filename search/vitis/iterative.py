@@ -12,10 +12,10 @@ from torch import nn
 
 from ofa import Subnet, Supernet
 from ofa.importance import Measure
-from search.sensitivity import Sensitivity
 from search.vitis.analysis import Analysis, pending, rows_of
 from search.vitis.candidates import Function, Scorer
-from search.vitis.files import graph_digest, weights_digest
+from search.vitis.files import weights_digest
+from search.vitis.grids import SPARSITIES, Grid, Points
 from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from search.vitis.names import Excludes
 from search.vitis.ratio import within_ratio
@@ -23,7 +23,6 @@ from search.vitis.results import Results
 from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from search.vitis.specification import read_spec, write_spec
 
-SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at
 
 
@@ -47,37 +46,45 @@ class IterativePruningRunner(PruningRunner):
         forced: bool = False,
         with_group_conv: bool = False,
         *,
-        grid: Sequence[float] = SPARSITIES,
+        grid: Grid = SPARSITIES,
         adaptive: bool = False,
         mode: Literal["max", "min"] = "max",
+        calibration_fn: Function | None = None,
+        calib_args: tuple[Any, ...] = (),
     ) -> None:
         """Score the network whole, and with each group alone at each sparsity of `grid`: 9·G + 1 calls of `eval_fn`.
 
-        `eval_fn(network, *args)` gives a number of which the largest, or with `mode="min"` the smallest, is best. With
-        `adaptive`, only where a curve may bend. Each score is in `.vai/<Class>.sens` before it counts: the same call
-        goes on after a kill, nothing is evaluated twice, other excludes reuse what is there; `forced` starts anew.
-        Vitis' trial of everything at 0.9 is not run: all that may be pruned was run while converting.
+        `eval_fn(network, *args)` gives a number of which the largest, or with `mode="min"` the smallest, is best, after
+        `calibration_fn(network, *calib_args)` if given. `grid` may be a mapping from excludes to sparsities, of which
+        the largest limits these groups. With `adaptive`, only where a curve may bend. Each score is in
+        `.vai/<Class>.sens` before it counts: the same call goes on after a kill, nothing is evaluated twice, other
+        excludes reuse what is there; `forced` starts anew. Vitis' trial of everything at 0.9 is not run: all that may
+        be pruned was run while converting.
 
         Raises:
             ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing.
         """
         metric, path = metric_of(mode), self.path(".sens")
         self._excludes, self._with_group_conv = excludes, with_group_conv
-        supernet, settings = self.supernet(DIVISOR), Sensitivity(tuple(1 - s for s in grid), adaptive)
+        supernet = self.supernet(DIVISOR)
         groups = self.open_groups(supernet, excludes, with_group_conv)
-        before = Analysis(mode=mode) if forced or not path.exists() else self._known(path, mode)
+        points = Points.of(grid, self.model, groups)
+        settings = points.settings(adaptive)
+        empty = Analysis([], mode, self.graph, weights_digest(self.model), calibrated=calibration_fn is not None)
+        before = empty if forced or not path.exists() else self._known(path, empty)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
-        empty = Analysis([], mode, graph_digest(self.model), weights_digest(self.model))
 
         def save(scores: Mapping[Subnet, float]) -> None:
-            rows = rows_of(groups, scores)
-            replace(empty, rows=rows + others, pending=pending(rows, groups, settings, mode)).write(path)
+            rows = rows_of(groups, scores, points.limits)
+            missing = pending(rows, points.asked(groups), settings, mode)
+            replace(empty, rows=rows + others, pending=missing).write(path)
 
         with Results(metric, save) as results:
             recall(results, before, groups, supernet)
-            space = open_space(supernet.space, (group.name for group in groups))
+            space = points.within(open_space(supernet.space, (group.name for group in groups)), groups)
             engine = settings.start(space, [metric], part_costs(supernet, space))
-            evaluate(engine, Scorer(supernet, metric, eval_fn, tuple(args)), results, "analysis", gpus)
+            scorer = Scorer(supernet, metric, eval_fn, tuple(args), calibration_fn, tuple(calib_args))
+            evaluate(engine, scorer, results, "analysis", gpus)
             save(results.scores)
         warn_of_gains(Analysis.read(path), groups)
 
@@ -115,9 +122,13 @@ class IterativePruningRunner(PruningRunner):
         else:
             path = self.path(f"_{way}_{value}.spec")
             subnet = self._chosen(supernet, groups, way, value)
-            write_spec(path, groups, subnet, divisor, graph_digest(self.model))
+            write_spec(path, groups, subnet, divisor, self.graph)
         information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
         return self.pruned(supernet, subnet, mode, Path(information))
+
+    def transform(self, spec_path: str | Path) -> nn.Module:
+        """The slim network of a specification."""
+        return self.prune(spec_path=spec_path, mode="slim")
 
     def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
         """The subnet that the analysis leads to."""
@@ -131,21 +142,23 @@ class IterativePruningRunner(PruningRunner):
         curved = [group.name for group in groups if analysis.scores(group)]
         if not curved:
             raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
-        part = open_space(supernet.space, curved)
+        part = analysis.allowed(open_space(supernet.space, curved), groups)
         curves = analysis.curves(part, groups)
         if way == "threshold":
             return part.decode(curves.at(value + 1e-8))
         return within_ratio(curves, part_costs(supernet, part), value) if value else part.largest
 
-    def _known(self, path: Path, mode: Literal["max", "min"]) -> Analysis:
+    def _known(self, path: Path, asked: Analysis) -> Analysis:
         """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""
         known = Analysis.read(path)
         self.check_graph(path, known.graph)
-        if known.pending and known.weights and known.weights != weights_digest(self.model):
+        if known.pending and known.weights and known.weights != asked.weights:
             raise ValueError(f"{path} is an unfinished analysis of other weights; forced=True starts anew")
-        if known.graph and known.mode != mode:
-            raise ValueError(f"{path} was made with mode={known.mode!r}, asked is {mode!r}; forced=True starts anew")
-        return replace(known, mode=mode)
+        for name in ("mode", "calibrated"):
+            theirs, ours = getattr(known, name), getattr(asked, name)
+            if known.graph and theirs != ours:
+                raise ValueError(f"{path} was made with {name}={theirs!r}, asked is {ours!r}; forced=True starts anew")
+        return replace(known, mode=asked.mode)
 
 
 def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet: Supernet) -> None:

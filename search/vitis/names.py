@@ -24,8 +24,8 @@ def module_of(node: str) -> str:
     return node if found is None else ".".join(re.findall(r"\[([^\]]+)\]", found[1]))
 
 
-def excluded(model: nn.Module, excludes: Excludes) -> list[str]:
-    """The names of the modules that `excludes` matches, and of those inside them: their outputs are not pruned.
+def excluded(model: nn.Module, excludes: Excludes) -> dict[str, str]:
+    """The names of the modules that `excludes` matches, and of those inside them, with which one: they are not pruned.
 
     Raises:
         ValueError: an exclude matches nothing; close names are shown.
@@ -33,7 +33,7 @@ def excluded(model: nn.Module, excludes: Excludes) -> list[str]:
     """
     single = isinstance(excludes, (str, nn.Module, type)) or callable(excludes)
     given: Any = () if excludes is None else (excludes,) if single else excludes
-    return list(select(model, [module_of(e) if isinstance(e, str) else e for e in given]))
+    return select(model, [module_of(e) if isinstance(e, str) else e for e in given])
 
 
 def in_groups(module: nn.Module) -> bool:

@@ -17,9 +17,9 @@ from ofa.importance import Measure
 from search.vitis.candidates import Function, Scorer
 from search.vitis.contenders import Contenders, Statistics
 from search.vitis.drawing import candidates
-from search.vitis.files import graph_digest, weights_digest
+from search.vitis.files import weights_digest
 from search.vitis.groups import find_groups
-from search.vitis.names import Excludes
+from search.vitis.names import Excludes, excluded
 from search.vitis.results import Results
 from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of, on_gpu
 from search.vitis.specification import write_spec
@@ -68,7 +68,12 @@ class OneStepPruningRunner(PruningRunner):
         self._ratio, supernet = removal_ratio, self.supernet(channel_divisible)
         groups = self.open_groups(supernet, excludes, with_group_conv)
         engine = candidates(supernet, groups, metric, removal_ratio, num_subnet, seed)
-        identity = self._identity(mode=mode, channel_divisible=channel_divisible)
+        identity = self._identity(
+            mode=mode,
+            channel_divisible=channel_divisible,
+            excludes=sorted(excluded(self.model, excludes)),
+            with_group_conv=with_group_conv,
+        )
         before = None if forced or not path.exists() else Contenders.read(path)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args))
         if before is not None:
@@ -120,13 +125,13 @@ class OneStepPruningRunner(PruningRunner):
         subnet = found.subnet(member, supernet, groups)
         stem = path.name.removesuffix(".search")
         spec = path.with_name(f"{stem}_{'best' if index is None else index}.spec")
-        write_spec(spec, groups, subnet, divisor, graph_digest(self.model))
+        write_spec(spec, groups, subnet, divisor, self.graph)
         information = Path(pruning_info_path or path.with_name(f"{stem}_pruning_info.json"))
         return self.pruned(supernet, subnet, mode, information, Statistics(statistics_of(path)).of(subnet))
 
     def _identity(self, **settings: Any) -> dict[str, Any]:
         """What scores hold for."""
-        return {"graph_digest": graph_digest(self.model), "weights_digest": weights_digest(self.model), **settings}
+        return {"graph_digest": self.graph, "weights_digest": weights_digest(self.model), **settings}
 
 
 def statistics_of(path: Path) -> Path:

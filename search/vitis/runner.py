@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from search.vitis.forms import NOTHING, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
+from search.vitis.reasons import reasons_of, table_of
 from search.workers import workers
 
 METRICS = {"max": "accuracy", "min": "loss"}
@@ -52,6 +54,7 @@ class PruningRunner:
     """A network to prune, which stays as it is, and its example inputs (a tensor, a tuple, or a dict of keywords).
 
     `importance` ranks the units of a group; l1 unless another of `ofa.importance` is named, or a function given.
+    `reasons` says of layers that were not pruned why.
 
     Raises:
         ValueError: an unknown importance.
@@ -63,7 +66,13 @@ class PruningRunner:
             raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
         self.model, self.inputs, self.importance = unwrapped(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
+        self.reasons: dict[str, str] = {}
         self._supernets: dict[int, Supernet] = {}
+
+    @cached_property
+    def graph(self) -> str:
+        """The digest of the network without its weights."""
+        return graph_digest(self.model, self.inputs)
 
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
@@ -84,22 +93,27 @@ class PruningRunner:
         return supernet
 
     def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
-        """The groups that may be pruned.
+        """The groups that may be pruned; why other layers may not is shown once.
 
         Raises:
             ValueError: there is none, or an exclude matches nothing.
         """
-        groups = open_groups(find_groups(supernet), excluded(self.model, excludes), with_group_conv)
-        if not groups:
+        groups, barred = find_groups(supernet), excluded(self.model, excludes)
+        opened = open_groups(groups, barred, with_group_conv)
+        if not opened:
             raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
-        return groups
+        reasons = reasons_of(supernet, groups, opened, barred)
+        if reasons and reasons != self.reasons:
+            console.print(table_of(self.name, reasons))
+        self.reasons = reasons
+        return opened
 
     def pruned(
         self, supernet: Supernet, subnet: Subnet, mode: str, path: Path, statistics: State = NOTHING
     ) -> nn.Module:
         """The network at `subnet`, sparse or slim; what is removed is written to `path` and summed up in a table."""
         plan, whole, part = supernet.plan(subnet), supernet.cost(supernet.space.largest), supernet.cost(subnet)
-        facts = {"macs": part.macs, "params": part.params, "subnet": dict(subnet)}
+        facts = {"graph_digest": self.graph, "macs": part.macs, "params": part.params, "subnet": dict(subnet)}
         write_information(path, self.model, plan, facts)
         table = Table("metric", "baseline", "pruned", "removed", title=f"{self.name}, {mode}")
         for label, name in (("MACs", "macs"), ("Params", "params")):
@@ -110,9 +124,9 @@ class PruningRunner:
 
     def check_graph(self, path: Path, digest: str) -> None:
         """Raise a ValueError where a file has the digest of another network; Vitis' own have none."""
-        if digest and digest != graph_digest(self.model):
+        if digest and digest != self.graph:
             raise ValueError(
-                f"{path} is of another network called {self.name} ({digest}, here {graph_digest(self.model)}):"
+                f"{path} is of another network called {self.name} ({digest}, here {self.graph}):"
                 " forced=True starts anew, or work in another directory"
             )
 
