@@ -1,4 +1,4 @@
-"""Files that the Vitis AI Optimizer wrote are read: JSON, by its nodes' names, never a pickle (VITIS.md rows 6, 76)."""
+"""Files that the Vitis AI Optimizer wrote are read: JSON, by its nodes' names, never a pickle."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_digests_tell_networks_and_weights_apart() -> None:
 
 
 def test_digests_tell_forward_passes_of_the_same_tensors_apart() -> None:
-    """Row 5: strides, activations, slopes and what is connected count; the size and number of pictures do not."""
+    """Strides, activations, slopes and what is connected count; the size and number of pictures do not."""
     x, digests = make("plain")[1], set()
     for stride, activation in ((1, "relu"), (2, "relu"), (1, "relu6"), (1, "leaky_relu"), (1, "leaky_relu(0.2)")):
         model = make("plain")[0]

@@ -1,4 +1,4 @@
-"""Vitis' fine-grained pruner: N:M zeros in weights and activations (VITIS.md rows 30 to 36)."""
+"""Vitis' fine-grained pruner: N:M zeros in weights and activations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ def test_the_signature_is_that_of_vitis() -> None:
 
 
 def test_what_combinations_are_allowed() -> None:
-    """Row 30."""
     model = network()
     pruner = SparsePruner(model, batch())
     assert pruner.sparse_model(0, 0) is model
@@ -54,7 +53,7 @@ def test_what_combinations_are_allowed() -> None:
 
 @pytest.mark.parametrize("block", [4, 8, 16])
 def test_every_block_has_its_zeros_while_training(block: int) -> None:
-    """Rows 31 and 34: also among equals; weights that are masked learn on and may come back."""
+    """Also among equals; weights that are masked learn on and may come back."""
     model = network()
     nn.init.constant_(model[2].weight, 0.02)
     pruner = SparsePruner(model)
@@ -74,7 +73,7 @@ def test_every_block_has_its_zeros_while_training(block: int) -> None:
 
 
 def test_gradients_pass_straight_through_and_masked_weights_decay() -> None:
-    """Row 34: against the formula; None gives no gradient, as in Vitis."""
+    """Against the formula; None gives no gradient, as in Vitis."""
     weight, mask = torch.randn(2, 4, requires_grad=True), torch.tensor([1.0, 0, 1, 0])
     for decay, wanted in ((None, mask.expand(2, 4)), (0.1, 1 + 0.1 * (1 - mask) * weight.detach())):
         weight.grad = None
@@ -103,7 +102,6 @@ def test_masks_are_made_once_a_step_and_never_in_evaluation(fused: bool, monkeyp
 
 
 def test_activations_keep_half_of_every_block() -> None:
-    """Row 32."""
     sparse = SparsePruner(network()).sparse_model(0.75, 0.5, block_size=8)
     seen: list[torch.Tensor] = []
     sparse[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -112,7 +110,6 @@ def test_activations_keep_half_of_every_block() -> None:
 
 
 def test_layers_that_take_none_are_listed_with_reasons() -> None:
-    """Rows 35 and 70."""
     model = network()
     pruner = SparsePruner(model)
     sparse = pruner.sparse_model(excludes=["9"])
@@ -134,7 +131,7 @@ def test_layers_that_take_none_are_listed_with_reasons() -> None:
 
 
 def test_the_exported_network_is_plain_and_computes_the_same() -> None:
-    """Row 36: of the same layers, without hooks but the user's own."""
+    """Of the same layers, without hooks but the user's own."""
     model = network()
     model[2].register_forward_hook(lambda module, args, output: output + 1)
     pruner = SparsePruner(model)
@@ -167,7 +164,7 @@ def test_copies_and_files_are_sparse_too() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_transformers_run_in_every_dtype(dtype: torch.dtype) -> None:
-    """Row 33: a ViT with linear inputs of three dimensions, on the CPU."""
+    """A ViT with linear inputs of three dimensions, on the CPU."""
     arguments: dict[str, Any] = {"img_size": 32, "depth": 1, "num_classes": 16}
     model = timm.create_model("vit_tiny_patch16_224", **arguments).to(dtype)
     sparse = SparsePruner(model).sparse_model(0.75, 0.5)

@@ -1,4 +1,4 @@
-"""Sparse and slim forms of pruned networks, and their state dicts (VITIS.md rows 15 to 19, 68, 69)."""
+"""Sparse and slim forms of pruned networks, and their state dicts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def removed(model: nn.Module, plan: Plan) -> dict[str, torch.Tensor]:
 
 @each_network
 def test_sparse_and_slim_compute_the_same(name: str) -> None:
-    """Rows 1, 17, 68, 69: for every kind of convolution, for several inputs and outputs in a dict."""
+    """For every kind of convolution, for several inputs and outputs in a dict."""
     model, x, plan = planned(name)
     sparse, slim = sparse_network(model, plan), slim_network(model, plan)
     assert type(sparse) is type(slim) is type(model)
@@ -64,7 +64,7 @@ def test_sparse_and_slim_compute_the_same(name: str) -> None:
 
 @each_network
 def test_what_is_removed_stays_zero_in_training(name: str) -> None:
-    """Row 15: SGD with momentum and weight decay; the slim network learns the same."""
+    """SGD with momentum and weight decay; the slim network learns the same."""
     model, x, plan = planned(name)
     sparse, slim, gone = sparse_network(model, plan), slim_network(model, plan), removed(model, plan)
     for net in (sparse, slim):
@@ -83,7 +83,7 @@ def test_what_is_removed_stays_zero_in_training(name: str) -> None:
 
 @each_network
 def test_state_dicts_go_both_ways(name: str, tmp_path: Path) -> None:
-    """Rows 16 to 18: strictly, by methods and by functions of a file, without tracing."""
+    """Strictly, by methods and by functions of a file, without tracing."""
     model, x, plan = planned(name)
     sparse, slim = sparse_network(model, plan), slim_network(model, plan)
     sparse.load_state_dict(sparse.state_dict())
@@ -103,7 +103,6 @@ def test_state_dicts_go_both_ways(name: str, tmp_path: Path) -> None:
 
 
 def test_a_users_buffer_named_as_a_mask_is_kept() -> None:
-    """Row 16."""
     model, _, plan = planned("plain")
     for net in (sparse_network(model, plan), slim_network(model, plan)):
         assert torch.equal(net.state_dict()["attn_mask"], model.attn_mask)
@@ -170,7 +169,7 @@ def test_statistics_move_in_training_and_not_in_evaluation() -> None:
 
 
 def test_the_information_lists_removed_channels_on_both_sides(tmp_path: Path) -> None:
-    """Row 18: also of depthwise, grouped and transposed convolutions."""
+    """Also of depthwise, grouped and transposed convolutions."""
     for name in NETWORKS:
         model, _, plan = planned(name)
         write_information(tmp_path / f"{name}.json", model, plan, {"macs": 1})
@@ -206,7 +205,6 @@ def test_weights_and_files_of_other_networks_are_refused(tmp_path: Path) -> None
 
 
 def test_a_fresh_process_rebuilds_the_slim_network(tmp_path: Path) -> None:
-    """Row 18."""
     model, x, plan = planned("depthwise")
     slim = slim_network(model, plan)
     (tmp_path / "info.json").write_text(plan_to_json(plan, {}))

@@ -1,4 +1,4 @@
-"""Vitis' iterative runner: analyse once, prune by ratio, threshold or specification (VITIS.md rows 1 to 14, 21, 22)."""
+"""Vitis' iterative runner: analyse once, prune by ratio, threshold or specification."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def dying(score: Likeness, calls: int) -> Any:
 
 
 def test_signatures_are_those_of_vitis() -> None:
-    """Rows 1, 9, 38: names, order and defaults."""
+    """Names, order and defaults."""
     ana, prune = (inspect.signature(getattr(IterativePruningRunner, name)).parameters for name in ("ana", "prune"))
     given = [p for p in ana.values() if p.kind is not p.KEYWORD_ONLY]
     assert [p.name for p in given] == ["self", "eval_fn", "args", "gpus", "excludes", "forced", "with_group_conv"]
@@ -67,7 +67,7 @@ def test_signatures_are_those_of_vitis() -> None:
 
 
 def test_nine_points_a_group_and_the_whole_network(folder: Path) -> None:
-    """Rows 2 and 8: 9·G + 1 calls, without a GPU; 0-d tensors are scores."""
+    """9·G + 1 calls, without a GPU; 0-d tensors are scores."""
     model, x, found = runner()
     score = Likeness(model, x)
     found.ana(score, args=(2.0,))
@@ -89,7 +89,7 @@ def test_nine_points_a_group_and_the_whole_network(folder: Path) -> None:
 
 
 def test_a_grid_of_ones_own_and_an_adaptive_one() -> None:
-    """Row 3: [.25, .5] gives 2·G + 1 calls; the adaptive grid needs fewer than the full one."""
+    """[.25, .5] gives 2·G + 1 calls; the adaptive grid needs fewer than the full one."""
     model, x, found = runner()
     score = Likeness(model, x)
     found.ana(score, grid=(0.25, 0.5))
@@ -102,7 +102,7 @@ def test_a_grid_of_ones_own_and_an_adaptive_one() -> None:
 
 
 def test_a_grid_for_some_layers_limits_them() -> None:
-    """Row 3: other layers have the nine points; a layer loses at most the last sparsity of its own."""
+    """Other layers have the nine points; a layer loses at most the last sparsity of its own."""
     model, x, found = runner()
     score = Likeness(model, x)
     with pytest.raises(KeyboardInterrupt):
@@ -140,7 +140,7 @@ def test_every_point_may_be_calibrated() -> None:
 
 
 def test_a_killed_analysis_makes_the_remaining_calls_only() -> None:
-    """Row 4: each score is on disk before it counts."""
+    """Each score is on disk before it counts."""
     model, x, found = runner()
     score = Likeness(model, x)
     with pytest.raises(KeyboardInterrupt):
@@ -162,7 +162,7 @@ def test_a_killed_analysis_makes_the_remaining_calls_only() -> None:
 
 
 def test_the_file_belongs_to_its_network_and_to_matching_groups() -> None:
-    """Row 5: another network of the same class is refused; other excludes reuse what is there."""
+    """Another network of the same class is refused; other excludes reuse what is there."""
     model, x, found = runner()
     score = Likeness(model, x)
     found.ana(score, excludes=[model.conv4])
@@ -182,7 +182,6 @@ def test_the_file_belongs_to_its_network_and_to_matching_groups() -> None:
 
 
 def test_a_pickle_is_never_read() -> None:
-    """Row 6."""
     _, _, found = runner()
     Path(".vai").mkdir()
     Path(".vai/Plain.sens").write_bytes(pickle.dumps({"groups": []}))
@@ -194,7 +193,7 @@ def test_a_pickle_is_never_read() -> None:
 
 
 def test_excludes_have_one_syntax_and_vitis_nodes() -> None:
-    """Row 70: a name, a glob, a module, a type, a predicate, a node of Vitis' graph."""
+    """A name, a glob, a module, a type, a predicate, a node of Vitis' graph."""
     model, _, found = runner()
     ways: list[Any] = ["conv4", "*4", model.conv4, lambda name, _: name == "conv4", "Plain::Plain/Conv2d[conv4]/ret.7"]
     opened = [found.open_groups(found.supernet(2), [way], True) for way in ways]
@@ -208,7 +207,7 @@ def test_excludes_have_one_syntax_and_vitis_nodes() -> None:
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.7, 0.9])
 def test_the_ratio_is_met(ratio: float) -> None:
-    """Rows 9 and 10: to within a hundredth, for curves and for flat ones."""
+    """To within a hundredth, for curves and for flat ones."""
     model, x, found = runner()
     for score in (Likeness(model, x), lambda network: 1.0):
         found.ana(score, forced=True)
@@ -218,7 +217,7 @@ def test_the_ratio_is_met(ratio: float) -> None:
 
 @pytest.mark.parametrize("divisor", [1, 4, 8])
 def test_widths_are_multiples_inside_the_search(divisor: int) -> None:
-    """Rows 13 and 14: widths are multiples, the ratio is met all the same, and nothing is pruned at ratio 0."""
+    """Widths are multiples, the ratio is met all the same, and nothing is pruned at ratio 0."""
     model, x, found = runner()
     found.ana(Likeness(model, x))
     slim = found.prune(0.5, mode="slim", channel_divisible=divisor)
@@ -230,7 +229,7 @@ def test_widths_are_multiples_inside_the_search(divisor: int) -> None:
 
 
 def test_what_is_out_of_reach_names_the_closest() -> None:
-    """Row 9: typed, with the closest ratio."""
+    """Typed, with the closest ratio."""
     model, x, found = runner()
     found.ana(Likeness(model, x))
     with pytest.raises(
@@ -242,7 +241,7 @@ def test_what_is_out_of_reach_names_the_closest() -> None:
 
 
 def test_a_threshold_works_alone_and_is_monotone() -> None:
-    """Row 11; and Vitis' way with a ratio of 0.0 beside it."""
+    """And Vitis' way with a ratio of 0.0 beside it."""
     model, x, found = runner()
     found.ana(Likeness(model, x), args=(1e5,))
     nets = [found.prune(threshold=threshold, mode="slim") for threshold in (0.0, 0.01, 0.03, 0.2)]
@@ -253,7 +252,6 @@ def test_a_threshold_works_alone_and_is_monotone() -> None:
 
 
 def test_a_specification_gives_the_same_network_without_the_analysis() -> None:
-    """Row 12."""
     model, x, found = runner()
     found.ana(Likeness(model, x))
     first = found.prune(0.5, channel_divisible=4)
@@ -284,7 +282,7 @@ def test_what_costs_nothing_goes_first_and_a_gain_is_no_damage() -> None:
 
 
 def test_rounds_go_on_from_finetuned_weights() -> None:
-    """Row 22: the analysis is kept, the ratio raised; what was removed is removed again."""
+    """The analysis is kept, the ratio raised; what was removed is removed again."""
     model, x = make("plain")
     found = get_pruning_runner(model, x, "iterative")
     found.ana(Likeness(model, x))
@@ -327,7 +325,7 @@ def test_evaluations_see_the_users_network_and_leave_it_alone() -> None:
 
 
 def test_grouped_convolutions_stay_unless_asked(folder: Path) -> None:
-    """Row 67: with the flag, every group of the convolution loses as much."""
+    """With the flag, every group of the convolution loses as much."""
     model, x, found = runner("grouped")
     score = Likeness(model, x)
     found.ana(score)
@@ -339,7 +337,7 @@ def test_grouped_convolutions_stay_unless_asked(folder: Path) -> None:
 
 
 def test_layers_that_stay_are_listed_once_with_reasons(capsys: pytest.CaptureFixture[str]) -> None:
-    """Row 65: operators that nobody knows, excludes and what they hold, convolutions in groups; the rest is pruned."""
+    """Operators that nobody knows, excludes and what they hold, convolutions in groups; the rest is pruned."""
     model, x = make("plain")
     model.conv4.register_forward_hook(lambda module, args, output: output.cummax(1).values)
     found = get_pruning_runner(model, x, "iterative")
@@ -348,7 +346,7 @@ def test_layers_that_stay_are_listed_once_with_reasons(capsys: pytest.CaptureFix
     assert "operator cummax is not understood" in found.reasons["conv4"]
     assert found.prune(threshold=10, mode="slim").conv2.out_channels < 32
     text = " ".join(capsys.readouterr().err.split())
-    assert text.count("2 layers of Plain stay as they are") == text.count("operator cummax") == 1
+    assert text.count("Layers of Plain that stay as they are") == text.count("operator cummax") == 1
     found.open_groups(found.supernet(2), ["conv3"], True)
     assert found.reasons["conv2"] == "changes only together with conv3"
     assert found.reasons["conv3"] == "excluded by 'conv3'" and len(found.reasons) == 4
@@ -360,7 +358,7 @@ def test_layers_that_stay_are_listed_once_with_reasons(capsys: pytest.CaptureFix
 
 
 def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> None:
-    """Rows 19 and 21: flags, types, borders, frozen weights and hooks; the table's numbers are counted."""
+    """Flags, types, borders, frozen weights and hooks; the table's numbers are counted."""
     model, x = make("depthwise")
     model.double()
     model.expand.train()
@@ -409,7 +407,7 @@ def test_scores_that_are_none_are_refused() -> None:
 
 
 def test_two_processes_find_what_one_finds() -> None:
-    """Row 7: the same file; an exception surfaces."""
+    """The same file; an exception surfaces."""
     model, x, found = runner()
     found.ana(Likeness(model, x), grid=(0.25, 0.5))
     serial = json.loads(Path(".vai/Plain.sens").read_text())

@@ -1,4 +1,4 @@
-"""Vitis' once-for-all pruner: subnets, settings and the evolutionary search (VITIS.md rows 38 to 60)."""
+"""Vitis' once-for-all pruner: subnets, settings and the evolutionary search."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def searched(score: Any, low: float = 0.3, high: float = 1.2, **settings: Any) -
 
 
 def test_signatures_are_those_of_vitis() -> None:
-    """Rows 38 and 57: with both spellings of the divisor."""
+    """With both spellings of the divisor."""
     parameters = inspect.signature(OFAPruner.ofa_model).parameters
     assert [(p.name, p.default) for p in parameters.values() if p.kind is not p.KEYWORD_ONLY][1:] == [
         ("expand_ratio", (0.5, 0.75, 1)),
@@ -71,7 +71,6 @@ def test_signatures_are_those_of_vitis() -> None:
 
 
 def test_the_largest_subnet_is_the_network_and_sampling_is_seeded() -> None:
-    """Rows 39 and 50."""
     model, x, found, supernet = pruner()
     same, setting = found.sample_subnet(supernet, "max")
     assert same is supernet and torch.equal(supernet(x), model(x))
@@ -107,7 +106,7 @@ def test_kernels_are_chosen_a_layer_and_widths_a_group() -> None:
 
 
 def test_static_subnets_are_plain_and_compute_the_same() -> None:
-    """Rows 40 and 51: bit for bit, with exact MACs and parameters in millions."""
+    """Bit for bit, with exact MACs and parameters in millions."""
     model, x, found, supernet = pruner("depthwise")
     for _ in range(4):
         dynamic, setting = found.sample_subnet(supernet, "random")
@@ -123,7 +122,7 @@ def test_static_subnets_are_plain_and_compute_the_same() -> None:
 
 
 def test_ends_and_excludes_stay() -> None:
-    """Rows 41 and 70: first and last convolutions unless told otherwise; names, modules, globs and nodes of Vitis."""
+    """First and last convolutions unless told otherwise; names, modules, globs and nodes of Vitis."""
     model, x = make("plain")
     for excludes in (["conv2"], [model.conv2], "conv2", ["Plain::Plain/Conv2d[conv2]/ret.4"]):
         found = OFAPruner(model, x)
@@ -140,7 +139,7 @@ def test_ends_and_excludes_stay() -> None:
 
 
 def test_settings_and_spaces_go_to_files_and_back() -> None:
-    """Row 52: JSON makes lists of tuples; what is not offered is refused."""
+    """JSON makes lists of tuples; what is not offered is refused."""
     _, x, found, supernet = pruner()
     dynamic, setting = found.sample_subnet(supernet, "random")
     found.save_subnet_config(setting, "subnet.json")
@@ -172,7 +171,7 @@ def test_settings_and_spaces_go_to_files_and_back() -> None:
 
 
 def test_batch_norms_average_anew() -> None:
-    """Row 53: the cumulative mean over all batches, in evaluation mode."""
+    """The cumulative mean over all batches, in evaluation mode."""
     model, x, found, _ = pruner()
     static = found.get_static_subnet(pruner()[3], found.sample_subnet(pruner()[3], "max")[1])[0]
     static.eval()
@@ -186,7 +185,7 @@ def test_batch_norms_average_anew() -> None:
 
 
 def test_the_search_gives_the_best_of_every_bin() -> None:
-    """Rows 57 and 58: Vitis' number of evaluations, none twice, everything in the range; keys are bins of MACs."""
+    """Vitis' number of evaluations, none twice, everything in the range; keys are bins of MACs."""
     model, x, found, supernet = pruner()
     score = Likeness(model, x)
     seen: list[tuple[int, ...]] = []
@@ -222,13 +221,12 @@ def test_the_metric_may_be_best_when_small() -> None:
 
 
 def test_an_infeasible_range_fails_at_once() -> None:
-    """Row 59."""
     with pytest.raises(ValueError, match=r"this space reaches macs from .* to"):
         searched(lambda network: pytest.fail("nothing is evaluated"), 5.0, 6.0)
 
 
 def test_a_killed_search_goes_on_to_the_same_end() -> None:
-    """Row 60: nothing is evaluated again; the result is that of an uninterrupted search."""
+    """Nothing is evaluated again; the result is that of an uninterrupted search."""
     model, x, _, _ = pruner()
     score = Likeness(model, x)
 

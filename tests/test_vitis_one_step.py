@@ -1,4 +1,4 @@
-"""Vitis' one-step runner: calibrated candidates of one cost, the best as a network (VITIS.md rows 23 to 29)."""
+"""Vitis' one-step runner: calibrated candidates of one cost, the best as a network."""
 
 from __future__ import annotations
 
@@ -54,7 +54,6 @@ def searched(number: int = 6, **settings: Any) -> dict[str, Any]:
 
 
 def test_signatures_are_those_of_vitis() -> None:
-    """Rows 23, 27."""
     search, prune = (inspect.signature(getattr(OneStepPruningRunner, name)).parameters for name in ("search", "prune"))
     assert [(p.name, p.default) for p in search.values() if p.kind is not p.KEYWORD_ONLY][1:] == [
         ("gpus", ("0",)),
@@ -79,7 +78,7 @@ def test_signatures_are_those_of_vitis() -> None:
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
 def test_candidates_are_constructed_in_the_band(ratio: float) -> None:
-    """Rows 23 and 24: as many as asked, distinct, within a hundredth; at least 95 % of the proposals are in it."""
+    """As many as asked, distinct, within a hundredth; at least 95 % of the proposals are in it."""
     supernet = runner()[2].supernet(2)
     listed = candidates(supernet, find_groups(supernet), "accuracy", ratio, 30, 0)
     subnets = listed.ask()
@@ -92,7 +91,7 @@ def test_candidates_are_constructed_in_the_band(ratio: float) -> None:
 
 
 def test_the_network_scores_what_was_recorded() -> None:
-    """Rows 25 to 27: with the statistics of its calibration, which is random here; by index from worst to best."""
+    """With the statistics of its calibration, which is random here; by index from worst to best."""
     model, x, found = runner()
     content = searched(6)
     scores = list(content["scores"].values())
@@ -117,7 +116,7 @@ def test_the_network_scores_what_was_recorded() -> None:
 
 @pytest.mark.parametrize("form", ["whole", "slim", "sparse"])
 def test_calibration_gives_the_cumulative_statistics(form: str) -> None:
-    """Row 25: as torch itself keeps them from a reset on, with everything else in evaluation mode."""
+    """As torch itself keeps them from a reset on, with everything else in evaluation mode."""
     model, x = make("depthwise")
     supernet = ofa.Supernet(model, x, ofa.SpaceConfig(kernel=False))
     plan = supernet.plan(supernet.space.smallest)
@@ -141,7 +140,7 @@ def test_calibration_gives_the_cumulative_statistics(form: str) -> None:
 
 
 def test_batches_do_for_a_calibration() -> None:
-    """Row 25: where the user has no function; the network scores what was recorded."""
+    """Where the user has no function; the network scores what was recorded."""
     model, x, found = runner()
     content = searched(3, calibration_fn=calibrate_bn, calib_args=([x, x + 1],))
     slim = found.prune()
@@ -150,7 +149,7 @@ def test_batches_do_for_a_calibration() -> None:
 
 
 def test_a_search_goes_on_and_adds_what_is_missing() -> None:
-    """Row 27: after a kill, and with a larger number."""
+    """After a kill, and with a larger number."""
     model, x, _ = runner()
     score = Likeness(model, x)
 
@@ -171,7 +170,6 @@ def test_a_search_goes_on_and_adds_what_is_missing() -> None:
 
 
 def test_lower_is_better_when_said() -> None:
-    """Row 28."""
     _, _, found = runner()
     content = searched(5, eval_fn=lambda network: float(network.conv1.out_channels), mode="min")
     scores = list(content["scores"].values())
@@ -233,7 +231,7 @@ def test_what_cannot_be_is_said_at_once() -> None:
 
 
 def test_two_processes_find_what_one_finds() -> None:
-    """Row 29: the same candidates with the same statistics."""
+    """The same candidates with the same statistics."""
     serial = searched(4, calibration_fn=steady)
     names = sorted(path.name for path in Path(".vai/Plain_ratio_0.5_statistics").iterdir())
     Path(".vai").rename("before")

@@ -1,4 +1,4 @@
-"""Vitis' profiler: MACs, FLOPs, parameters, latency and memory (VITIS.md row 71)."""
+"""Vitis' profiler: MACs, FLOPs, parameters, latency and memory."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def table_of(name: str, reasons: Mapping[str, str]) -> Table:
     layers: dict[str, list[str]] = {}
     for layer, reason in reasons.items():
         layers.setdefault(reason, []).append(layer)
-    table = Table("layers", "are not pruned because", title=f"{len(reasons)} layers of {name} stay as they are")
+    table = Table("layers", "are not pruned because", title=f"Layers of {name} that stay as they are")
     for reason, names in layers.items():
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         table.add_row(", ".join(names[:SHOWN]) + more, reason)
