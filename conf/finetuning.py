@@ -102,11 +102,10 @@ def chosen(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, fold
         "rate": FloatDistribution(min(given.rates[0], 1.0), max(given.rates[1], 1.0), log=True),
         "schedule": CategoricalDistribution(schedules),
     }
-    finished = (TrialState.COMPLETE, TrialState.FAIL)
     while (number := len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))) < given.trials:
         study.sampler = optuna.samplers.TPESampler(seed=int(job.config.seed) + number)
-        if not number and not study.get_trials(deepcopy=False, states=(*finished, TrialState.WAITING)):
-            study.enqueue_trial(own)
+        if not number and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            study.enqueue_trial(own)  # also after a kill in the middle of it
         trial = study.ask(space)
         recipe, name = adapted(given.recipe, trial.params), f"{stage} trial {number + 1}"
         accuracy = tried(job, net, patterns, replace(given, recipe=recipe), name)

@@ -126,7 +126,7 @@ def test_a_killed_run_goes_on_and_gives_the_same(iterated: Path, trained: Path) 
     settings = (*TOY, *(s for s in SHORT if "trials" not in s), *SCHEDULED)
     command = [sys.executable, "-m", "conf.program", f"run={folder}", *settings]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    for awaited in ("pruning/01/finetuned.pt", "pruning/02/archive.sqlite"):
+    for awaited in ("pruning/01/finetuning.journal", "pruning/01/finetuned.pt", "pruning/02/archive.sqlite"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         while not (folder / awaited).exists() and process.poll() is None:
             time.sleep(0.02)
