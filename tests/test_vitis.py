@@ -31,7 +31,7 @@ import torch.nn as nn
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
-from pytorch_nndct import get_pruning_runner, OFAPruner
+from pytorch_nndct import get_pruning_runner, OFAPruner, SparsePruner
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -150,6 +150,18 @@ ONE_STEP = """
   assert eval_fn(model, val_loader) > baseline - 4
 """
 
+SPARSE = """
+  pruner = SparsePruner(model, input_signature)
+  sparse_model = pruner.sparse_model(w_sparsity=0.5, a_sparsity=0, block_size=4)
+  finetune(sparse_model, 3)
+  sparse = eval_fn(sparse_model, val_loader)
+  torch.save(sparse_model.state_dict(), 'sparse.pth')
+  sparse_model.load_state_dict(torch.load('sparse.pth'))
+  exported = pruner.export_sparse_model(sparse_model)
+  assert (exported.conv2.weight.detach().unflatten(1, (4, 4)) == 0).sum(2).eq(2).all()
+  assert type(exported.conv2) is nn.Conv2d and eval_fn(exported, val_loader) == sparse > baseline - 4
+"""
+
 OFA = """
   teacher_model = model
   ofa_pruner = OFAPruner(model, input_signature)
@@ -216,7 +228,7 @@ def test_the_readme_has_every_call() -> None:
     assert len(groups) == 4 and all((ROOT / "conf" / group / f"{value}.yaml").exists() for group, value in groups)
 
 
-@pytest.mark.parametrize("body", [ITERATIVE, ONE_STEP, OFA], ids=["iterative", "one_step", "ofa"])
+@pytest.mark.parametrize("body", [ITERATIVE, ONE_STEP, OFA, SPARSE], ids=["iterative", "one_step", "ofa", "sparse"])
 def test_a_script_runs_after_changing_one_import(body: str, tmp_path: Path) -> None:
     done = run(body, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

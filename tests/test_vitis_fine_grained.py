@@ -12,7 +12,10 @@ import timm
 import torch
 from torch import nn
 
-from ofa.fine_grained import mask_of
+from ofa.activations import sparsify_inputs
+from ofa.fine_grained import mask_of, sparsify
+from ofa.semi_structured import semi_structured
+from ofa.sparsity import Pattern
 from search.vitis import SparsePruner
 from search.vitis.fine_grained import Straight
 
@@ -160,6 +163,30 @@ def test_copies_and_files_are_sparse_too() -> None:
     fresh = SparsePruner(network()).sparse_model()
     fresh.load_state_dict(sparse.state_dict())
     assert torch.equal(fresh(batch()), wanted)
+
+
+def test_what_is_exported_is_handed_to_the_semi_structured_kernels() -> None:
+    """Where there is no such device it stays dense, with a reason, and computes the same."""
+    pruner = SparsePruner(network())
+    exported = pruner.export_sparse_model(pruner.sparse_model(0.5, block_size=4)).eval()
+    wanted = exported(batch())
+    reasons = semi_structured(exported)
+    assert {"9", "10"} <= set(reasons) and "the kernels run on cuda" in reasons["9"]
+    assert torch.equal(exported(batch()), wanted) and Pattern(2, 4).fits(exported[9].weight)
+
+
+def test_the_native_zeros_are_those_of_the_drop_in() -> None:
+    """A ViT with three quarters of its weights and half of its activations zero, by either interface."""
+    arguments: dict[str, Any] = {"img_size": 32, "depth": 1, "num_classes": 16}
+    model, x = timm.create_model("vit_tiny_patch16_224", **arguments).eval(), torch.randn(1, 3, 32, 32)
+    pruner, native = SparsePruner(model), copy.deepcopy(model)
+    sparse = pruner.sparse_model(0.75, 0.5)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    sparsify(native, dict.fromkeys(linear, Pattern(12, 16)))
+    sparsify_inputs(native, dict.fromkeys(linear, Pattern(8, 16)))
+    with torch.no_grad():
+        assert not set(linear) & set(pruner.skipped) and not torch.equal(sparse(x), model(x))
+        assert torch.equal(sparse(x), native(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,41 @@ def test_state_dicts_go_both_ways(name: str, tmp_path: Path) -> None:
     for state in (sparse.state_dict(), slim.state_dict()):
         rebuilt = slim_model_from_state_dict(make(name)[0], state, path)
         assert torch.equal(outputs(rebuilt, x), outputs(slim, x))
+
+
+def each(name: str) -> Callable[[nn.Module], Any]:
+    """An attribute of every module, None where there is none."""
+    return lambda net: [getattr(module, name, None) for module in net.modules()]
+
+
+def tensors(name: str) -> Callable[[nn.Module], Any]:
+    """What all tensors of a network have as an attribute."""
+    return lambda net: [getattr(tensor, name) for tensor in net.state_dict(keep_vars=True).values()]
+
+
+KEPT: dict[str, tuple[Callable[[Any], Any], Callable[[nn.Module], Any]]] = {
+    "padding_mode": (lambda net: setattr(net.depth[0], "padding_mode", "circular"), each("padding_mode")),
+    "dtype": (lambda net: net.double(), tensors("dtype")),
+    "requires_grad": (lambda net: net.expand[0].weight.requires_grad_(False), tensors("requires_grad")),
+    "hooks": (
+        lambda net: net.project.register_forward_hook(lambda *_: None),
+        lambda net: len(net.project._forward_hooks),
+    ),
+    "device": (lambda net: net.to("meta"), tensors("device")),
+    "training": (lambda net: net.expand.train(), each("training")),
+    "attribute": (lambda net: setattr(net.bn, "note", "mine"), each("note")),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_module_has_besides_weights_is_kept(name: str) -> None:
+    model, _, plan = planned("depthwise")
+    model, (change, found) = copy.deepcopy(model), KEPT[name]
+    before = found(model)
+    change(model)
+    assert found(model) != before
+    for net in (sparse_network(model, plan), slim_network(model, plan)):
+        assert found(net) == found(model)
 
 
 def test_a_users_buffer_named_as_a_mask_is_kept() -> None:

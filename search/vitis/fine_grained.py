@@ -31,16 +31,16 @@ class Straight(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, mask: Tensor, masked: Tensor, decay: float | None) -> Tensor:
-        ctx.save_for_backward(weight, mask)
+        ctx.save_for_backward(weight, mask if decay is None else masked)
         ctx.decay = decay
         return masked.view_as(masked)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        weight, mask = ctx.saved_tensors
+        weight, kept = ctx.saved_tensors
         if ctx.decay is None:
-            return gradient * mask, None, None, None
-        return gradient + ctx.decay * (1 - mask) * weight, None, None, None
+            return gradient * kept, None, None, None
+        return gradient.add(weight - kept, alpha=ctx.decay), None, None, None
 
 
 class SparseWeight:

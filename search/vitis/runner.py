@@ -53,7 +53,8 @@ class Remaining:
 class PruningRunner:
     """A network to prune, which stays as it is, and its example inputs (a tensor, a tuple, or a dict of keywords).
 
-    `importance` ranks the units of a group; l1 unless another of `ofa.importance` is named, or a function given.
+    `importance` ranks the units of a group; l1 unless another of `ofa.importance` is named, or a function given. taylor
+    and fisher take the gradients that the network has: run a loss backward before each call.
     `reasons` says of layers that were not pruned why.
 
     Raises:
