@@ -10,7 +10,7 @@ demo: $(READY)          ## the main job on real data: teacher, supernet, search,
 	$(BIN)/ofa experiment=demo run=runs/demo
 
 test: check             ## style, types and the default test suite
-	$(BIN)/pytest -n auto --dist loadgroup -q
+	$(BIN)/pytest -n auto --dist loadfile -q
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -18,7 +18,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 slow: $(READY)          ## the tests that take many minutes
-	$(BIN)/pytest -n auto --dist loadgroup -q -m slow
+	$(BIN)/pytest -n auto --dist loadfile -q -m slow
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

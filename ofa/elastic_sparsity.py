@@ -58,13 +58,15 @@ def sparse_layers(
     dense.
     """
     patterns = sorted((p for p in map(Pattern.parse, texts) if p is not None), key=lambda p: (p.density, p.block))
-    ran, found, reasons = {product.module for product in flow.macs}, dict[str, list[str]](), dict[str, str]()
-    for pattern in sorted(patterns, key=lambda p: -p.block):
-        reasons |= eligible(model, pattern, padding=padding)[1]
+    ran, found = {product.module for product in flow.macs}, dict[str, list[str]]()
+    fits = {pattern: eligible(model, pattern, padding=padding) for pattern in patterns}
     for pattern in patterns:
-        for name in eligible(model, pattern, padding=padding)[0]:
+        for name in fits[pattern][0]:
             if name in ran and name not in kept:
                 found.setdefault(name, []).append(str(pattern))
+    reasons: dict[str, str] = {}
+    for pattern in sorted(patterns, key=lambda p: -p.block):
+        reasons |= fits[pattern][1]
     layers = {}
     for name, own in found.items():
         dim = input_dim(layer := layer_of(model, name))

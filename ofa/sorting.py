@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,11 +31,7 @@ def sort_units(
     are ranked inside each of their groups.
     """
     aligned = align(model, groups, vectors, named(measure), indices)
-    scores = importance(model, groups, vectors, measure, indices)
-    orders = [
-        order(score, int(size)) if group.kind == "width" and g not in aligned else np.arange(group.units)
-        for g, (group, score, size) in enumerate(zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True))
-    ]
+    orders = orders_of(groups, importance(model, groups, vectors, measure, indices), sizes, aligned)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             for dim, vector in enumerate(vectors[name]):
@@ -56,17 +52,23 @@ def rank_units(
     Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks. Grouped convolutions keep
     equal positions of all their groups.
     """
-    scores = importance(model, groups, vectors, measure, indices)
-    for g, (group, score, size) in enumerate(zip(groups.groups, scores, sizes[: len(groups.groups)], strict=True)):
-        if group.kind == "width":
-            mine, place = groups.group_of == g, np.empty(group.units, dtype=np.int64)
-            place[order(score, int(size))] = np.arange(group.units)
-            groups.rank_of[mine] = place[groups.rank_of[mine]]
+    orders = orders_of(groups, importance(model, groups, vectors, measure, indices), sizes)
+    for g, order in enumerate(orders):
+        mine, place = groups.group_of == g, np.empty_like(order)
+        place[order] = np.arange(len(order))
+        groups.rank_of[mine] = place[groups.rank_of[mine]]
 
 
-def order(score: FloatArray, size: int) -> IntArray:
-    """The first `size` units from the most to the least important, then the others as they are."""
-    return np.concatenate([np.argsort(-score[:size], kind="stable"), np.arange(size, len(score))])
+def orders_of(
+    groups: Groups, scores: Sequence[FloatArray], sizes: IntArray, ordered: Container[int] = ()
+) -> list[IntArray]:
+    """For each group its first `sizes` units from the most to the least important, then the others as they are; kernels
+    and the groups that are `ordered` stay."""
+    orders = []
+    for g, (group, score) in enumerate(zip(groups.groups, scores, strict=True)):
+        size = int(sizes[g]) if group.kind == "width" and g not in ordered else 0
+        orders.append(np.concatenate([np.argsort(-score[:size], kind="stable"), np.arange(size, group.units)]))
+    return orders
 
 
 def source_positions(vector: IntArray, groups: Groups, orders: Sequence[IntArray]) -> IntArray:

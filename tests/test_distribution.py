@@ -105,7 +105,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
-@pytest.mark.xdist_group("distribution")
 def test_averaged_gradients_equal_those_of_the_joint_batch(folders: tuple[Path, Path]) -> None:
     alone = torch.load(folders[0] / "rank0-of-1.pt")
     for rank in (0, 1):
@@ -116,7 +115,6 @@ def test_averaged_gradients_equal_those_of_the_joint_batch(folders: tuple[Path, 
         assert (alone["reduced"], together["reduced"]) == (0, 1)  # all-reduces of a step
 
 
-@pytest.mark.xdist_group("distribution")
 def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None:
     first, second = (torch.load(folders[1] / f"rank{rank}-of-2.pt") for rank in (0, 1))
     assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
@@ -127,7 +125,6 @@ def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None
     assert all(torch.equal(value, saved[name]) for name, value in first["state"].items())
 
 
-@pytest.mark.xdist_group("distribution")
 def test_more_processes_than_data_is_one_clear_error_or_no_difference(tmp_path: Path) -> None:
     for processes in (1, 2):
         launch(tmp_path, processes, FEW)
@@ -145,7 +142,6 @@ def test_more_processes_than_data_is_one_clear_error_or_no_difference(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("distribution")
 def test_the_program_runs_under_torchrun(tmp_path: Path) -> None:
     """Both processes train both networks; the first goes on alone to the front."""
     brief = ["teacher.recipe.epochs=1", "supernet.recipe.epochs=1", "search.population=4", "search.evaluations=8"]

@@ -21,7 +21,6 @@ from ofa.persistence import plan_from_json
 from ofa.sparsity import Pattern
 from train import checkpoint
 
-pytestmark = pytest.mark.xdist_group("fine_grained")
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "teacher.recipe.epochs=4", "method=fine_grained",
     "supernet.calibration_batches=2", "pruning.finetuning.recipe.epochs=2",

@@ -24,7 +24,6 @@ from conf.job import Job
 from conf.program import execute
 from ofa.persistence import load_subnet
 
-pytestmark = pytest.mark.xdist_group("program")
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",

@@ -22,7 +22,6 @@ from search import Archive, run
 from search.one_step import OneStep
 from train import checkpoint
 
-pytestmark = pytest.mark.xdist_group("pruner")
 RAW = ("stages=[teacher,supernet,prune]", "pruning.finetuning=null")
 ONE_STEP = ("method=one_step", "budget.macs=[0.4,0.5]", "search.evaluations=8", "search.population=4")
 Scores = dict[str, tuple[dict[str, float], float]]

@@ -34,7 +34,6 @@ from ofa.persistence import plan_from_json
 from search import Constraint
 from train import Supervised, checkpoint, evaluate, fit
 
-pytestmark = pytest.mark.xdist_group("pruning")
 SCHEDULED = (
     "method=iterative", "pruning.schedule=[0.7,0.5]", "pruning.tolerance=50", "pruning.finetuning.trials=2",
     "pruning.finetuning.rates=[1,5]",

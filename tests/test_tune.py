@@ -23,7 +23,6 @@ from conf.building import build
 from conf.program import relaxed
 from conf.tune import Study, tune
 
-pytestmark = pytest.mark.xdist_group("program")
 LR, SHARE = "supernet.recipe.lr", "supernet.rule.teacher_share"
 TOY = (
     "backbone=test_efficientnet", "data.size=32", "teacher.recipe.epochs=2", "supernet.calibration_batches=1",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
 from experiments import results
-from experiments.pruning.sensitivity import prepared
+from experiments.pruning.sensitivity import prepared, timed
 from ofa.space import Genome, SearchSpace
-from search import Archive, run
 from search.one_step import OneStep
 
 RESULTS = Path(__file__).parent / "proposals.csv"
@@ -67,21 +65,12 @@ def proposals(name: str, number: int) -> list[dict[str, Any]]:
 
 def share_of_evaluations(folder: Path, candidates: int) -> float:
     """One search on the ResNet-20-like network with 1000 pictures: how much of its time is the evaluations'."""
-    lesson, spent = prepared(folder, 1000), 0.0
-
-    def evaluate(subnet: ofa.Subnet) -> dict[str, float]:
-        nonlocal spent
-        begun = time.process_time()
-        figures = lesson.examine(subnet)
-        spent += time.process_time() - begun
-        return figures
-
-    started = time.process_time()
+    lesson = prepared(folder, 1000)
     supernet = lesson.supernet
-    search = OneStep(evaluations=candidates).start(supernet.space, ["accuracy"], supernet.costs, {"macs": [0.49, 0.5]})
-    with tempfile.TemporaryDirectory() as place, Archive(Path(place) / "archive.sqlite", "") as archive:
-        run(search, evaluate, archive)
-    return spent / (time.process_time() - started)
+    engine = OneStep(evaluations=candidates)
+    search = engine.start(supernet.space, ["accuracy"], supernet.costs, {"macs": [0.49, 0.5]})
+    seconds, inside = timed(search, lesson)
+    return inside / seconds
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import ofa
 from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import teacher
-from search import Archive, run
+from search import Archive, Search, run
 from search.evaluation import Evaluate
 from search.sensitivity import Sensitivity, SensitivitySearch
 from train import FashionMNIST, Sandwich
@@ -35,7 +35,14 @@ GRIDS = {"adaptive": Sensitivity(), "adaptive, no ceiling": Sensitivity(ceiling=
 
 
 def analysed(lesson: Sandwich) -> tuple[SensitivitySearch, dict[str, Any]]:
-    """The analysis on the full grid, and the share of its time that is not the evaluations'."""
+    """The analysis on the full grid, its process time, and the share of it that is not the evaluations'."""
+    search = Sensitivity(adaptive=False).start(lesson.supernet.space, ["accuracy"], lesson.supernet.costs)
+    seconds, inside = timed(search, lesson)
+    return search, {"seconds": round(seconds, 1), "other": round(1 - inside / seconds, 4)}
+
+
+def timed(search: Search, lesson: Sandwich) -> tuple[float, float]:
+    """Run a search; gives the process time that it took, and what of it was evaluations."""
     inside = 0.0
 
     def evaluate(subnet: ofa.Subnet) -> dict[str, float]:
@@ -46,22 +53,20 @@ def analysed(lesson: Sandwich) -> tuple[SensitivitySearch, dict[str, Any]]:
         return figures
 
     started = time.process_time()
-    search = carried_out(lesson, Sensitivity(adaptive=False), evaluate)
-    seconds = time.process_time() - started
-    return search, {"seconds": round(seconds, 1), "other": round(1 - inside / seconds, 4)}
+    carry_out(search, evaluate)
+    return time.process_time() - started, inside
 
 
-def carried_out(lesson: Sandwich, settings: Sensitivity, evaluate: Evaluate) -> SensitivitySearch:
-    """One analysis without a budget: the curves alone."""
-    search = settings.start(lesson.supernet.space, ["accuracy"], lesson.supernet.costs)
+def carry_out(search: Search, evaluate: Evaluate) -> None:
+    """Run a search to its end; its archive is not kept."""
     with tempfile.TemporaryDirectory() as folder, Archive(Path(folder) / "archive.sqlite", "") as archive:
         run(search, evaluate, archive)
-    return search
 
 
 def compared(full: SensitivitySearch, lesson: Sandwich, settings: Sensitivity) -> dict[str, Any]:
     """An adaptive grid, whose points are some of the full one's, beside it; gaps in points of accuracy."""
-    few = carried_out(lesson, settings, full.results.__getitem__)
+    few = settings.start(lesson.supernet.space, ["accuracy"], lesson.supernet.costs)
+    carry_out(few, full.results.__getitem__)
     base = full.problem.gains(full.results[full.problem.space.largest])[0]
     pairs = zip(full.curves.damages, few.curves.damages, full.grids, strict=True)
     gaps = np.concatenate([
