@@ -247,6 +247,11 @@ def test_without_the_kernels_networks_stay_dense_and_say_why() -> None:
     reasons = semi_structured(net)
     assert reasons == dict.fromkeys(("0", "2"), "its weight is on cpu, the kernels run on cuda")
     assert torch.equal(net(x), expected)
+    convolutions = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ConvTranspose1d(8, 8, 3))
+    assert semi_structured(convolutions) == {
+        "0": "torch has 2:4 kernels for linear layers, not for a Conv2d",
+        "1": "torch has 2:4 kernels for linear layers, not for a ConvTranspose1d",
+    }
 
 
 @pytest.mark.gpu
