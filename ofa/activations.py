@@ -29,7 +29,7 @@ class BlockActivations:
 
     def keep(self, x: Tensor) -> Tensor:
         """`x` with zeros in place of the smallest magnitudes of each block."""
-        return x * self.pattern.mask(x.detach().abs(), self.dim, x.dtype, spare_zeros=True)
+        return x * self.pattern.mask(x, self.dim, x.dtype, spare_zeros=True)
 
 
 def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[RemovableHandle]:

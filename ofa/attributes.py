@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ofa.arrays import IntArray
 from ofa.groups import Groups
-from ofa.labels import IntArray
 from ofa.slicing import Change
 from ofa.tracing import Literal, Trace
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from ofa.arrays import IntArray
 from ofa.attributes import Binding, Bindings, find_bindings
 from ofa.choices import Offer, SpaceConfig, make_offers, space_of, sparsity_offers
 from ofa.depth import Stage, find_stages
 from ofa.elastic_sparsity import SparseLayer, sparse_layers
 from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
-from ofa.labels import IntArray
 from ofa.proof import Progress, Proof, perturbed
 from ofa.space import Genome, SearchSpace
 from ofa.tracing import Trace

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from ofa.arrays import BoolArray, FloatArray, IntArray
 from ofa.depth import Stage, skipped_by
 from ofa.elastic_sparsity import SparseLayer, saved
-from ofa.groups import FIXED, Groups
-from ofa.labels import IntArray
+from ofa.groups import Groups
+from ofa.sizes import Sizes
 from ofa.sparsity import Pattern
 from ofa.tracing import Product, Trace
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
-Term = tuple[str, float, tuple[int, ...], tuple[tuple[int, int], ...], str]
-"""Name, constant, indices of the sizes that multiply it, (stage, position) of the blocks around it, its owner."""
+Key = TypeVar("Key")
 Patterns = Mapping[str, Sequence[tuple[BoolArray, Pattern]]]
 """For a layer the patterns that it takes, each with the members of the population that it does in, (population,)."""
 
@@ -38,17 +36,14 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class _Size:
-    """The number of kept labels of one vector: `fixed` plus, for each group, a table over its number of units."""
+class _Term:
+    """A product of sizes: `constant` times those at the indices `sizes`, while all `blocks` (stage, position) run."""
 
-    fixed: int
-    tables: tuple[tuple[int, IntArray], ...]
-
-    def evaluate(self, sizes: IntArray) -> FloatArray:
-        total = np.full(len(sizes), self.fixed, dtype=np.float64)
-        for group, table in self.tables:
-            total += table[sizes[:, group]]
-        return total
+    name: str
+    constant: float
+    sizes: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...]
+    owner: str
 
 
 class CostModel:
@@ -62,140 +57,128 @@ class CostModel:
         parameters: Mapping[str, Tensor],
         sparse: Mapping[str, SparseLayer],
     ) -> None:
-        self.groups, self.stages, self.sparse = groups, tuple(stages), sparse
-        self._sizes: dict[bytes, int] = {}
-        self._forms: list[_Size] = []
-        self._terms: list[Term] = []
+        self.stages, self.sparse = tuple(stages), sparse
+        self._sizes = Sizes(groups)
+        self._terms: list[_Term] = []
         for product in trace.macs:
-            self._add(f"macs_{product.kind}", product, 1 / trace.batch)
+            for name in ("macs", f"macs_{product.kind}"):
+                self._add(name, product, 1 / trace.batch)
             self._add("kernels", Product(1, (), "", product.module), 1)
-        start = len(self._terms)
         for product in trace.bytes:
             self._add("bytes", product, 1 / trace.batch)
-        self._buffers = self._terms[start:]
-        modules, self._alive = trace.alive
-        self._moments = [tuple(skipped_by(module, self.stages)) for module in modules]
-        self._chains = list(chains(trace, self.stages))
+        modules, alive = trace.alive
+        self._alive = alive.astype(np.float64)  # (moments, buffers)
+        self._moments = _rows(tuple(skipped_by(module, self.stages)) for module in modules)
+        self._shared = list(shared_buffers(trace, self.stages))
         for name, tensor in parameters.items():
             vectors = tuple(v for v in trace.parameters[name] if v is not None)
             constant = tensor.numel() // math.prod(len(v) for v in vectors)
             self._add("params", Product(constant, vectors, "", name), 1)
             self._add("weight_bytes", Product(constant, vectors, "", name), tensor.element_size())
         inputs = {name: trace.parameters[layer.weight][layer.dim] for name, layer in sparse.items()}
-        self._channels = {name: None if v is None else self._form(v) for name, v in inputs.items()}
+        self._channels = {name: None if v is None else self._sizes.add(v) for name, v in inputs.items()}
         self._elements = {name: parameters[layer.weight].element_size() for name, layer in sparse.items()}
+        self._constants = np.array([term.constant for term in self._terms])
+        most = max((len(term.sizes) for term in self._terms), default=0)
+        padded = [term.sizes + (-1,) * (most - len(term.sizes)) for term in self._terms]  # the last size is one
+        self._factors = np.array(padded, dtype=np.int64).reshape(len(padded), most).T  # (factors, terms)
+        self._named = _rows((term.name,) for term in self._terms)
+        self._owned = _rows(((term.name, term.owner),) for term in self._terms)
+        self._blocks = _rows(term.blocks for term in self._terms)
 
     def _add(self, name: str, product: Product, scale: float) -> None:
         indices, constant = [], product.constant * scale
         for vector in product.vectors:
-            form = self._form(vector)
-            if form is None:
+            index = self._sizes.add(vector)
+            if index is None:
                 constant *= len(vector)
             else:
-                indices.append(form)
-        self._terms.append(
-            (name, constant, tuple(indices), tuple(skipped_by(product.module, self.stages)), product.module)
-        )
+                indices.append(index)
+        blocks = tuple(skipped_by(product.module, self.stages))
+        self._terms.append(_Term(name, constant, tuple(indices), blocks, product.module))
 
-    def _form(self, vector: IntArray) -> int | None:
-        """Index of the vector's size formula, None where its size never changes."""
-        group = self.groups.group_of[vector]
-        touched = [g for g in np.unique(group).tolist() if g != FIXED]
-        if not touched:
-            return None
-        key = vector.tobytes()
-        if key not in self._sizes:
-            tables = []
-            for g in touched:
-                per_rank = np.bincount(self.groups.rank_of[vector[group == g]], minlength=self.groups.groups[g].units)
-                tables.append((g, np.concatenate([[0], np.cumsum(per_rank)])))
-            self._sizes[key] = len(self._forms)
-            self._forms.append(_Size(int((group == FIXED).sum()), tuple(tables)))
-        return self._sizes[key]
-
-    def evaluate(self, sizes: IntArray, depths: IntArray, patterns: Patterns) -> dict[str, FloatArray]:
-        """Costs of subnets: `sizes` (population, groups) units kept, `depths` (population, stages) blocks that run.
+    def evaluate(self, units: IntArray, depths: IntArray, patterns: Patterns) -> dict[str, FloatArray]:
+        """Costs of subnets: `units` (population, groups) that are kept, `depths` (population, stages) blocks that run.
 
         Keys: macs, params, weight_bytes, peak_bytes and bytes (of activations: alive at once, and written; per sample),
         kernels (contractions), and MACs by kind, whose zeros count: they are what a dense runtime does.
         """
-        forms = [form.evaluate(sizes) for form in self._forms]
-        stays = self._stays(forms, patterns, len(sizes))
-        totals: dict[str, FloatArray] = {"macs": np.zeros(len(sizes))}
-        for name, *_ in self._terms:
-            totals.setdefault(name, np.zeros(len(sizes)))
-        for term in self._terms:
-            value = size_of(term, forms, len(sizes))
-            for stage, position in term[3]:
-                value = value * (depths[:, stage] > position)
-            if term[0].startswith("macs_"):
-                totals["macs"] += value * stays.get(("macs", term[4]), 1.0)
-            totals[term[0]] += value * stays.get((term[0], term[4]), 1.0)
-        for name in ("params", "weight_bytes"):
-            totals.setdefault(name, np.zeros(len(sizes)))
-        totals["peak_bytes"] = self._peak_bytes(forms, depths, len(sizes))
-        return totals
+        sizes = self._sizes.evaluate(units)
+        values = np.repeat(self._constants[:, None], len(units), axis=1)  # (terms, population)
+        for factor in self._factors:
+            values *= sizes[factor]
+        peak = self._peak_bytes(values, depths)  # before those of skipped blocks are gone
+        for (stage, position), rows in self._blocks.items():
+            values[rows] *= depths[:, stage] > position
+        for key, share in self._stays(sizes, patterns).items():
+            values[self._owned[key]] *= share
+        none = dict.fromkeys(("macs", "params", "weight_bytes"), np.zeros(len(units)))
+        return none | {name: values[rows].sum(axis=0) for name, rows in self._named.items()} | {"peak_bytes": peak}
 
-    def _stays(
-        self, forms: Sequence[FloatArray], patterns: Patterns, population: int
-    ) -> dict[tuple[str, str], FloatArray]:
+    def _stays(self, sizes: FloatArray, patterns: Patterns) -> dict[tuple[str, str], FloatArray]:
         """The share of each sparse layer's MACs, and of its weight's bytes, that the patterns leave, (population,)."""
         result: dict[tuple[str, str], FloatArray] = {}
         for name, rows in patterns.items():
-            layer, form = self.sparse[name], self._channels[name]
-            channels = np.full(population, float(layer.channels)) if form is None else forms[form]
-            macs, stored = np.ones(population), np.ones(population)
+            layer, index = self.sparse[name], self._channels[name]
+            channels = layer.channels * sizes[-1] if index is None else sizes[index]
+            macs, stored = np.ones_like(channels), np.ones_like(channels)
             for mine, pattern in rows:
                 macs[mine], stored[mine] = saved(pattern, channels[mine], self._elements[name])
             result["macs", name], result["weight_bytes", layer.weight] = macs, stored
         return result
 
-    def _peak_bytes(self, forms: Sequence[FloatArray], depths: IntArray, population: int) -> FloatArray:
+    def _peak_bytes(self, values: FloatArray, depths: IntArray) -> FloatArray:
         """The most activation bytes alive at once in an inference pass, per sample: inputs and every allocated output.
 
         While a block is skipped its moments do not count, and its output is its input.
         """
-        peak = np.zeros(population)
-        if not self._buffers:
-            return peak
-        buffers = np.stack([size_of(term, forms, population) for term in self._buffers])  # (buffers, population)
-        for row, blocks in zip(self._alive, self._moments, strict=True):
-            total = buffers[row].sum(axis=0)
-            for stage, position in blocks:
-                total = total * (depths[:, stage] > position)
-            for stage, chain in self._chains:
-                total = total - self._counted_twice(buffers, row, chain, depths[:, stage])
-            np.maximum(peak, total, out=peak)
+        if "bytes" not in self._named:
+            return np.zeros(len(depths))
+        buffers = values[self._named["bytes"]]  # (buffers, population)
+        totals = self._alive @ buffers  # (moments, population)
+        for (stage, position), moments in self._moments.items():
+            totals[moments] *= depths[:, stage] > position
+        for shared in self._shared:
+            mine = np.flatnonzero(depths[:, shared.stage] == shared.depth)
+            twice = shared.counts @ buffers[shared.chain][:, mine]
+            totals[np.ix_(shared.moments, mine)] -= twice
+        peak: FloatArray = totals.max(axis=0, initial=0)
         return peak
 
-    @staticmethod
-    def _counted_twice(buffers: FloatArray, row: BoolArray, chain: IntArray, depths: IntArray) -> FloatArray | float:
-        """Bytes of a stage's buffers alive at a moment that are one: all after the last block that runs."""
-        alive = row[chain]
-        if alive.sum() < 2:
-            return 0.0
-        result = np.zeros(len(depths))
-        for depth in range(len(chain) - 1):
-            shared = chain[depth:][alive[depth:]]
-            if len(shared) > 1:
-                mine = depths == depth
-                result[mine] = buffers[shared][:, mine].sum(axis=0) - buffers[chain[depth], mine]
-        return result
+
+@dataclass(frozen=True)
+class _Shared:
+    """Buffers of a stage that are one while its blocks from `depth` on are skipped: all after the last that runs.
+
+    `counts` (moments, chain) are the buffers of `chain` to subtract at the moments where several of them are alive.
+    """
+
+    stage: int
+    depth: int
+    chain: IntArray
+    moments: IntArray
+    counts: FloatArray
 
 
-def chains(trace: Trace, stages: Sequence[Stage]) -> Iterator[tuple[int, IntArray]]:
-    """Of every stage, the buffers of its input and of each block's output, where they are known and not shared."""
-    calls = {call.module: call.buffers for call in trace.calls}
+def shared_buffers(trace: Trace, stages: Sequence[Stage]) -> Iterator[_Shared]:
+    """For every depth of every stage the buffers that are one, where those between its blocks are known."""
+    calls, (_, alive) = {call.module: call.buffers for call in trace.calls}, trace.alive
     for s, stage in enumerate(stages):
         found = [calls[stage.blocks[0]][0], *(calls[block][1] for block in stage.blocks)]
-        chain = [index for index in found if index is not None]
-        if len(chain) == len(set(chain)) == len(found):
-            yield s, np.array(chain)
+        between = [index for index in found if index is not None]
+        if len(between) == len(set(between)) == len(found):
+            for depth in range(len(found) - 1):
+                chain = np.array(between[depth:])
+                moments = np.flatnonzero(alive[:, chain].sum(axis=1) > 1)
+                counts = alive[np.ix_(moments, chain)].astype(np.float64)
+                counts[:, 0] -= 1
+                yield _Shared(s, depth, chain, moments, counts)
 
 
-def size_of(term: Term, forms: Sequence[FloatArray], population: int) -> FloatArray:
-    """A term's value for each member of a population, as if no block were skipped."""
-    value = np.full(population, term[1], dtype=np.float64)
-    for index in term[2]:
-        value *= forms[index]
-    return value
+def _rows(keys: Iterable[Iterable[Key]]) -> dict[Key, IntArray]:
+    """For every key the places of the rows that have it."""
+    found: dict[Key, list[int]] = {}
+    for row, own in enumerate(keys):
+        for key in own:
+            found.setdefault(key, []).append(row)
+    return {key: np.array(places) for key, places in found.items()}

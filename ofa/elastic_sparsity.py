@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 
+from ofa.arrays import BoolArray, FloatArray
 from ofa.fine_grained import eligible, input_dim, layer_of, weight_of
 from ofa.space import Genome, SearchSpace, Subnet
 from ofa.sparsity import Pattern
 from ofa.tracing import Trace
 
 DENSE = "dense"
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Zeros:
 
     def masked(self, part: Tensor) -> Tensor:
         """What stays of a slice: the largest magnitudes of each block; gradients reach no others."""
-        mask = self.pattern.mask(part.detach().abs(), self.dim, part.dtype)
+        mask = self.pattern.mask(part, self.dim, part.dtype)
         return part * mask
 
 

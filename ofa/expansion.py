@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ofa.arrays import IntArray
 from ofa.attributes import Binding
 from ofa.calibration import as_call
 from ofa.choices import SpaceConfig
 from ofa.extraction import full_size, reduced
 from ofa.groups import FIXED, Groups
-from ofa.labels import IntArray
 from ofa.selection import Selector
 from ofa.slicing import Change, Plan
 from ofa.supernet import Supernet

@@ -20,7 +20,6 @@ from ofa.tracing import evaluating
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 WEIGHTS, ACTIVATIONS = (0.0, 0.5, 0.75), (0.0, 0.5)
-PART = 2**19  # weights
 
 
 @dataclass(frozen=True)
@@ -163,14 +162,7 @@ def mask_of(layer: nn.Module, pattern: Pattern, scores: Tensor | None = None, ou
     weight, dim = weight_of(layer).detach(), input_dim(layer)
     if scores is not None and scores.shape != weight.shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)} for a weight of shape {tuple(weight.shape)}")
-    mask = torch.empty_like(weight) if out is None else out
-    rows = weight.shape[1 - dim]
-    if weight.device.type == "cpu":  # tensors of many megabytes come from the system anew each time, page by page
-        rows = max(1, PART * rows // max(weight.numel(), 1))
-    parts = (weight if scores is None else scores).split(rows, 1 - dim)
-    for part, target in zip(parts, mask.split(rows, 1 - dim), strict=True):
-        target.copy_(pattern.mask(part.abs() if scores is None else part, dim, part.dtype))
-    return mask
+    return pattern.mask(weight if scores is None else scores, dim, weight.dtype, out=out)
 
 
 def sparsify(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ofa.labels import IntArray
+from ofa.arrays import IntArray
 from ofa.tracing import Trace
 
 FIXED = -1

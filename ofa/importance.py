@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.costs import FloatArray
+from ofa.arrays import FloatArray, IntArray
 from ofa.groups import FIXED, Groups
-from ofa.labels import IntArray
 from ofa.slicing import Index, take
 
 Vectors = Mapping[str, Sequence[IntArray | None]]

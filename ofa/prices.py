@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from ofa.arrays import FloatArray, IntArray
 from ofa.conversion import Conversion
-from ofa.costs import CostModel, FloatArray
+from ofa.costs import CostModel
 from ofa.elastic_sparsity import population_patterns
-from ofa.labels import IntArray
 from ofa.space import Genome, SearchSpace
 from ofa.tracing import Trace
+
+PART = 512  # genomes priced at once: their hundreds of terms fit into the processor's cache
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,11 @@ class Prices:
         (sizes, depths), edges = self.found.sizes(genomes), self._edges(genomes)
         rows: dict[str, FloatArray] = {}
         for edge, model in self.models.items():
-            mine = edges == edge
-            patterns = population_patterns(self.space, genomes[mine], self.found.sparse)
-            for name, values in model.evaluate(sizes[mine], depths[mine], patterns).items():
-                rows.setdefault(name, np.zeros(len(genomes)))[mine] = values
+            places = np.flatnonzero(edges == edge)
+            for mine in np.array_split(places, len(places) // PART + 1):
+                patterns = population_patterns(self.space, genomes[mine], self.found.sparse)
+                for name, values in model.evaluate(sizes[mine], depths[mine], patterns).items():
+                    rows.setdefault(name, np.zeros(len(genomes)))[mine] = values
         return rows
 
     def _edges(self, genomes: Genome) -> IntArray:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ofa.arrays import IntArray
 from ofa.attributes import Bindings
 from ofa.depth import Stage
 from ofa.groups import Groups
-from ofa.labels import IntArray
 from ofa.slicing import Slicer, duplicate, find_modules, find_owners, installed, take
 
 TOLERANCE = 1e-4

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from ofa.arrays import FloatArray
 from ofa.conversion import Conversion
-from ofa.costs import FloatArray
 from ofa.depth import skipped_by
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.arrays import IntArray
 from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
-from ofa.labels import IntArray
 from ofa.sparsity import Pattern
 
 Index = slice | Tensor | None

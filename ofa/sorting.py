@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ofa.costs import FloatArray
+from ofa.arrays import FloatArray, IntArray
 from ofa.groups import FIXED, Groups
 from ofa.importance import Measure, Vectors, importance, named
-from ofa.labels import IntArray
 from ofa.slicing import Index, permute
 from ofa.strands import align
 

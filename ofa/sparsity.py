@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PART = 2**19  # values
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -53,21 +55,39 @@ class Pattern:
         return 1 - self.zeros / self.block
 
     def mask(
-        self, scores: Tensor, dim: int = 1, dtype: torch.dtype = torch.bool, *, spare_zeros: bool = False
+        self,
+        values: Tensor,
+        dim: int = 1,
+        dtype: torch.dtype = torch.bool,
+        *,
+        spare_zeros: bool = False,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """Where weights stay: in every block along `dim` the `zeros` smallest scores go.
+        """Where values stay: in every block along `dim` the `zeros` smallest magnitudes go.
 
-        Of equal scores those of lower indices stay, on every device. The scores are floating-point numbers, not below
-        zero, none of them NaN. In the scores' own `dtype` a mask is ones and zeros; on a CPU that is several times
-        faster to make and to multiply with than booleans. With `spare_zeros` a block whose largest scores are some of
-        its zeros keeps all of them, which is faster and, for values that are zero themselves, the same.
+        Of equal magnitudes those of lower indices stay, on every device. Values are floating-point numbers, none of
+        them NaN. In the values' own `dtype` a mask is ones and zeros; on a CPU that is several times faster to make and
+        to multiply with than booleans. With `spare_zeros` a block whose largest magnitudes are some of its zeros keeps
+        all of them, which is faster and, for values that are zero themselves, the same. `out` is written instead of a
+        new tensor.
         """
-        if not scores.is_floating_point():
-            raise TypeError(f"scores are floating-point numbers, got {scores.dtype}")
-        dim %= scores.ndim
-        with torch.no_grad():
-            kept = largest(self.blocks(scores, dim, -math.inf), dim + 1, self.zeros, spare_zeros)
-            return kept.flatten(dim, dim + 1).narrow(dim, 0, scores.shape[dim]).to(dtype)
+        if not values.is_floating_point():
+            raise TypeError(f"values are floating-point numbers, got {values.dtype}")
+        values, dim = values.detach(), dim % values.ndim
+        other = 0 if dim else values.ndim - 1
+        rows = values.shape[other]
+        if _at_hand(values):  # many megabytes at once would leave the processor's cache with every operation
+            rows = max(1, PART * rows // max(values.numel(), 1))
+        if rows >= values.shape[other] and out is None:
+            return self._mask(values, dim, spare_zeros).to(dtype)
+        result = torch.empty_like(values, dtype=dtype) if out is None else out
+        for part, target in zip(values.split(rows, other), result.split(rows, other), strict=True):
+            target.copy_(self._mask(part, dim, spare_zeros))
+        return result
+
+    def _mask(self, values: Tensor, dim: int, spare_zeros: bool) -> Tensor:
+        kept = largest(self.blocks(values.abs(), dim, -math.inf), dim + 1, self.zeros, spare_zeros)
+        return kept.flatten(dim, dim + 1).narrow(dim, 0, values.shape[dim])
 
     def fits(self, weight: Tensor, dim: int = 1) -> bool:
         """Whether every block along `dim` has at least `zeros` zeros."""

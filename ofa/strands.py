@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.costs import FloatArray
+from ofa.arrays import FloatArray, IntArray
 from ofa.groups import Groups
 from ofa.importance import Measure, Vectors, kept_part
-from ofa.labels import IntArray
 from ofa.slicing import Index, permute
 
 

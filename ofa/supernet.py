@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.arrays import FloatArray, IntArray
 from ofa.backbone import check_parameters, unwrapped
 from ofa.calibration import as_call, cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Conversion, Converter, decode
-from ofa.costs import Cost, FloatArray
+from ofa.costs import Cost
 from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
 from ofa.importance import Measure, importance
 from ofa.kernels import KernelTransforms, kernel_edges
-from ofa.labels import IntArray
 from ofa.persistence import identity, load_supernet, save_supernet
 from ofa.prices import Prices
 from ofa.proof import Progress, silent

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ofa.labels import IntArray, Labels, Operand, edge, varying
+from ofa.arrays import IntArray
+from ofa.labels import Labels, Operand, edge, varying
 
 
 @dataclass(frozen=True)

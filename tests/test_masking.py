@@ -253,7 +253,7 @@ def test_masks_follow_a_model_into_channels_last(splits: Splits) -> None:
     for channels_last in (False, True):
         net = network()
         lesson = Masked(Supervised(net, splits), Masking().start(net, PATTERNS))
-        fitting = Fitting(lesson, replace(RECIPE, channels_last=channels_last))
+        fitting = Fitting(lesson, replace(RECIPE, optimizer="sgd", channels_last=channels_last))  # Adam magnifies noise
         fitting.step(*next(splits.train.ordered(64)))
         results.append(net)
         strides = lesson.masks.dense["3"].stride(), lesson.masks.masks["3"].stride()

@@ -166,6 +166,6 @@ def test_meaningless_patterns_are_refused(text: str) -> None:
         Pattern.parse(text)
 
 
-def test_whole_numbers_are_no_scores() -> None:
-    with pytest.raises(TypeError, match=r"scores are floating-point numbers, got torch.int64"):
+def test_whole_numbers_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"values are floating-point numbers, got torch.int64"):
         Pattern(2, 4).mask(torch.arange(8).view(1, 8))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ofa import SearchSpace, Subnet, Supernet
-from ofa.costs import FloatArray
+from ofa.arrays import FloatArray
 from ofa.space import Genome
 from ofa.targets import towards
 from train.forecast import LossForecast
