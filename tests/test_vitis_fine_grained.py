@@ -88,7 +88,12 @@ def test_gradients_pass_straight_through_and_masked_weights_decay() -> None:
 def test_masks_are_made_once_a_step_and_never_in_evaluation(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after steps that autograd does not count, and after weights are loaded; the gradients accumulate."""
     made: list[Any] = []
-    monkeypatch.setattr("search.vitis.fine_grained.mask_of", lambda *given: made.append(given) or mask_of(*given))
+
+    def counted(*given: Any, **others: Any) -> torch.Tensor:
+        made.append(given)
+        return mask_of(*given, **others)
+
+    monkeypatch.setattr("search.vitis.fine_grained.mask_of", counted)
     sparse = SparsePruner(network()).sparse_model(block_size=4, excludes=["2", "5", "6"])
     optimizer = torch.optim.SGD(sparse.parameters(), 0.2, fused=fused)
     for step in range(1, 4):
@@ -102,6 +107,30 @@ def test_masks_are_made_once_a_step_and_never_in_evaluation(fused: bool, monkeyp
     assert torch.equal(SparsePruner.export_sparse_model(sparse)(batch()), outputs[0])
     sparse.load_state_dict(network().state_dict())
     assert not torch.equal(sparse(batch()), outputs[0]) and len(made) == 5
+
+
+@pytest.mark.parametrize("decay", [None, 2e-4])
+def test_a_pass_waits_for_its_backward_while_another_network_learns(decay: float | None) -> None:
+    gradients = []
+    for steps in (0, 1):
+        sparse = SparsePruner(network()).sparse_model(block_size=4, excludes=["2", "5", "6"], decay=decay)
+        other = torch.nn.Linear(2, 2)
+        other(torch.ones(1, 2)).sum().backward()
+        first = sparse(batch())
+        for _ in range(steps):
+            torch.optim.SGD(other.parameters(), 0.1).step()
+        (first + sparse(batch())).square().mean().backward()
+        gradients.append([parameter.grad for parameter in sparse.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_network_of_another_dtype_has_masks_of_its_own() -> None:
+    sparse = SparsePruner(network()).sparse_model(block_size=4, excludes=["2", "5", "6"])
+    sparse(batch())
+    sparse.double()
+    outputs = sparse(batch().double())
+    assert outputs.dtype == torch.float64
+    assert torch.equal(outputs, SparsePruner.export_sparse_model(sparse)(batch().double()))
 
 
 def test_activations_keep_half_of_every_block() -> None:

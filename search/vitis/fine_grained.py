@@ -40,7 +40,8 @@ class Straight(torch.autograd.Function):
         weight, kept = ctx.saved_tensors
         if ctx.decay is None:
             return gradient * kept, None, None, None
-        return gradient.add(weight - kept, alpha=ctx.decay), None, None, None
+        hidden = weight - kept
+        return torch.add(gradient, hidden, alpha=ctx.decay, out=hidden), None, None, None
 
 
 class SparseWeight:
@@ -68,9 +69,14 @@ class SparseWeight:
         """The mask, and the weight under it."""
         weight, found = weight_of(layer).detach(), self._cache
         if found is None or found[0] != version(weight):
-            mask = mask_of(layer, self.pattern)
+            mask = mask_of(layer, self.pattern, out=self._free(weight))
             found = self._cache = version(weight), mask, weight * mask
         return found[1], found[2]
+
+    def _free(self, weight: Tensor) -> Tensor | None:
+        """A mask to write over: the one of before, unless it belongs to another kind of weight or to a pass."""
+        old = None if self._cache is None or self.decay is None else self._cache[1]
+        return old if old is not None and (old.device, old.dtype) == (weight.device, weight.dtype) else None
 
     def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         layer.__dict__.pop("weight", None)
