@@ -40,18 +40,28 @@ class ChannelGroup:
 class Groups:
     """The groups of a network, and for each label its group (FIXED if it stays) and its unit's rank in that group.
 
-    A unit is kept when its rank is below the number of units that its group keeps.
+    A unit is kept when its rank is below the number of units that its group keeps. `strand_of` says in which group of
+    a grouped convolution a channel lies, where they are ranked apart; `folds` are the weights of these convolutions:
+    the labels, (strands, channels), of what stands at the places of their second dimension in each block of rows.
     """
 
     groups: tuple[ChannelGroup, ...]
     group_of: IntArray
     rank_of: IntArray
     reasons: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, IntArray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home_of, self.strand_of = self.rank_of.copy(), np.zeros_like(self.rank_of)
 
     def kept(self, vector: IntArray, sizes: IntArray) -> npt.NDArray[np.bool_]:
         """Which labels of a vector stay when group g keeps sizes[g] units."""
         group = self.group_of[vector]
         return np.asarray((group == FIXED) | (self.rank_of[vector] < sizes[group]))
+
+    def labels_along(self, name: str, dim: int, vector: IntArray) -> IntArray:
+        """The labels of a tensor's dimension, (blocks of rows, places), several blocks where strands are folded."""
+        return self.folds[name] if dim == 1 and name in self.folds else vector[None]
 
     def varies(self, vector: IntArray) -> bool:
         """Whether the number of kept labels depends on the sizes, unit by unit."""

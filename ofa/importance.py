@@ -124,19 +124,33 @@ def importance(
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
     """
+    return [rows.mean(axis=0) for rows in strand_importance(model, groups, vectors, measure, indices)]
+
+
+def strand_importance(
+    model: nn.Module,
+    groups: Groups,
+    vectors: Vectors,
+    measure: str | Measure = "l1",
+    indices: Mapping[str, Sequence[Index]] | None = None,
+) -> list[FloatArray]:
+    """As `importance`, for the channels of each strand, shape (strands, units); one strand where there are none."""
     function = named(measure)
-    scores = [np.zeros(group.units) for group in groups.groups]
+    strands = {int(groups.group_of[fold[0, 0]]): len(fold) for fold in groups.folds.values()}
+    scores = [np.zeros((strands.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
     members = [0] * len(scores)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             index = (indices or {}).get(name, ())
             part = kept_part(parameter, index)
-            for dim, whole in enumerate(vectors[name]):
-                if whole is not None and (groups.group_of[whole] != FIXED).any():
-                    values = function(part, dim)
-                    if values is not None:
-                        vector = kept_labels(whole, index[dim] if index else None)
-                        collect(scores, members, groups, vector, values.double().cpu().numpy())
+            for dim, vector in enumerate(vectors[name]):
+                if vector is not None and (groups.group_of[vector] != FIXED).any():
+                    labels = groups.labels_along(name, dim, vector)
+                    found = [function(block, dim) for block in blocks(part, len(labels))]
+                    values = [v.double().cpu().numpy() for v in found if v is not None]
+                    if values:
+                        kept = kept_labels(labels, index[dim] if index else None)
+                        collect(scores, members, groups, kept, np.concatenate(values))
     return [score / max(number, 1) for score, number in zip(scores, members, strict=True)]
 
 
@@ -148,20 +162,35 @@ def kept_part(parameter: Tensor, index: Sequence[Index]) -> Tensor:
     return part
 
 
-def kept_labels(vector: IntArray, index: Index) -> IntArray:
+def blocks(part: Tensor, number: int) -> list[Tensor]:
+    """Blocks of rows, with their gradients."""
+    if number == 1:
+        return [part]
+    parts = list(part.chunk(number))
+    if part.grad is not None:
+        for block, gradient in zip(parts, part.grad.chunk(number), strict=True):
+            block.grad = gradient
+    return parts
+
+
+def kept_labels(labels: IntArray, index: Index) -> IntArray:
+    """What stays of labels (blocks of rows, places), one block after the other."""
     if index is None:
-        return vector
-    return vector[index] if isinstance(index, slice) else vector[index.numpy()]
+        return labels.ravel()
+    if isinstance(index, slice):
+        return labels[:, index].ravel()
+    positions = index.numpy()
+    return (labels[:, positions] if positions.ndim == 1 else np.take_along_axis(labels, positions, axis=1)).ravel()
 
 
 def collect(
-    scores: Sequence[FloatArray], members: list[int], groups: Groups, vector: IntArray, values: FloatArray
+    scores: Sequence[FloatArray], members: list[int], groups: Groups, labels: IntArray, values: FloatArray
 ) -> None:
     """Add one parameter's scores to the units that own its indices, and count it as a member of their groups."""
     values = values / max(float(values.mean()), 1e-12)
-    for g in np.unique(groups.group_of[vector]).tolist():
+    for g in np.unique(groups.group_of[labels]).tolist():
         if g != FIXED:
-            mine = groups.group_of[vector] == g
-            ranks = groups.rank_of[vector[mine]]
-            np.add.at(scores[g], ranks, values[mine] * (len(np.unique(ranks)) / len(ranks)))
+            mine = groups.group_of[labels] == g
+            places = groups.strand_of[labels[mine]] * scores[g].shape[1] + groups.rank_of[labels[mine]]
+            np.add.at(scores[g].reshape(-1), places, values[mine] * (len(np.unique(places)) / len(places)))
             members[g] += 1

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.arrays import IntArray
+from ofa.arrays import BoolArray, IntArray
 from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
 from ofa.sparsity import Pattern
 
 Index = slice | Tensor | None
+"""What stays along a dimension: a run, positions, or everything. Positions of shape (blocks, kept) along the second
+dimension are those of each block of rows: in a grouped convolution every group may keep others."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,14 @@ class Slicer:
         self._dims: list[tuple[str, list[tuple[IntArray, IntArray] | None]]] = []
         self._memory: dict[tuple[str, int, bytes], Index] = {}
         for name, dims in vectors.items():
-            rows = [self._elastic(vector) for vector in dims]
+            rows = [None if v is None else self._elastic(groups.labels_along(name, d, v)) for d, v in enumerate(dims)]
             if any(row is not None for row in rows):
                 self._dims.append((name, rows))
 
-    def _elastic(self, vector: IntArray | None) -> tuple[IntArray, IntArray] | None:
-        if vector is None:
-            return None
-        touched = np.unique(self.groups.group_of[vector])
+    def _elastic(self, labels: IntArray) -> tuple[IntArray, IntArray] | None:
+        touched = np.unique(self.groups.group_of[labels])
         touched = touched[touched != FIXED]
-        return (vector, touched) if len(touched) else None
+        return (labels, touched) if len(touched) else None
 
     def indices(self, sizes: IntArray) -> dict[str, tuple[Index, ...]]:
         """For each tensor that is not whole: per dimension a slice, an index tensor, or None where all stays."""
@@ -76,10 +76,10 @@ class Slicer:
     def _index(self, name: str, dim: int, row: tuple[IntArray, IntArray] | None, sizes: IntArray) -> Index:
         if row is None:
             return None
-        vector, touched = row
+        labels, touched = row
         key = (name, dim, sizes[touched].tobytes())
         if key not in self._memory:
-            self._memory[key] = as_index(self.groups.kept(vector, sizes))
+            self._memory[key] = as_index(self.groups.kept(labels, sizes))
         return self._memory[key]
 
     def forget(self) -> None:
@@ -87,11 +87,13 @@ class Slicer:
         self._memory.clear()
 
 
-def as_index(kept: Any) -> Index:
-    """A mask as the cheapest index: None for everything, a slice for a run, else positions."""
+def as_index(kept: BoolArray) -> Index:
+    """A mask (blocks, places) as the cheapest index: None for everything, a slice for a run, else positions."""
     if kept.all():
         return None
-    positions = np.flatnonzero(kept)
+    if (kept != kept[0]).any():
+        return torch.from_numpy(np.nonzero(kept)[1].reshape(len(kept), -1))
+    positions = np.flatnonzero(kept[0])
     first, last = (int(positions[0]), int(positions[-1])) if len(positions) else (0, -1)
     if last - first + 1 == len(positions):
         return slice(first, last + 1)
@@ -103,6 +105,9 @@ def take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     for dim, i in enumerate(index):
         if isinstance(i, slice):
             tensor = tensor.narrow(dim, i.start, i.stop - i.start)
+        elif i is not None and i.ndim > 1:
+            rows = torch.arange(len(tensor), device=tensor.device)
+            tensor = tensor[rows[:, None], in_rows(i, rows)]
         elif i is not None:
             tensor = tensor.index_select(dim, i.to(tensor.device))
     return tensor
@@ -116,12 +121,21 @@ def put(target: Tensor, index: Sequence[Index], part: Tensor, accumulate: bool) 
         view.add_(part) if accumulate else view.copy_(part)
         return
     dim, positions = listed[0], cast(Tensor, index[listed[0]]).to(target.device)
+    if positions.ndim > 1:
+        rows = torch.arange(len(view), device=target.device)
+        view.index_put_((rows[:, None], in_rows(positions, rows)), part, accumulate)
+        return
     if len(listed) > 1:
         rows = view.index_select(dim, positions)
         rows = torch.zeros_like(rows) if accumulate else rows
         put(rows, [i if d in listed[1:] else None for d, i in enumerate(index)], part, accumulate=False)
         part = rows
     view.index_add_(dim, positions, part) if accumulate else view.index_copy_(dim, positions, part)
+
+
+def in_rows(positions: Tensor, rows: Tensor) -> Tensor:
+    """Positions of every block of rows, (blocks, kept), for every row."""
+    return positions.to(rows.device).repeat_interleave(len(rows) // len(positions), dim=0)
 
 
 def permute(tensor: Tensor, dim: int, source: IntArray) -> None:

@@ -42,8 +42,9 @@ from ofa.slicing import (
     slice_of,
     take,
 )
-from ofa.sorting import rank_units, sort_units
+from ofa.sorting import move_units, rank_units
 from ofa.space import Genome, Subnet
+from ofa.strands import find_strands
 from ofa.versions import version
 
 REMEMBERED = 256  # plans of subnets
@@ -79,6 +80,7 @@ class Supernet(nn.Module):
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._sparse = found.sparse
         self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
+        find_strands(self.model, self._groups, self._vectors)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         edges = kernel_edges(self._offers, self._groups, self._tensor) if config.kernel_transform else {}
@@ -191,13 +193,12 @@ class Supernet(nn.Module):
             ValueError: no such measure, or no gradients where it needs them.
         """
         sizes, _ = self._sizes(self.space.encode(self._active))
-        order = sort_units if move else rank_units
-        order(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
+        rank_units(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
         if move:
+            move_units(self.model, self._groups, self._vectors)
             self.zero_grad()
-        else:
-            self._slicer.forget()
-            self._plans.clear()
+        self._slicer.forget()
+        self._plans.clear()
         self.activate(self._active)
 
     def importance(self, measure: str | Measure = "l1") -> dict[str, FloatArray]:

@@ -160,8 +160,9 @@ def test_sorting_inside_a_subnet_keeps_its_function_and_orders_what_it_keeps() -
         assert (np.diff(kept) <= 1e-6).all() and not scores[int(subnet[name]) :].any(), name
 
 
-def test_ranking_moves_no_weight_and_keeps_the_same_units_as_sorting() -> None:
-    model, x = build("mobilenetv3")
+@pytest.mark.parametrize("name", ["mobilenetv3", "resnext", "regnet"])
+def test_ranking_moves_no_weight_and_keeps_the_same_units_as_sorting(name: str) -> None:
+    model, x = build(name)
     moved, ranked = ofa.Supernet(model, x, FINE).eval(), ofa.Supernet(model, x, FINE).eval()
     subnet = middle(ranked)
     moved.sort("l1")
@@ -172,16 +173,22 @@ def test_ranking_moves_no_weight_and_keeps_the_same_units_as_sorting() -> None:
             net.activate(subnet)
         assert (moved(x) - ranked(x)).abs().max() < 1e-5
         assert torch.equal(ranked.extract()(x), ranked(x))
+        plan = plan_from_json(plan_to_json(ranked.plan(subnet), {}))
+        assert torch.equal(reduced(ranked.model, plan).eval()(x), ranked(x))
     assert all(torch.equal(v, ranked.model.state_dict()[k]) for k, v in model.state_dict().items())
     for name, tensor in ranked.full_size().items():
         kept = tensor != 0
         assert torch.equal(tensor[kept], model.state_dict()[name][kept]), name
     assert any(isinstance(i, torch.Tensor) for index in ranked.plan(subnet).indices.values() for i in index)
     assert ranked.cost(subnet) == moved.cost(subnet)
+    with torch.no_grad():
+        ranked.sort("l1")  # the active one's units move after all
+        assert (ranked(x) - moved(x)).abs().max() < 1e-5
 
 
-def test_a_scattered_subnet_trains_as_its_extracted_network() -> None:
-    model, x = build("resnet")
+@pytest.mark.parametrize("name", ["resnet", "resnext"])
+def test_a_scattered_subnet_trains_as_its_extracted_network(name: str) -> None:
+    model, x = build(name)
     supernet = ofa.Supernet(model, x, FINE)
     supernet.sort("l1", move=False)
     supernet.activate(middle(supernet))
@@ -210,6 +217,23 @@ def test_parts_go_back_to_where_they_were_taken(accumulate: bool) -> None:
         wanted[grid] = wanted[grid] + part if accumulate else part
         put(target, index, part, accumulate)
         assert torch.equal(target, wanted)
+
+
+@pytest.mark.parametrize("rows", [None, slice(1, 3), torch.tensor([0, 3])])
+@pytest.mark.parametrize("edge", [None, slice(0, 1)])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_parts_of_blocks_go_back_to_where_they_were_taken(rows: Any, edge: Any, accumulate: bool) -> None:
+    """Blocks of two rows, or what is left of them, keep other columns each."""
+    target, index = torch.randn(4, 5, 2), (rows, torch.tensor([[0, 3, 4], [1, 2, 3]]), edge)
+    wanted = target.clone()
+    part = torch.randn(take(target, index).shape)
+    every = torch.arange(4) if rows is None else torch.arange(4)[rows]
+    for i, row in enumerate(every.tolist()):
+        for j, column in enumerate(index[1][0 if i < len(every) // 2 else 1].tolist()):
+            place = wanted[row, column] if edge is None else wanted[row, column, edge]
+            place.copy_(place + part[i, j] if accumulate else part[i, j])
+    put(target, index, part, accumulate)
+    assert torch.equal(target, wanted)
 
 
 def test_what_a_subnet_can_still_be_pruned_to() -> None:

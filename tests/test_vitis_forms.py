@@ -219,6 +219,9 @@ def test_the_information_lists_removed_channels_on_both_sides(tmp_path: Path) ->
                 assert len(rows[path]["removed_inputs"]) == whole.in_channels - module.in_channels
             elif path in rows and isinstance(module, nn.Linear):
                 assert (rows[path]["out_dim"], rows[path]["in_dim"]) == (module.out_features, module.in_features)
+    gone = json.loads((tmp_path / "grouped.json").read_text())["modules"]["grouped"]["removed_inputs"]
+    places = [{i % 6 for i in gone if i // 6 == group} for group in range(4)]
+    assert len({len(p) for p in places}) == 1 and len(set(map(frozenset, places))) > 1  # as many of each, other ones
     weight, row = (
         planned("plain")[0].conv1.weight,
         json.loads((tmp_path / "plain.json").read_text())["modules"]["conv1"],

@@ -1,7 +1,7 @@
 """Finetune networks under N:M masks, and write what they reach: patterns, and ways to renew the masks.
 
 python experiments/fine_grained/run.py [--seeds 0 1 2] [--steps 200]                     # ResNet-20-like, Fashion-MNIST
-python experiments/fine_grained/run.py --backbone lite0 --weights FILE [--steps 40]      # EfficientNet-Lite0 at 64²
+python experiments/fine_grained/run.py --backbone lite0 --weights FILE [--steps 100 --before 200]  # Lite0 at 64²
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def few(split: Any, number: int, seed: int = 0) -> TensorSplit:
     return replace(split, images=split.images[chosen], labels=split.labels[chosen])
 
 
-def lite0(splits: Splits, seed: int, folder: Path, weights: Path) -> nn.Module:
-    """EfficientNet-Lite0 with ImageNet's weights, its classifier and all else finetuned for 40 steps."""
+def lite0(splits: Splits, seed: int, folder: Path, weights: Path, steps: int) -> nn.Module:
+    """EfficientNet-Lite0 with ImageNet's weights, its classifier and all else finetuned for so many steps."""
     torch.manual_seed(seed)
     model = create("tf_efficientnet_lite0", 10, 3, checkpoint=weights)
-    part, epochs = cut(splits, 40, 256)
-    fit(Supervised(model, part), replace(recipe(epochs, seed), lr=0.02), path=folder / f"lite0-{seed}.pt")
+    part, epochs = cut(splits, steps, 256)
+    fit(Supervised(model, part), replace(recipe(epochs, seed), lr=0.02), path=folder / f"lite0-{steps}-{seed}.pt")
     return model.requires_grad_(False)
 
 
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--backbone", choices=["resnet20", "lite0"], default="resnet20")
     parser.add_argument("--weights", type=Path, help="EfficientNet-Lite0's file, for lite0")
+    parser.add_argument("--before", type=int, default=200, help="steps that lite0 is finetuned for while dense")
     parser.add_argument("--test", type=int, default=10_000, help="pictures of the test split")
     parser.add_argument("--folder", type=Path, default=Path("runs/supernets"))
     given = parser.parse_args()
@@ -119,7 +120,7 @@ def main() -> None:
     for seed in given.seeds:
         names = [n for n in (LITE if lite else VARIANTS) if (given.backbone, n, str(seed)) not in known]
         if names and lite:
-            master = lite0(splits, seed, given.folder, given.weights)
+            master = lite0(splits, seed, given.folder, given.weights, given.before)
         elif names:
             master = teacher("resnet20", splits, seed, given.folder)
         for name in names:

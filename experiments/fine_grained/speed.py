@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from ofa.activations import sparsify_inputs
 from ofa.fine_grained import eligible
 from ofa.sparsity import Pattern
+from search.vitis import SparsePruner
 from train.masking import Masking, Masks
 from train.zoo import timm
 
@@ -78,18 +79,24 @@ def ratio(sparse: Work, dense: Work, rounds: int) -> float:
     return median(rows)
 
 
-def measure(name: str, size: int, rounds: int) -> Iterator[list[str]]:
-    images = torch.randn(32, 3, size, size)
+def variants(dense: nn.Module) -> Iterator[tuple[list[str], nn.Module, Masks | None]]:
+    """What is sparse and how it is renewed, the sparse copy of a network, and the masks that follow its optimiser."""
     for update, pattern, activations in VARIANTS:
-        dense = timm.create_model(name)
         sparse = copy.deepcopy(dense)
         masks = Masking(update).start(sparse, eligible(sparse, pattern)[0])
         if activations is not None:
             sparsify_inputs(sparse, eligible(sparse, activations)[0])
+        yield [update, str(pattern), str(activations or "dense")], sparse, masks
+    yield ["SparsePruner", "8:16", "dense"], SparsePruner(dense).sparse_model(0.5), None
+
+
+def measure(name: str, size: int, rounds: int) -> Iterator[list[str]]:
+    images, dense = torch.randn(32, 3, size, size), timm.create_model(name)
+    for texts, sparse, masks in variants(dense):
         found = [
             ratio(make(sparse, images, masks), make(dense, images, None), rounds) for make in (training, evaluation)
         ]
-        yield [name, str(size), update, str(pattern), str(activations or "dense"), *(f"{r:.3f}" for r in found)]
+        yield [name, str(size), *texts, *(f"{r:.3f}" for r in found)]
 
 
 def main() -> None:

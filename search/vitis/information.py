@@ -43,8 +43,12 @@ def removed_from(name: str, module: nn.Module, plan: Plan) -> dict[str, Any]:
 
 
 def removed(index: Index, size: int, channels: int) -> list[int]:
-    """The positions that are not kept along a dimension; it repeats where it holds the channels of one group only."""
-    kept = torch.zeros(size, dtype=torch.bool)
-    kept[slice(None) if index is None else index] = True
-    gone = torch.nonzero(~kept).flatten().tolist()
-    return [group * size + i for group in range(max(channels // size, 1)) for i in gone]
+    """The positions that are not kept along a dimension; where it holds the channels of one group of `channels` only,
+    those of every group."""
+    groups = max(channels // size, 1)
+    kept = torch.zeros(groups, size, dtype=torch.bool)
+    if isinstance(index, torch.Tensor) and index.ndim > 1:
+        kept.scatter_(1, index, True)
+    else:
+        kept[:, slice(None) if index is None else index] = True
+    return torch.nonzero(~kept.flatten()).flatten().tolist()

@@ -165,7 +165,7 @@ def layer_of(kernel: Choice) -> str:
 
 
 def length(index: Any) -> int:
-    return index.stop - index.start if isinstance(index, slice) else len(index)
+    return index.stop - index.start if isinstance(index, slice) else int(index.shape[-1])
 
 
 def edges_of(module: nn.Module, choice: Choice | None) -> tuple[tuple[int, ...], ...]:
