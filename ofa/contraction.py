@@ -117,12 +117,12 @@ def grouped(
     x_groups = None if x is None else x.reshape(groups, c_in // groups)  # (groups, channels of a group)
     depthwise = c_in == groups
     if x_groups is not None and not depthwise:
-        unify(x_groups[:1], x_groups, why)
+        unify(x_groups[:1], x_groups, why, across=True)
     if transposed:
         if w_in is not None and x_groups is not None:
             unify(w_in.reshape(groups, -1), x_groups, why)
         if not depthwise:
-            return None if w_out is None else w_out.repeat(groups)
+            return None if w_out is None else in_every_group(tracer, w_out, groups)
         if w_out is not None and w_out.shape[0] > 1:
             tracer.labels.freeze(w_out, f"several outputs a channel: {why}")
         return None if x is None else x.repeat_interleave(c_out // groups)
@@ -131,11 +131,18 @@ def grouped(
             unify(w_out.reshape(groups, -1), x_groups, why)
         return w_out if w_out is not None else (None if x is None else x.repeat_interleave(c_out // groups))
     if w_in is not None and x_groups is not None and w_in.shape[0] > 1:
-        unify(w_in, x_groups[0], why)
+        unify(w_in, x_groups[0], why, across=True)
     if w_out is not None:
         by_group = w_out.reshape(groups, -1)
-        unify(by_group[:1], by_group, why)
+        unify(by_group[:1], by_group, why, across=True)
     return w_out
+
+
+def in_every_group(tracer: Tracer, labels: Tensor, groups: int) -> Tensor:
+    """Labels of the channels of all groups, for those of one that a weight has."""
+    channels = tracer.labels.fresh(groups * len(labels))
+    tracer.labels.unify(labels, channels.reshape(groups, -1), tracer.why, across=True)
+    return channels
 
 
 def note_convolution(tracer: Tracer, call: Call, result: Tensor, out: Tensor | None, x_in: Tensor | None) -> None:

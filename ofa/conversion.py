@@ -18,6 +18,7 @@ from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
 from ofa.proof import Progress, Proof, perturbed
 from ofa.space import Genome, SearchSpace
+from ofa.strands import find_strands
 from ofa.tracing import Trace
 
 ROUNDS = 3  # of tying groups that fail alone
@@ -104,6 +105,7 @@ class Converter:
         before = len(self.flow.labels.pairs)
         self.flow.labels.pairs.extend(ties)
         groups = find_groups(self.flow, lambda name: self.excluded.get(name.rpartition(".")[0]))
+        find_strands(self.model, self.flow, groups)
         del self.flow.labels.pairs[before:]
         bindings = Bindings(self.model, find_bindings(self.model, self.flow, groups), groups)
         bindings.recall(self.memory)
@@ -116,6 +118,8 @@ class Converter:
             options = {g: units for offer in offers for g, units in offer.sizes.items()}
             failures = proof.run(points, options, self.config.proof == "full")
             groups.reasons.update(failures)
+            for index in proof.strands():
+                groups.unbraid(index)
             offers = make_offers(self.flow, groups, self.stages, self.config, failures)
         self.memory = bindings.remember()
         return Conversion(self.flow, groups, self.stages, offers, bindings.final(), failures, proof.worst)

@@ -40,15 +40,17 @@ class ChannelGroup:
 class Groups:
     """The groups of a network, and for each label its group (FIXED if it stays) and its unit's rank in that group.
 
-    A unit is kept when its rank is below the number of units that its group keeps. `strand_of` says in which group of
-    a grouped convolution a channel lies, where they are ranked apart; `folds` are the weights of these convolutions:
-    the labels, (strands, channels), of what stands at the places of their second dimension in each block of rows.
+    A unit is kept when its rank is below the number of units that its group keeps. `strands` are the groups whose
+    channels are ranked apart in each of so many strands, and `strand_of` says in which a label lies; `folds` are the
+    weights of grouped convolutions with such inputs: the labels, (blocks of rows, channels), along their second
+    dimension.
     """
 
     groups: tuple[ChannelGroup, ...]
     group_of: IntArray
     rank_of: IntArray
     reasons: dict[str, str] = field(default_factory=dict)
+    strands: dict[int, int] = field(default_factory=dict)
     folds: dict[str, IntArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +60,21 @@ class Groups:
         """Which labels of a vector stay when group g keeps sizes[g] units."""
         group = self.group_of[vector]
         return np.asarray((group == FIXED) | (self.rank_of[vector] < sizes[group]))
+
+    def shuffle(self, rng: np.random.Generator) -> None:
+        """Random ranks in every strand, until `rank_of` is set to `home_of` again."""
+        for g, number in self.strands.items():
+            for strand in range(number):
+                mine = (self.group_of == g) & (self.strand_of == strand)
+                self.rank_of[mine] = rng.permutation(self.groups[g].units)[self.rank_of[mine]]
+
+    def unbraid(self, index: int) -> None:
+        """Rank the units of a group as wholes."""
+        self.strands.pop(index, None)
+        self.strand_of[self.group_of == index] = 0
+        for name, dim, _ in self.groups[index].members:
+            if dim == 1:
+                self.folds.pop(name, None)
 
     def labels_along(self, name: str, dim: int, vector: IntArray) -> IntArray:
         """The labels of a tensor's dimension, (blocks of rows, places), several blocks where strands are folded."""
@@ -130,14 +147,17 @@ def components(trace: Trace) -> IntArray:
 
 
 def _connected(trace: Trace) -> IntArray:
-    pairs = trace.labels.pairs
+    return connected([*trace.labels.pairs, *trace.labels.across], trace.labels.count)
+
+
+def connected(pairs: Sequence[tuple[IntArray, IntArray]], count: int) -> IntArray:
+    """For each of `count` labels the number of its connected component."""
     empty = np.zeros(0, dtype=np.int64)
     left = np.concatenate([a for a, _ in pairs] or [empty])
     right = np.concatenate([b for _, b in pairs] or [empty])
-    n = trace.labels.count
-    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n))
-    _, unit_of = connected_components(graph, directed=False)
-    return np.asarray(unit_of, dtype=np.int64)
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
+    _, found = connected_components(graph, directed=False)
+    return np.asarray(found, dtype=np.int64)
 
 
 def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> bool:

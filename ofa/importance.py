@@ -136,8 +136,7 @@ def strand_importance(
 ) -> list[FloatArray]:
     """As `importance`, for the channels of each strand, shape (strands, units); one strand where there are none."""
     function = named(measure)
-    strands = {int(groups.group_of[fold[0, 0]]): len(fold) for fold in groups.folds.values()}
-    scores = [np.zeros((strands.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
+    scores = [np.zeros((groups.strands.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
     members = [0] * len(scores)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -28,10 +28,14 @@ class Operand:
 
 @dataclass
 class Labels:
-    """The constraints found so far: pairs of labels that are one unit, labels that must stay, labels that are mixed."""
+    """The constraints found so far: pairs of labels that are one unit, labels that must stay, labels that are mixed.
+
+    Pairs `across` the groups of a convolution need only be as many of each group.
+    """
 
     count: int = 1
     pairs: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    across: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     frozen: list[tuple[IntArray, str]] = field(default_factory=list)
     mixed: list[IntArray] = field(default_factory=list)
     summed: list[IntArray] = field(default_factory=list)
@@ -42,7 +46,7 @@ class Labels:
         start, self.count = self.count, self.count + size
         return torch.arange(start, self.count)
 
-    def unify(self, a: Tensor, b: Tensor, why: str) -> None:
+    def unify(self, a: Tensor, b: Tensor, why: str, across: bool = False) -> None:
         """Elementwise (broadcast) a and b are the same unit; an index that meets label 0 must stay."""
         left, right = (t.numpy().ravel() for t in torch.broadcast_tensors(a, b))
         different = left != right
@@ -52,7 +56,7 @@ class Labels:
         fixed = (left == 0) | (right == 0)
         if fixed.any():
             self.freeze(np.maximum(left[fixed], right[fixed]), why)
-        self.pairs.append((left[~fixed], right[~fixed]))
+        (self.across if across else self.pairs).append((left[~fixed], right[~fixed]))
 
     def freeze(self, labels: Tensor | IntArray, why: str) -> None:
         array = labels.numpy() if isinstance(labels, Tensor) else labels

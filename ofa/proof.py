@@ -74,6 +74,19 @@ class Proof:
                 failures |= self._round(good)
         return failures
 
+    def strands(self) -> list[int]:
+        """The groups whose strands may not keep other channels each, at the points of `run`."""
+        smallest, full = self.points[0][0], self.groups.full
+        parts: list[Part] = [("group", g) for g in self.groups.strands if smallest[g] < full[g]]
+        self.groups.shuffle(np.random.default_rng(0))
+        self.slicer.forget()
+        wrong: list[int] = []
+        if self.check(parts) is not None:
+            wrong = [g for _, g in parts if self.check([("group", g)]) is not None] or [g for _, g in parts]
+        self.groups.rank_of[:] = self.groups.home_of
+        self.slicer.forget()
+        return wrong
+
     def _round(self, parts: Sequence[Part]) -> dict[str, str]:
         """Every part alone, then all that hold together."""
         failures: dict[str, str] = {}
@@ -190,8 +203,10 @@ class Proof:
             tensor = self.tensors[name].detach().clone()
             for dim, vector in enumerate(self.vectors[name]):
                 if vector is not None:
-                    gone = torch.from_numpy(np.flatnonzero(~self.groups.kept(vector, sizes)))
-                    tensor.index_fill_(dim, gone.to(tensor.device), zero)
+                    labels = self.groups.labels_along(name, dim, vector)
+                    for block, row in zip(tensor.chunk(len(labels)), labels, strict=True):
+                        gone = torch.from_numpy(np.flatnonzero(~self.groups.kept(row, sizes)))
+                        block.index_fill_(dim, gone.to(tensor.device), zero)
             tensors[name] = tensor
         with installed(self.modules, self.owners, tensors, (), skipped):
             return self.model(*self.inputs, **self.kwargs)

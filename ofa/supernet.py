@@ -44,7 +44,6 @@ from ofa.slicing import (
 )
 from ofa.sorting import move_units, rank_units
 from ofa.space import Genome, Subnet
-from ofa.strands import find_strands
 from ofa.versions import version
 
 REMEMBERED = 256  # plans of subnets
@@ -80,7 +79,6 @@ class Supernet(nn.Module):
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._sparse = found.sparse
         self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
-        find_strands(self.model, self._groups, self._vectors)
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         edges = kernel_edges(self._offers, self._groups, self._tensor) if config.kernel_transform else {}
