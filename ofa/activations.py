@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ofa.fine_grained import layer_of, weight_of
+from ofa.fine_grained import input_dim, layer_of, weight_of
 from ofa.sparsity import Pattern
 
 
@@ -48,6 +48,13 @@ def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[R
         dim = -1 if isinstance(layer, nn.Linear) else 1 - weight_of(layer).ndim
         handles.append(layer.register_forward_pre_hook(BlockActivations(pattern, dim)))
     return handles
+
+
+def blockwise(model: nn.Module) -> Iterator[tuple[str, int]]:
+    """The weights whose layers get sparse inputs, and the dimension that counts these."""
+    for name, layer in model.named_modules():
+        if any(isinstance(hook, BlockActivations) for hook in layer._forward_pre_hooks.values()):
+            yield f"{name}.weight", input_dim(layer)
 
 
 def restore_inputs(handles: Iterable[RemovableHandle]) -> None:

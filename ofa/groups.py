@@ -61,6 +61,10 @@ class Groups:
         group = self.group_of[vector]
         return np.asarray((group == FIXED) | (self.rank_of[vector] < sizes[group]))
 
+    def along(self, vector: IntArray | None) -> list[int]:
+        """The groups of a vector's labels."""
+        return [] if vector is None else [g for g in np.unique(self.group_of[vector]).tolist() if g != FIXED]
+
     def shuffle(self, rng: np.random.Generator) -> None:
         """Random ranks in every strand, until `rank_of` is set to `home_of` again."""
         for g, number in self.strands.items():

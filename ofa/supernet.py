@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ofa.activations import blockwise
 from ofa.arrays import FloatArray, IntArray
 from ofa.backbone import check_parameters, unwrapped
 from ofa.calibration import as_call, cumulative_statistics
@@ -185,12 +186,15 @@ class Supernet(nn.Module):
         `measure` is l1, l2, scale, fpgm, random, after a backward pass taylor or fisher, or a function of a parameter
         and a dimension. The active subnet computes the same function as before. With `move` units change places, a
         subnet is a prefix of them, and gradients are dropped; without it every weight keeps its place, and what a
-        subnet keeps is scattered: its slices are copies, slower in training, and the order is in no state dict.
+        subnet keeps is scattered: its slices are copies, slower in training, and the order is in no state dict. Input
+        channels of layers that have an N:M pattern, of weights or activations, keep their order, and so their blocks.
 
         Raises:
             ValueError: no such measure, or no gradients where it needs them.
         """
         sizes, _ = self._sizes(self.space.encode(self._active))
+        for name, dim in (*((n, z.dim) for n, z in self._plan.zeros.items()), *blockwise(self.model)):
+            sizes[self._groups.along(self._vectors[name][dim])] = 0
         rank_units(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
         if move:
             move_units(self.model, self._groups, self._vectors)

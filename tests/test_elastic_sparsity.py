@@ -11,6 +11,7 @@ from networks import build, small
 from torch import nn
 
 import ofa
+from ofa.activations import sparsify_inputs
 from ofa.extraction import reduced
 from ofa.fine_grained import input_dim
 from ofa.packing import load_packed, pack, save_packed
@@ -195,3 +196,22 @@ def test_the_sandwich_trains_it_and_a_search_mixes_it_with_the_other_dimensions(
     choices = supernet.space.choices
     kinds = {c.kind for subnet in search.results for c in choices if subnet[c.name] != c.largest}
     assert kinds == {"width", "sparsity"}
+
+
+@pytest.mark.parametrize("activations", [False, True])
+def test_sorting_leaves_the_active_subnets_blocks_alone(activations: bool) -> None:
+    model, x = build("resnet")
+    config = ofa.SpaceConfig(width=(0.5, 1.0), kernel=False, depth=False, sparsity=("2:4",), proof="off")
+    supernet = ofa.Supernet(model, x, config).eval()
+    some = [c.name for c in supernet.space.choices if c.kind == "sparsity"][::2]
+    if activations:
+        sparsify_inputs(supernet.model, dict.fromkeys((n.removesuffix(".sparsity") for n in some), Pattern(2, 4)))
+    else:
+        supernet.activate(supernet.space.largest.replace(**dict.fromkeys(some, "2:4")))
+    supernet.absorb(supernet.extract().state_dict())
+    order = [p.clone() for p in supernet.parameters()]
+    with torch.no_grad():
+        before = supernet(x)
+        supernet.sort("l2")
+        torch.testing.assert_close(supernet(x), before)
+    assert not all(torch.equal(a, b) for a, b in zip(order, supernet.parameters(), strict=True))  # others moved

@@ -68,7 +68,7 @@ def test_steps_equal_their_formulas(update: Any) -> None:
     dense = net.weight.detach().clone()
     masks = Masking(update, decay=decay).start(net, {"": pattern})
     optimizer = torch.optim.SGD(net.parameters(), lr)
-    masks.attach(optimizer, 3)
+    masks.attach(optimizer)
     mask = pattern.mask(dense.abs())
     assert torch.equal(net.weight, dense * mask)
     for _ in range(3):
@@ -90,7 +90,7 @@ def test_decay_is_on_what_is_masked_alone() -> None:
     dense = net.weight.detach().clone()
     masks = Masking("sr_ste", decay=0.5).start(net, {"": Pattern(2, 4)})
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-9)
-    masks.attach(optimizer, 1)
+    masks.attach(optimizer)
     gradient = step(net, masks, optimizer, torch.randn(4, 16))
     mask = Pattern(2, 4).mask(dense.abs())
     assert net.weight.grad is not None
@@ -158,12 +158,33 @@ def test_zeros_grow_in_stages_and_in_fixed_masks_never_come_back(splits: Splits)
     fitting = Fitting(lesson, replace(RECIPE, epochs=1, batch_size=112, lr=1.0))  # 8 steps
     shares, before = [], torch.ones(10, 144, dtype=torch.bool)
     for images, labels in splits.train.shuffled(112, 0, 0):
+        fitting.step(images, labels)
         kept = net[7].weight != 0
         shares.append(float((~kept).float().mean()))
         assert not bool((kept & ~before).any())
         before = kept
-        fitting.step(images, labels)
     assert shares == [0.25] * 2 + [0.5] * 2 + [0.75] * 4
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_growing_zeros_are_no_collapse(update: Any, average: float | None, splits: Splits) -> None:
+    """Figures of sparser stages are not measured by those of denser ones, and come after steps under the new masks."""
+    net = network()
+    patterns = {"3": Pattern(3, 4), "7": Pattern(35, 36)}
+    lesson = Masked(Supervised(net, splits), Masking(update, stages=2).start(net, patterns))
+    fit(lesson, replace(RECIPE, epochs=10, average=average))  # a Collapse would be raised
+    assert lesson.masks.stage == 1 and all(p.fits(layer_of(net, name).weight) for name, p in patterns.items())
+
+
+def test_the_last_stage_is_reached_even_if_the_last_step_is_skipped(splits: Splits) -> None:
+    net = network()
+    lesson = Masked(Supervised(net, splits), Masking(stages=2, until=1.0).start(net, {"7": Pattern(12, 16)}))
+    fitting = Fitting(lesson, replace(RECIPE, epochs=1, batch_size=112))
+    for i, (images, labels) in enumerate(splits.train.shuffled(112, 0, 0)):
+        assert not Pattern(12, 16).fits(net[7].weight)
+        fitting.step(images * float("nan") if i == 7 else images, labels)
+    assert fitting.skipped == 1 and Pattern(12, 16).fits(net[7].weight)
 
 
 def test_masks_are_renewed_at_intervals(splits: Splits) -> None:
@@ -266,8 +287,8 @@ def test_a_second_optimiser_takes_over() -> None:
     net = layer()
     masks = Masking("sr_ste").start(net, {"": Pattern(2, 4)})
     first, second = (torch.optim.SGD(net.parameters(), 0.1) for _ in range(2))
-    masks.attach(first, 1)
-    masks.attach(second, 1)
+    masks.attach(first)
+    masks.attach(second)
     step(net, masks, first, torch.randn(4, 16))
     assert masks.steps == 0
     step(net, masks, second, torch.randn(4, 16))
@@ -279,7 +300,7 @@ def test_frozen_layers_are_masked_and_stay() -> None:
     masks = Masking().start(net, {"0": Pattern(2, 4), "1": Pattern(2, 4)})
     before = net[0].weight.clone()
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
-    masks.attach(optimizer, 1)
+    masks.attach(optimizer)
     net(torch.randn(3, 16)).sum().backward()
     optimizer.step()
     assert torch.equal(net[0].weight, before) and exact(net, masks.patterns)
@@ -301,7 +322,7 @@ def test_masks_of_another_network_are_refused(splits: Splits) -> None:
     with pytest.raises(ValueError, match="masks are of another network than the lesson's model"):
         Masked(Supervised(other, splits), masks)
     with pytest.raises(ValueError, match="the optimiser does not train the weight of 3: is it of another network"):
-        masks.attach(torch.optim.SGD(other.parameters(), 0.1), 1)
+        masks.attach(torch.optim.SGD(other.parameters(), 0.1))
     with pytest.raises(ValueError, match="there is no layer to mask: no pattern given"):
         Masking().start(net, {})
     with pytest.raises(ValueError, match="'1' is a BatchNorm2d of the model"):

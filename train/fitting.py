@@ -52,7 +52,7 @@ class Fitting:
         self.scaler.scale(torch.zeros((), device=self.device))  # otherwise it has no scale to give
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if isinstance(lesson, Constrained):
-            lesson.attach(self.optimizer, self.steps)
+            lesson.attach(self.optimizer)
         self.bell = Bell()
         self.steps_done = self.skipped = self.rollbacks = 0
         self.best: dict[str, float] = {}
@@ -155,12 +155,13 @@ class Fitting:
         averaged(averaged_buffers, [])
         with self.averages():
             figures = self.lesson.validate()
-        best = self.best.get("accuracy", -1.0)
+        stage = self.lesson.stage if isinstance(self.lesson, Constrained) else 0
+        best = self.best.get("accuracy", -1.0) if stage == self.best.get("stage", 0) else -1.0
         if not figures["accuracy"] >= COLLAPSED * best:
             raise Collapse(f"epoch {epoch + 1}: accuracy {figures['accuracy']:.2f} %, was {best:.2f} % at its best")
         self.last = figures
         if figures["accuracy"] > best:
-            self.best = {"epoch": epoch + 1, "accuracy": figures["accuracy"]}
+            self.best = {"epoch": epoch + 1, "accuracy": figures["accuracy"], "stage": stage}
         return figures
 
     @contextmanager

@@ -70,8 +70,12 @@ class Lesson(Protocol):
 class Constrained(Protocol):
     """What a lesson may do besides: hold its model's weights in a set, such as that of sparse ones."""
 
-    def attach(self, optimizer: Optimizer, steps: int) -> None:
-        """Follow every step of the optimiser, of `steps` in all."""
+    @property
+    def stage(self) -> int:
+        """How many times the set has become smaller: figures of before are no measure for those of later."""
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Follow every step of the optimiser."""
 
     def project(self) -> None:
         """Bring the weights back into the set, after others (an average of theirs) have been loaded."""

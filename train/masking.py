@@ -86,14 +86,14 @@ class Masks:
         self.masking, self.model, self.patterns = masking, model, dict(patterns)
         self.layers = {name: layer_of(model, name) for name in patterns}
         self.weights = {name: weight_of(layer) for name, layer in self.layers.items()}
-        self.steps, self.total, self.stage = 0, 0, 0
+        self.steps, self.stage = 0, 0
         self.handles: list[RemovableHandle] = []
         dense = {} if masking.update == "fixed" else self.weights
         self.dense = {name: weight.detach().clone() for name, weight in dense.items()}
         self.masks = sparsify(model, self._grown(), scores)
 
-    def attach(self, optimizer: Optimizer, steps: int) -> None:
-        """Follow every step of the optimiser, of `steps` in all; leave the optimiser followed before.
+    def attach(self, optimizer: Optimizer) -> None:
+        """Follow every step of the optimiser; leave the optimiser followed before.
 
         Gradients are unscaled when it steps (`GradScaler.step` sees to that unless the optimiser is fused).
 
@@ -110,13 +110,23 @@ class Masks:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
-        self.total = steps
         for kept in (self.masks, self.dense):  # the model may have moved, or changed its memory format
             for name, tensor in kept.items():
                 kept[name] = torch.empty_like(self.weights[name]).copy_(tensor)
 
     def _grown(self) -> dict[str, Pattern]:
         return {name: self.masking.grown(pattern, self.stage) for name, pattern in self.patterns.items()}
+
+    @torch.no_grad()
+    def advance(self, progress: float) -> None:
+        """Let the zeros grow to the stage of this share of the training, before a step's forward pass."""
+        stage = self.masking.stage(progress)
+        if stage != self.stage:
+            self.stage = stage
+            for name, tensor in self.dense.items():
+                self.weights[name].copy_(tensor)
+            self._renew()
+            self.project()
 
     @torch.no_grad()
     def project(self) -> None:
@@ -140,12 +150,9 @@ class Masks:
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the dense weights, renew the masks if it is time, and make the weights sparse again."""
         self.steps += 1
-        stage = self.masking.stage(self.steps / max(self.total, 1))
-        due = self.masking.update != "fixed" and self.steps % self.masking.interval == 0
         for name, tensor in self.dense.items():
             tensor.copy_(self.weights[name])
-        if due or stage != self.stage:
-            self.stage = stage
+        if self.masking.update != "fixed" and self.steps % self.masking.interval == 0:
             self._renew()
         self.project()
 
@@ -204,13 +211,18 @@ class Masked:
     def splits(self) -> Splits:
         return self.lesson.splits
 
-    def attach(self, optimizer: Optimizer, steps: int) -> None:
-        self.masks.attach(optimizer, steps)
+    @property
+    def stage(self) -> int:
+        return self.masks.stage
+
+    def attach(self, optimizer: Optimizer) -> None:
+        self.masks.attach(optimizer)
 
     def project(self) -> None:
         self.masks.project()
 
     def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
+        self.masks.advance(step.number / max(step.total - 1, 1))
         return self.lesson.backward(images, labels, step)
 
     def validate(self) -> dict[str, float]:

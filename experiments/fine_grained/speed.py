@@ -49,7 +49,7 @@ def training(net: nn.Module, images: Tensor, masks: Masks | None) -> Work:
     """A whole step: forward, backward, and an optimiser that takes little time itself."""
     optimizer = torch.optim.SGD(net.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
     if masks is not None:
-        masks.attach(optimizer, 1000)
+        masks.attach(optimizer)
 
     def step() -> None:
         net.train()
