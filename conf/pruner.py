@@ -85,8 +85,7 @@ class Pruner:
         space, given = self.supernet.space, self.job.constraints
         if not given and self.given.schedule:
             given = (Constraint("macs", upper=self.given.schedule[-1]),)
-        bounded = getattr(self.job.engine, "bounded", False)
-        if not bounded and not any(c.upper is not None for c in given):
+        if not self._bounded and not any(c.upper is not None for c in given):
             raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
         whole = self.costs(space.encode(space.largest)[None])
         self.whole = {c.name: float(whole[c.name][0]) for c in given}
@@ -98,7 +97,7 @@ class Pruner:
         Raises:
             ValueError: the budget is out of reach.
         """
-        pending = list(self.given.ladder(self._share))
+        pending = list(self.given.ladder(self._share)) if not self._bounded else [1.0] * (self.given.steps or 1)
         done: list[Step] = []
         halved, reached = 0, 0.0
         while pending:
@@ -114,6 +113,11 @@ class Pruner:
                 halved += 1
                 pending.insert(0, (reached + step.progress) / 2)
         return done
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether the search knows by itself where to stop, so that there is no budget to go to in steps."""
+        return bool(getattr(self.job.engine, "bounded", False))
 
     @property
     def _share(self) -> float:
@@ -189,6 +193,8 @@ class Pruner:
 
     def _tell(self, step: Step) -> None:
         m, verdict = step.metrics, "" if step.accepted else "; taken back"
+        if step.subnet == self.supernet.space.largest:
+            verdict += "; nothing was removed"
         names = [c.name for c in self.limits] or ["macs", "weight_bytes"]
         limits = ", ".join(f"{written(name, m[name])} {name}" for name in names)
         self.job.tracker.rewind("prune", step.number - 1)
