@@ -43,7 +43,8 @@ def taylor(parameter: Tensor, dim: int) -> Tensor | None:
     Raises:
         ValueError: there is no gradient; run a backward pass before.
     """
-    return first_order(parameter, dim).abs()
+    product = first_order(parameter, dim)
+    return None if product is None else product.abs()
 
 
 def fisher(parameter: Tensor, dim: int) -> Tensor | None:
@@ -53,11 +54,14 @@ def fisher(parameter: Tensor, dim: int) -> Tensor | None:
     Raises:
         ValueError: there is no gradient; run a backward pass before.
     """
-    return first_order(parameter, dim).square() / 2
+    product = first_order(parameter, dim)
+    return None if product is None else product.square() / 2
 
 
-def first_order(parameter: Tensor, dim: int) -> Tensor:
-    """The sum of weight × gradient of each index."""
+def first_order(parameter: Tensor, dim: int) -> Tensor | None:
+    """The sum of weight × gradient of each index; None for a parameter that does not learn."""
+    if parameter.grad is None and not parameter.requires_grad:
+        return None
     if parameter.grad is None:
         raise ValueError("this importance needs gradients: run a loss backward through the largest subnet first")
     product = parameter * parameter.grad
@@ -154,8 +158,8 @@ def strand_importance(
 
 
 def kept_part(parameter: Tensor, index: Sequence[Index]) -> Tensor:
-    """A parameter's part with its gradient's."""
-    part = take(parameter.detach(), index)
+    """A parameter's part with its gradient's, learning if the parameter does."""
+    part = take(parameter.detach(), index).requires_grad_(parameter.requires_grad)
     if parameter.grad is not None:
         part.grad = take(parameter.grad, index)
     return part
@@ -165,7 +169,7 @@ def blocks(part: Tensor, number: int) -> list[Tensor]:
     """Blocks of rows, with their gradients."""
     if number == 1:
         return [part]
-    parts = list(part.chunk(number))
+    parts = [block.requires_grad_(part.requires_grad) for block in part.detach().chunk(number)]
     if part.grad is not None:
         for block, gradient in zip(parts, part.grad.chunk(number), strict=True):
             block.grad = gradient

@@ -175,9 +175,9 @@ class Supernet(nn.Module):
             ValueError: there is no batch.
         """
         self._statistics, self._cache = {}, None
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # passes with gradients may follow
             tensors = self._tensors()
-        self._statistics = cumulative_statistics(self.model, self._owners, tensors, self._plan, batches)
+            self._statistics = cumulative_statistics(self.model, self._owners, tensors, self._plan, batches)
         self._cache = None
 
     def sort(self, measure: str | Measure = "l1", move: bool = True) -> None:

@@ -138,3 +138,14 @@ def test_gradients_go_along_when_channels_are_ranked_inside_groups() -> None:
     supernet(x).square().mean().backward()  # the same function, so the same gradients, at their weights' new places
     supernet.sort("taylor")
     assert all(torch.equal(p, first[name]) for name, p in supernet.named_parameters())  # it was in order
+
+
+@pytest.mark.parametrize("measure", ["taylor", "fisher"])
+def test_parameters_that_do_not_learn_do_not_count_in_gradients(measure: str) -> None:
+    model, x = build("resnext")
+    list(model.parameters())[3].requires_grad_(False)
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off")).eval()
+    with pytest.raises(ValueError, match="run a loss backward"):
+        supernet.importance(measure)
+    supernet(x).square().mean().backward()
+    assert all(np.isfinite(scores).all() and scores.any() for scores in supernet.importance(measure).values())

@@ -140,6 +140,17 @@ def test_remembered_slices_follow_every_optimiser(fused: bool) -> None:
         assert torch.equal(supernet(x), supernet.extract()(x))
 
 
+def test_training_goes_on_after_a_calibration_in_inference_mode() -> None:
+    model, x = build("resnet")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off")).eval()
+    supernet.activate(supernet.space.smallest)
+    with torch.inference_mode():
+        supernet.calibrate([x])
+        expected = supernet(x)
+    supernet(x).sum().backward()
+    assert torch.equal(supernet(x).detach(), expected)
+
+
 def test_calibration_is_cumulative_deterministic_and_leaves_the_shared_statistics() -> None:
     _, x, supernet = converted("mobilenetv3")
     batches = [torch.randn(8, 3, 64, 64) for _ in range(3)]
