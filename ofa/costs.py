@@ -27,7 +27,7 @@ Patterns = Mapping[str, Sequence[tuple[BoolArray, Pattern]]]
 class Cost:
     """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs; those with zeros in an N:M pattern do
     not count), parameters (zeros count), the activation bytes that are alive at once at most, per sample, and the bytes
-    of the parameters, packed where they have a pattern."""
+    of the parameters, packed where they have a pattern. Bytes are those of the dtypes at the conversion."""
 
     macs: int
     params: int

@@ -57,6 +57,9 @@ class Supernet(nn.Module):
     tuple of positional inputs, or a dict of keyword inputs, on the model's device. `progress` hears how many of how
     many checks of a round of the proof are done, which takes seconds to minutes.
 
+    Modules see their slices during `forward` only: activation checkpointing, which runs them again in the backward
+    pass, needs an extracted network.
+
     Raises:
         ValueError: the model does not run on the example inputs, or an exclude matches nothing.
         TypeError: `model` is no `nn.Module`.
