@@ -159,7 +159,9 @@ def mask_of(layer: nn.Module, pattern: Pattern, scores: Tensor | None = None, ou
     Raises:
         ValueError: the scores have another shape than the weight.
     """
-    weight, dim = weight_of(layer).detach(), input_dim(layer)
+    weight, dim = layer.weight, input_dim(layer)
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
     if scores is not None and scores.shape != weight.shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)} for a weight of shape {tuple(weight.shape)}")
     return pattern.mask(weight if scores is None else scores, dim, weight.dtype, out=out)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from ofa.activations import sparsify_inputs
@@ -17,7 +20,7 @@ from ofa.fine_grained import mask_of, sparsify
 from ofa.semi_structured import semi_structured
 from ofa.sparsity import Pattern
 from search.vitis import SparsePruner
-from search.vitis.fine_grained import Straight
+from search.vitis.fine_grained import BEFORE, Straight
 
 
 def network() -> nn.Sequential:
@@ -227,3 +230,65 @@ def test_transformers_run_in_every_dtype(dtype: torch.dtype) -> None:
     x = torch.randn(1, 3, 32, 32, dtype=dtype)
     sparse(x).square().mean().backward()
     assert sparse.blocks[0].attn.qkv.weight.grad.dtype == dtype
+
+
+class Unasked(nn.Module):
+    """Layers whose weights are used without calling them, in a list and under two names; one is called as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.both = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.layers = nn.ModuleList([nn.Linear(32, 32), self.both])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.both(F.linear(x, self.qkv.weight, self.qkv.bias).relu())
+        return F.linear(x, self.layers[0].weight) + F.linear(x, self.both.weight)
+
+
+def unasked() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(Unasked(), nn.ReLU(), nn.Linear(32, 16)), torch.randn(2, 32)
+
+
+def attention() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 16, 2, 4, 64, 128, num_classes=16)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model, torch.randn(2, 3, 32, 32)
+
+
+def encoder() -> tuple[nn.Module, torch.Tensor]:
+    """With torch's fast path, where hooks allow it."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 2, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2), torch.randn(2, 5, 32)
+
+
+def beit() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = timm.models.beit.Beit(img_size=32, embed_dim=32, depth=1, num_heads=2, num_classes=16)
+    return model, torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("make", [unasked, attention, encoder, beit])
+def test_weights_that_are_used_without_a_call_are_sparse_too(make: Callable[[], tuple[nn.Module, Any]]) -> None:
+    """What runs is what is exported, also after training and in parts; nothing is left behind."""
+    model, x = make()
+    sparse = SparsePruner(model).sparse_model(0.5)
+    sparse(x).square().mean().backward()
+    torch.optim.SGD(sparse.parameters(), 0.1).step()
+    for net in (copy.deepcopy(sparse), sparse):
+        exported = SparsePruner.export_sparse_model(net).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(net.eval()(x), exported(x))
+            for part, plain in zip(net.children(), exported.children(), strict=True):
+                if isinstance(part, Unasked):
+                    assert torch.equal(part(x), plain(x))
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in exported.modules())
+        assert not any({"weight", BEFORE} & vars(m).keys() for m in net.modules())
+        for linear in (m for m in net.modules() if isinstance(m, nn.Linear)):
+            linear.register_forward_pre_hook(lambda module, args: 1 / 0)  # type: ignore[arg-type, return-value]
+        with pytest.raises(ZeroDivisionError):
+            net(x)
+        assert not any({"weight", BEFORE} & vars(m).keys() for m in net.modules())

@@ -5,6 +5,8 @@ Zhou et al., 2021 (SR-STE).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from search.vitis.names import Excludes, excluded
 from search.vitis.runner import console
 
 INPUTS, OUTPUTS = 16, 8  # multiples of channels that the hardware takes
+BEFORE = "_weights_before"  # the attribute of a layer that runs: what its weight was each time it was entered
+CALLING = (nn.Sequential.forward, nn.ModuleList.forward)  # of modules that only call others, or nothing
 
 
 class Straight(torch.autograd.Function):
@@ -47,7 +51,8 @@ class Straight(torch.autograd.Function):
 class SparseWeight:
     """Hooks of a layer: its zeros follow the weight's magnitudes, and are found anew once it has changed.
 
-    Writes through `weight.data` are not seen.
+    Writes through `weight.data` are not seen. While the layer runs, its attribute `weight` is the sparse one; entered
+    twice (by `Inside`, and when it is called), it has the outer one back in between.
     """
 
     def __init__(self, pattern: Pattern, decay: float | None) -> None:
@@ -63,13 +68,15 @@ class SparseWeight:
         layer.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, layer: nn.Module, inputs: Any) -> None:
-        layer.__dict__["weight"] = Straight.apply(weight_of(layer), *self.masked(layer), self.decay)
+        before = layer.__dict__.setdefault(BEFORE, [])
+        before.append(layer.weight)
+        layer.__dict__["weight"] = Straight.apply(before[0], *self.masked(layer), self.decay)
 
     def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
         """The mask, and the weight under it."""
-        weight, found = weight_of(layer).detach(), self._cache
+        weight, found = layer.__dict__[BEFORE][0].detach(), self._cache
         if found is None or found[0] != version(weight):
-            mask = mask_of(layer, self.pattern, out=self._free(weight))
+            mask = mask_of(layer, self.pattern, weight, out=self._free(weight))
             found = self._cache = version(weight), mask, weight * mask
         return found[1], found[2]
 
@@ -79,7 +86,36 @@ class SparseWeight:
         return old if old is not None and (old.device, old.dtype) == (weight.device, weight.dtype) else None
 
     def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        before = layer.__dict__.get(BEFORE)
+        if not before:  # another hook failed before this one was entered
+            return
+        weight = before.pop()
         layer.__dict__.pop("weight", None)
+        if before or "weight" not in layer._parameters:
+            layer.__dict__["weight"] = weight
+        if not before:
+            del layer.__dict__[BEFORE]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Hooks of a module for a layer in it, of which it may use the weight without calling it: `F.linear(x, weight)`."""
+
+    layer: str
+
+    def attach(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(self.enter)
+        module.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        layer = module.get_submodule(self.layer)
+        for hook in hooks_of(layer):
+            hook.enter(layer, inputs)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        layer = module.get_submodule(self.layer)
+        for hook in hooks_of(layer):
+            hook.leave(layer, inputs, output)
 
 
 class SparsePruner:
@@ -128,6 +164,8 @@ class SparsePruner:
         network = duplicate(self.model)
         for name in taken:
             SparseWeight(pattern, decay).attach(network.get_submodule(name))
+        for module, layer in users(network, taken):
+            Inside(layer).attach(module)
         if settings.activation_pattern is not None:
             sparsify_inputs(network, dict.fromkeys(taken, settings.activation_pattern))
         return network
@@ -144,8 +182,8 @@ class SparsePruner:
         if not patterns:
             raise ValueError(f"no layer of this {type(network).__name__} is sparse: it is not from sparse_model()")
         sparsify(network, patterns)
-        for name in patterns:
-            remove_hooks(network.get_submodule(name))
+        for name, module in network.named_modules():
+            remove_hooks(module, (SparseWeight, BlockActivations, Inside) if name in patterns else (Inside,))
         return network
 
     def _show(self, taken: int) -> None:
@@ -170,10 +208,24 @@ def hooks_of(module: nn.Module) -> list[SparseWeight]:
     return [owner for owner in owners if isinstance(owner, SparseWeight)]
 
 
-def remove_hooks(module: nn.Module) -> None:
+def users(model: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, str]]:
+    """Modules with code that may use a layer's weight, the nearest around each layer, with the layer's name in them."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers, found = {modules[name] for name in names}, dict[tuple[nn.Module, nn.Module], str]()
+    for name in (n for n, module in modules.items() if module in layers):
+        around = name
+        while around:
+            around = around.rpartition(".")[0]
+            if type(modules[around]).forward not in CALLING:
+                found.setdefault((modules[around], modules[name]), name.removeprefix(f"{around}."))
+                break
+    return [(module, local) for (module, _), local in found.items()]
+
+
+def remove_hooks(module: nn.Module, kinds: tuple[type, ...]) -> None:
     """Take off what `sparse_model` put on; a user's own hooks stay."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
-            if isinstance(getattr(hook, "__self__", hook), (SparseWeight, BlockActivations)):
+            if isinstance(getattr(hook, "__self__", hook), kinds):
                 del hooks[key]
                 module._forward_hooks_always_called.pop(key, None)
