@@ -292,3 +292,28 @@ def test_weights_that_are_used_without_a_call_are_sparse_too(make: Callable[[], 
         with pytest.raises(ZeroDivisionError):
             net(x)
         assert not any({"weight", BEFORE} & vars(m).keys() for m in net.modules())
+
+
+@pytest.mark.parametrize("decay", [None, 2e-4])
+def test_training_goes_on_after_an_evaluation_in_inference_mode(decay: float | None) -> None:
+    sparse = SparsePruner(network()).sparse_model(block_size=4, decay=decay)
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.1)
+    for _ in range(2):
+        with torch.inference_mode():
+            wanted = sparse(batch())
+        outputs = sparse(batch())
+        assert torch.equal(outputs, wanted)
+        outputs.square().mean().backward()
+        optimizer.step()
+    with torch.inference_mode():
+        loaded = SparsePruner(network()).sparse_model(block_size=4, decay=decay).double().eval()
+        exported = SparsePruner.export_sparse_model(loaded)
+        assert torch.equal(loaded(batch().double()), exported(batch().double()))
+
+
+def test_a_weight_of_another_shape_has_a_mask_of_its_own() -> None:
+    sparse = SparsePruner(nn.Sequential(nn.Linear(16, 16))).sparse_model()
+    sparse(torch.randn(2, 16))
+    sparse[0].weight, sparse[0].bias = nn.Parameter(torch.randn(24, 16)), None
+    x = torch.randn(2, 16)
+    assert torch.equal(sparse(x), SparsePruner.export_sparse_model(sparse)(x))

@@ -73,17 +73,22 @@ class SparseWeight:
         layer.__dict__["weight"] = Straight.apply(before[0], *self.masked(layer), self.decay)
 
     def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
-        """The mask, and the weight under it."""
-        weight, found = layer.__dict__[BEFORE][0].detach(), self._cache
-        if found is None or found[0] != version(weight):
-            mask = mask_of(layer, self.pattern, weight, out=self._free(weight))
-            found = self._cache = version(weight), mask, weight * mask
+        """The mask, and the weight under it; no tensors of inference mode, so that a training can use them later."""
+        with torch.inference_mode(False), torch.no_grad():
+            weight, found = layer.__dict__[BEFORE][0].detach(), self._cache
+            if weight.is_inference():  # it does not count its changes
+                mask = mask_of(layer, self.pattern, weight)
+                return mask, weight * mask
+            if found is None or found[0] != version(weight):
+                mask = mask_of(layer, self.pattern, weight, out=self._free(weight))
+                found = self._cache = version(weight), mask, weight * mask
         return found[1], found[2]
 
     def _free(self, weight: Tensor) -> Tensor | None:
         """A mask to write over: the one of before, unless it belongs to another kind of weight or to a pass."""
         old = None if self._cache is None or self.decay is None else self._cache[1]
-        return old if old is not None and (old.device, old.dtype) == (weight.device, weight.dtype) else None
+        self._cache = None
+        return old if old is not None and kind(old) == kind(weight) else None
 
     def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         before = layer.__dict__.get(BEFORE)
@@ -95,6 +100,10 @@ class SparseWeight:
             layer.__dict__["weight"] = weight
         if not before:
             del layer.__dict__[BEFORE]
+
+
+def kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 @dataclass(frozen=True)
