@@ -57,10 +57,11 @@ def _add(squares: dict[str, Tensor], name: str, layer: nn.Module, args: tuple[Te
 
 
 def weighted(layer: nn.Module, norm: Tensor) -> Tensor:
-    """|weight| × the norm of the input channel that each weight meets."""
+    """|weight| × the norm of the input channel that each weight meets, in float32 at least: half of it overflows."""
     weight = weight_of(layer).detach().abs()
+    weight = weight.to(torch.promote_types(weight.dtype, norm.dtype))
     if isinstance(layer, TRANSPOSED):  # (in, out / groups, …)
-        return weight * norm.view(-1, *[1] * (weight.ndim - 1)).to(weight.dtype)
+        return weight * norm.view(-1, *[1] * (weight.ndim - 1))
     groups = norm.numel() // weight.shape[1]  # (out, in / groups, …): a group's outputs meet the group's inputs
     rows = norm.view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
-    return weight * rows.view(*rows.shape, *[1] * (weight.ndim - 2)).to(weight.dtype)
+    return weight * rows.view(*rows.shape, *[1] * (weight.ndim - 2))
