@@ -317,3 +317,38 @@ def test_a_weight_of_another_shape_has_a_mask_of_its_own() -> None:
     sparse[0].weight, sparse[0].bias = nn.Parameter(torch.randn(24, 16)), None
     x = torch.randn(2, 16)
     assert torch.equal(sparse(x), SparsePruner.export_sparse_model(sparse)(x))
+
+
+def test_weights_may_be_plain_tensors() -> None:
+    """As in `torch.func.functional_call` and in replicas, each with masks of its own."""
+    sparse = SparsePruner(network()).sparse_model(block_size=4)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        weights = {name: torch.randn_like(p) for name, p in sparse.named_parameters()}
+        wanted = copy.deepcopy(sparse)
+        wanted.load_state_dict(weights)
+        given = {name: w.clone().requires_grad_() for name, w in weights.items()}
+        outputs = torch.func.functional_call(sparse, given, (batch(),))
+        assert torch.equal(outputs, SparsePruner.export_sparse_model(wanted)(batch()))
+        outputs.sum().backward()
+        assert all(w.grad is not None for w in given.values())
+        del outputs, given  # the next may take their memory
+
+
+def test_replicas_compute_the_same_more_than_once() -> None:
+    sparse = SparsePruner(network()).sparse_model(block_size=4)
+    layer = sparse[9]
+    replica = layer._replicate_for_data_parallel()
+    replica.weight, replica.bias = layer.weight * 1, layer.bias * 1
+    x = torch.randn(2, 32)
+    for _ in range(2):
+        assert torch.equal(replica(x), layer(x))
+    replica(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_what_is_sparse_already_is_refused() -> None:
+    sparse = SparsePruner(network()).sparse_model()
+    with pytest.raises(ValueError, match=r"this Sequential is sparse already, .* call export_sparse_model\(\) first"):
+        SparsePruner(sparse).sparse_model()
+    assert SparsePruner(SparsePruner.export_sparse_model(sparse)).sparse_model(0.75)(batch()).shape == (2, 10)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from rich.table import Table
@@ -57,7 +58,7 @@ class SparseWeight:
 
     def __init__(self, pattern: Pattern, decay: float | None) -> None:
         self.pattern, self.decay = pattern, decay
-        self._cache: tuple[tuple[int, int, int], Tensor, Tensor] | None = None
+        self._cache: tuple[ReferenceType[Tensor], tuple[int, int, int], Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has no mask: its weight is another tensor."""
@@ -73,20 +74,24 @@ class SparseWeight:
         layer.__dict__["weight"] = Straight.apply(before[0], *self.masked(layer), self.decay)
 
     def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
-        """The mask, and the weight under it; no tensors of inference mode, so that a training can use them later."""
+        """The mask, and the weight under it; no tensors of inference mode, so that a training can use them later.
+
+        Kept for the same tensor alone: another (`torch.func.functional_call`, a replica) may follow it in its memory.
+        """
+        given, found = layer.__dict__[BEFORE][0], self._cache
         with torch.inference_mode(False), torch.no_grad():
-            weight, found = layer.__dict__[BEFORE][0].detach(), self._cache
-            if weight.is_inference():  # it does not count its changes
+            weight = given.detach()
+            if given.is_inference():  # it does not count its changes
                 mask = mask_of(layer, self.pattern, weight)
                 return mask, weight * mask
-            if found is None or found[0] != version(weight):
+            if found is None or found[0]() is not given or found[1] != version(weight):
                 mask = mask_of(layer, self.pattern, weight, out=self._free(weight))
-                found = self._cache = version(weight), mask, weight * mask
-        return found[1], found[2]
+                found = self._cache = ref(given), version(weight), mask, weight * mask
+        return found[2], found[3]
 
     def _free(self, weight: Tensor) -> Tensor | None:
         """A mask to write over: the one of before, unless it belongs to another kind of weight or to a pass."""
-        old = None if self._cache is None or self.decay is None else self._cache[1]
+        old = None if self._cache is None or self.decay is None else self._cache[2]
         self._cache = None
         return old if old is not None and kind(old) == kind(weight) else None
 
@@ -157,8 +162,12 @@ class SparsePruner:
         None gives them no gradient.
 
         Raises:
-            ValueError: another combination, an exclude matches nothing, or no layer takes the pattern.
+            ValueError: another combination, an exclude matches nothing, no layer takes the pattern, or the network is
+                sparse already.
         """
+        if any(hooks_of(module) for module in self.model.modules()):
+            name = type(self.model).__name__
+            raise ValueError(f"this {name} is sparse already, from sparse_model(): call export_sparse_model() first")
         settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size)
         pattern = settings.weight_pattern
         if pattern is None:
