@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -352,3 +353,26 @@ def test_what_is_sparse_already_is_refused() -> None:
     with pytest.raises(ValueError, match=r"this Sequential is sparse already, .* call export_sparse_model\(\) first"):
         SparsePruner(sparse).sparse_model()
     assert SparsePruner(SparsePruner.export_sparse_model(sparse)).sparse_model(0.75)(batch()).shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [lambda: (network(), batch()), unasked], ids=["convolutions", "unasked"])
+def test_sparse_networks_are_exported_as_they_are(make: Callable[[], tuple[nn.Module, Any]], tmp_path: Path) -> None:
+    """Before and after they have run, and compiled; masks are part of the graph."""
+    import onnxruntime
+
+    model, x = make()
+    sparse = SparsePruner(model).sparse_model(0.75, 0.5, block_size=4).eval()
+    torch.compiler.reset()
+    with torch.no_grad():
+        programs = [torch.export.export(sparse, (x,), strict=False)]
+        wanted = sparse(x)
+        programs.append(torch.export.export(sparse, (x,), strict=False))
+        compiled = torch.compile(sparse, backend="aot_eager")(x)
+        for outputs in (compiled, *(program.module()(x) for program in programs)):
+            torch.testing.assert_close(outputs, wanted)
+    torch.onnx.export(sparse, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    session: Any = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), wanted)
+    assert not any({"weight", BEFORE} & vars(m).keys() for m in sparse.modules())

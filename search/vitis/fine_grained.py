@@ -79,15 +79,19 @@ class SparseWeight:
         Kept for the same tensor alone: another (`torch.func.functional_call`, a replica) may follow it in its memory.
         """
         given, found = layer.__dict__[BEFORE][0], self._cache
+        if torch.compiler.is_compiling():
+            return self._made(layer, given.detach())
         with torch.inference_mode(False), torch.no_grad():
             weight = given.detach()
             if given.is_inference():  # it does not count its changes
-                mask = mask_of(layer, self.pattern, weight)
-                return mask, weight * mask
+                return self._made(layer, weight)
             if found is None or found[0]() is not given or found[1] != version(weight):
-                mask = mask_of(layer, self.pattern, weight, out=self._free(weight))
-                found = self._cache = ref(given), version(weight), mask, weight * mask
+                found = self._cache = ref(given), version(weight), *self._made(layer, weight, self._free(weight))
         return found[2], found[3]
+
+    def _made(self, layer: nn.Module, weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask = mask_of(layer, self.pattern, weight, out=out)
+        return mask, weight * mask
 
     def _free(self, weight: Tensor) -> Tensor | None:
         """A mask to write over: the one of before, unless it belongs to another kind of weight or to a pass."""
