@@ -78,6 +78,7 @@ class Pattern:
         rows = values.shape[other]
         if _at_hand(values):  # many megabytes at once would leave the processor's cache with every operation
             rows = max(1, PART * rows // max(values.numel(), 1))
+            rows -= rows % self.block if other == dim else 0  # of a vector whole blocks
         if rows >= values.shape[other] and out is None:
             return self._mask(values, dim, spare_zeros).to(dtype)
         result = torch.empty_like(values, dtype=dtype) if out is None else out
