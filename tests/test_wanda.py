@@ -37,6 +37,13 @@ def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:
     torch.testing.assert_close(scores["linear"], (net.linear.weight.abs() * norms[2]).detach())
 
 
+def test_inputs_may_be_given_by_keyword() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
+    wanted = wanda(net, ["0"], [x])["0"]
+    net.forward = lambda x: net[0](input=x)  # type: ignore[method-assign]
+    assert torch.equal(wanda(net, ["0"], [x])["0"], wanted)
+
+
 def test_calibration_leaves_no_trace() -> None:
     model, x = build("mobilenetv3")
     patterns, _ = eligible(model, Pattern(2, 4))

@@ -250,4 +250,5 @@ def remove_hooks(module: nn.Module, kinds: tuple[type, ...]) -> None:
         for key, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", hook), kinds):
                 del hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
+                for marks in (module._forward_hooks_always_called, module._forward_pre_hooks_with_kwargs):
+                    marks.pop(key, None)
