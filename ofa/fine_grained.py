@@ -74,9 +74,10 @@ def eligible(
         ValueError: an exclude matches nothing.
     """
     owners: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.ndim > 1:
-            owners.setdefault(parameter, []).append(name.rpartition(".")[0])
+    for name, module in model.named_modules():  # a module of two names goes by the first
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                owners.setdefault(parameter, []).append(name)
     names = {name for own in owners.values() for name in own}
     excluded, taking, reasons = select(model, exclude), dict[str, Pattern](), dict[str, str]()
     for name, module in model.named_modules():

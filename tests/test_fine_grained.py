@@ -119,6 +119,17 @@ def test_padding_takes_layers_with_one_group() -> None:
     assert reasons == {name: reason for name, reason in REASONS.items() if name != "odd"}
 
 
+def test_a_layer_of_two_names_is_one() -> None:
+    model = nn.Module()
+    model.first, model.second = nn.Linear(32, 32), nn.Linear(32, 32)
+    model.layers = nn.ModuleList([model.first])
+    model.tied = nn.Linear(32, 32)
+    model.tied.weight = model.second.weight
+    taking, reasons = eligible(model, Pattern(2, 4))
+    assert taking == {"first": Pattern(2, 4)}
+    assert reasons == {"second": "shares its weight with tied", "tied": "shares its weight with second"}
+
+
 def test_excludes_are_those_of_everywhere() -> None:
     model = Layers()
     excludes = ["up?d", model.linear, nn.Conv3d, lambda name, module: name == "grouped"]
