@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ofa.fine_grained import layer_of, weight_of
+from ofa.fine_grained import check_pattern, layer_of, weight_of
 from ofa.sparsity import Pattern
 
 
@@ -50,10 +50,12 @@ def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[R
 
     Raises:
         ValueError: a name is not that of a convolution or linear layer.
+        TypeError: a pattern is none.
     """
     handles = []
     for name, pattern in patterns.items():
         layer = layer_of(model, name)
+        check_pattern(pattern)
         dim = -1 if isinstance(layer, nn.Linear) else 1 - weight_of(layer).ndim
         handles.append(layer.register_forward_pre_hook(BlockActivations(pattern, dim), with_kwargs=True))
     return handles

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,9 @@ def eligible(
 
     Raises:
         ValueError: an exclude matches nothing.
+        TypeError: the pattern is none.
     """
+    check_pattern(pattern)
     owners: dict[nn.Parameter, list[str]] = {}
     for name, module in model.named_modules():  # a module of two names goes by the first
         for parameter in module.parameters(recurse=False):
@@ -90,6 +93,11 @@ def eligible(
             else:
                 taking[name] = pattern
     return taking, reasons
+
+
+def check_pattern(pattern: Any) -> None:
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f'a pattern is a Pattern, such as Pattern.parse("2:4"), got {pattern!r}')
 
 
 def misfit(module: nn.Module, pattern: Pattern, padding: bool) -> str:
@@ -177,10 +185,12 @@ def sparsify(
 
     Raises:
         ValueError: a name is not that of a convolution or linear layer.
+        TypeError: a pattern is none.
     """
     masks = {}
     for name, pattern in patterns.items():
         layer = layer_of(model, name)
+        check_pattern(pattern)
         masks[name] = mask_of(layer, pattern, None if scores is None else scores.get(name))
         with torch.no_grad():
             weight_of(layer).mul_(masks[name])

@@ -38,7 +38,10 @@ class Pattern:
 
         Raises:
             ValueError: it says something else.
+            TypeError: it is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f'a pattern is a text, such as "2:4" or "dense", got {text!r}')
         if text == "dense":
             return None
         found = re.fullmatch(r"(\d+):(\d+)", text)

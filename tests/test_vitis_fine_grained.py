@@ -58,6 +58,19 @@ def test_what_combinations_are_allowed() -> None:
             pruner.sparse_model(weights, activations)
 
 
+def test_other_combinations_go_without_the_rules() -> None:
+    pruner = SparsePruner(network())
+    with pytest.raises(ValueError, match=r"got 0.25 and 0; strict=False allows others"):
+        pruner.sparse_model(0.25)
+    exported = pruner.export_sparse_model(pruner.sparse_model(0.25, 0.5, strict=False))
+    assert (exported[2].weight == 0).float().mean() == 0.25
+    with pytest.raises(ValueError, match=r"sparse activations want sparse weights, got 0 and 0.5"):
+        pruner.sparse_model(0, 0.5, strict=False)
+    for decay in (-1, float("nan")):
+        with pytest.raises(ValueError, match=rf"decay is at least 0, or None for no gradient, got {decay}"):
+            pruner.sparse_model(decay=decay)
+
+
 @pytest.mark.parametrize("block", [4, 8, 16])
 def test_every_block_has_its_zeros_while_training(block: int) -> None:
     """Also among equals; weights that are masked learn on and may come back."""

@@ -157,13 +157,14 @@ class SparsePruner:
         excludes: Excludes = None,
         *,
         decay: float | None = 2e-4,
+        strict: bool = True,
     ) -> nn.Module:
         """A copy of the network, of its own layers and weights' names, that trains and computes with N:M zeros.
 
         Of every `block_size` weights along the input channels a share of `w_sparsity` is zero, the smallest of now in
         each forward pass; of activations, one of `a_sparsity`. Weights may be 0, 0.5 or 0.75 sparse, activations 0.5
         beside 0.75; nothing sparse is the network itself. Weights that are zero now learn on by SR-STE with `decay`;
-        None gives them no gradient.
+        None gives them no gradient. `strict=False` allows other sparsities, and activations beside any sparse weights.
 
         Raises:
             ValueError: another combination, an exclude matches nothing, no layer takes the pattern, or the network is
@@ -172,8 +173,12 @@ class SparsePruner:
         if any(hooks_of(module) for module in self.model.modules()):
             name = type(self.model).__name__
             raise ValueError(f"this {name} is sparse already, from sparse_model(): call export_sparse_model() first")
-        settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size)
+        if decay is not None and not decay >= 0:
+            raise ValueError(f"decay is at least 0, or None for no gradient, got {decay}")
+        settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size, strict)
         pattern = settings.weight_pattern
+        if pattern is None and settings.activation_pattern is not None:
+            raise ValueError(f"sparse activations want sparse weights, got {w_sparsity:g} and {a_sparsity:g}")
         if pattern is None:
             return self.model
         taking, reasons = eligible(self.model, pattern, excluded(self.model, excludes))
