@@ -20,6 +20,7 @@ from ofa.activations import sparsify_inputs
 from ofa.fine_grained import FineGrained, eligible
 from ofa.sparsity import Pattern
 from search import Constraint, Objective
+from search.uniform import Smallest
 from train import Sandwich, Tracker, create
 from train import checkpoint as checkpoints
 from train.backbones import check_classes
@@ -73,6 +74,7 @@ class Job:
         self.engine = build(config.search, "search")
         self.pruning_config: Pruning = build(config.pruning, "pruning")
         self.export_config: Export = build(config.export, "export")
+        self.activations = self._activations()
         self.objectives = Objective.parse(list(config.objectives))
         budget: Any = OmegaConf.to_container(config.budget)
         self.constraints = Constraint.parse(budget or {})
@@ -82,6 +84,29 @@ class Job:
         self.workers: int = converted(config.workers, int, "workers")
         if not self.workers or self.workers < 1:
             raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
+
+    def _activations(self) -> Pattern | None:
+        """The pattern of what enters the layers, beside any weights that they may choose.
+
+        Dense weights are among these, unless the search takes the smallest option of every layer.
+
+        Raises:
+            ValueError: it is none, or the hardware wants sparser weights beside it.
+        """
+        given = self.supernet_config
+        try:
+            pattern = None if given.activations is None else Pattern.parse(given.activations)
+            if pattern is not None and given.strict:
+                weights = [w for w in map(Pattern.parse, self.space_config.sparsity) if w is not None]
+                shares = [(1 - w.density, w.block) for w in weights]
+                if not weights or not isinstance(self.engine, Smallest):
+                    shares.append((0.0, pattern.block))
+                for share, block in shares:
+                    FineGrained(share, 1 - pattern.density, block)
+        except ValueError as error:
+            asked = f"supernet.activations={given.activations} with space.sparsity={[*self.space_config.sparsity]}"
+            raise ValueError(f"{asked}: {error}") from None
+        return pattern
 
     @property
     def latency_matters(self) -> bool:
@@ -199,21 +224,13 @@ class Job:
             supernet = ofa.Supernet(model, self.example, self.space_config, lambda done, of: bar.expect(of, done))
         if not len(supernet.space):
             raise ValueError(f"nothing of {self.config.backbone} is elastic:\n{supernet.report}")
-        if self.supernet_config.activations is not None:
-            self._sparsify_inputs(supernet.model, self.supernet_config.activations)
+        if self.activations is not None:
+            given = self.space_config
+            taking, _ = eligible(supernet.model, self.activations, given.exclude, given.sparsity_padding)
+            sparsify_inputs(supernet.model, taking)
         if self.supernet_config.sort:
             sort_by(supernet, self.supernet_config.sort, self.splits)
         return supernet
-
-    def _sparsify_inputs(self, model: nn.Module, text: str) -> None:
-        """Let every layer that takes the pattern see the largest activations alone."""
-        pattern = Pattern.parse(text)
-        if pattern is None:
-            return
-        for weights in filter(None, map(Pattern.parse, self.space_config.sparsity)):
-            FineGrained(1 - weights.density, 1 - pattern.density, weights.block, self.supernet_config.strict)
-        given = self.space_config
-        sparsify_inputs(model, eligible(model, pattern, given.exclude, given.sparsity_padding)[0])
 
     @cached_property
     def supernet(self) -> ofa.Supernet:

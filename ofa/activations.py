@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ofa.fine_grained import input_dim, layer_of, weight_of
+from ofa.fine_grained import check_pattern, input_dim, layer_of, weight_of
 from ofa.sparsity import Pattern
 
 
@@ -23,13 +23,22 @@ class BlockActivations:
     pattern: Pattern
     dim: int
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, *others = args
-        return (self.keep(x), *others)
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (self.keep(args[0]), *args[1:]), kwargs
+        name = input_name(kwargs)
+        return args, {**kwargs, name: self.keep(kwargs[name])}
 
     def keep(self, x: Tensor) -> Tensor:
         """`x` with zeros in place of the smallest magnitudes of each block."""
         return x * self.pattern.mask(x, self.dim, x.dtype, spare_zeros=True)
+
+
+def input_name(kwargs: Mapping[str, Any]) -> str:
+    """Under which name a layer got its input by keyword: torch's own call it `input`; otherwise the first."""
+    return "input" if "input" in kwargs else next(iter(kwargs), "input")
 
 
 def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[RemovableHandle]:
@@ -41,12 +50,14 @@ def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[R
 
     Raises:
         ValueError: a name is not that of a convolution or linear layer.
+        TypeError: a pattern is none.
     """
     handles = []
     for name, pattern in patterns.items():
         layer = layer_of(model, name)
+        check_pattern(pattern)
         dim = -1 if isinstance(layer, nn.Linear) else 1 - weight_of(layer).ndim
-        handles.append(layer.register_forward_pre_hook(BlockActivations(pattern, dim)))
+        handles.append(layer.register_forward_pre_hook(BlockActivations(pattern, dim), with_kwargs=True))
     return handles
 
 

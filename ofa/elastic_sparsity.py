@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -40,8 +41,10 @@ class Zeros:
         return part * mask
 
 
-def check_patterns(texts: Iterable[str]) -> None:
-    """Raise a ValueError if one of them is no pattern."""
+def check_patterns(texts: Any) -> None:
+    """Raise a TypeError if these are no list of texts, and a ValueError if one of them is no pattern."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TypeError(f'sparsity is a list of patterns, such as ("2:4", "8:16"), got {texts!r}')
     for text in texts:
         Pattern.parse(text)
 

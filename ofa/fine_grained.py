@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,11 +73,14 @@ def eligible(
 
     Raises:
         ValueError: an exclude matches nothing.
+        TypeError: the pattern is none.
     """
+    check_pattern(pattern)
     owners: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.ndim > 1:
-            owners.setdefault(parameter, []).append(name.rpartition(".")[0])
+    for name, module in model.named_modules():  # a module of two names goes by the first
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1:
+                owners.setdefault(parameter, []).append(name)
     names = {name for own in owners.values() for name in own}
     excluded, taking, reasons = select(model, exclude), dict[str, Pattern](), dict[str, str]()
     for name, module in model.named_modules():
@@ -89,6 +93,11 @@ def eligible(
             else:
                 taking[name] = pattern
     return taking, reasons
+
+
+def check_pattern(pattern: Any) -> None:
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f'a pattern is a Pattern, such as Pattern.parse("2:4"), got {pattern!r}')
 
 
 def misfit(module: nn.Module, pattern: Pattern, padding: bool) -> str:
@@ -159,7 +168,9 @@ def mask_of(layer: nn.Module, pattern: Pattern, scores: Tensor | None = None, ou
     Raises:
         ValueError: the scores have another shape than the weight.
     """
-    weight, dim = weight_of(layer).detach(), input_dim(layer)
+    weight, dim = layer.weight, input_dim(layer)
+    assert isinstance(weight, Tensor)
+    weight = weight.detach()
     if scores is not None and scores.shape != weight.shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)} for a weight of shape {tuple(weight.shape)}")
     return pattern.mask(weight if scores is None else scores, dim, weight.dtype, out=out)
@@ -174,10 +185,12 @@ def sparsify(
 
     Raises:
         ValueError: a name is not that of a convolution or linear layer.
+        TypeError: a pattern is none.
     """
     masks = {}
     for name, pattern in patterns.items():
         layer = layer_of(model, name)
+        check_pattern(pattern)
         masks[name] = mask_of(layer, pattern, None if scores is None else scores.get(name))
         with torch.no_grad():
             weight_of(layer).mul_(masks[name])

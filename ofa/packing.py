@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,11 @@ from ofa.sparsity import Pattern
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A weight of `shape` with blocks along `dim`: values (…, blocks, kept), and their places as a stream of bits."""
+    """A weight of `shape` with blocks along `dim`: values (…, blocks, kept), and their places as a stream of bits.
+
+    Raises:
+        ValueError: the values or the places are not as many as that.
+    """
 
     values: Tensor
     indices: Tensor
@@ -25,15 +31,37 @@ class Packed:
     shape: tuple[int, ...]
     dim: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.dim < len(self.shape):
+            raise ValueError(f"dimension {self.dim} is none of a weight of shape {self.shape}")
+        others = [size for d, size in enumerate(self.shape) if d != self.dim]
+        blocks = math.ceil(self.shape[self.dim] / self.pattern.block)
+        values = (*others, blocks, self.pattern.block - self.pattern.zeros)
+        nbytes = math.ceil(math.prod(values) * width(self.pattern) / 8)
+        stream = tuple(self.indices.shape), self.indices.dtype
+        if tuple(self.values.shape) != values or stream != ((nbytes,), torch.uint8):
+            raise ValueError(
+                f"a weight of shape {self.shape} with {self.pattern} along {self.dim} has values of shape {values} and"
+                f" {nbytes} bytes of places, got {tuple(self.values.shape)} and {stream[0]} of {stream[1]}"
+            )
+
     @property
     def bytes(self) -> int:
         return self.values.nbytes + self.indices.nbytes
 
     def unpack(self) -> Tensor:
-        """The weight, zeros and all."""
-        places = from_bits(self.indices, width(self.pattern), self.values.numel()).view(self.values.shape)
+        """The weight, zeros and all.
+
+        Raises:
+            ValueError: the places of a block do not ascend, or lie outside.
+        """
+        where = from_bits(self.indices, width(self.pattern), self.values.numel()).view(self.values.shape)
+        if bool((where.diff(dim=-1) <= 0).any()) or bool((where >= self.pattern.block).any()):
+            raise ValueError(
+                f"the places of a block are not {where.shape[-1]} ascending ones below {self.pattern.block}"
+            )
         blocks = self.values.new_zeros(*self.values.shape[:-1], self.pattern.block)
-        rows = blocks.scatter_(-1, places, self.values).flatten(-2)
+        rows = blocks.scatter_(-1, where, self.values).flatten(-2)
         return rows.narrow(-1, 0, self.shape[self.dim]).movedim(-1, self.dim).contiguous()
 
 
@@ -77,12 +105,13 @@ def places(bits: int, like: Tensor) -> Tensor:
     return torch.arange(bits, dtype=torch.uint8, device=like.device)
 
 
-def save_packed(net: nn.Module, patterns: Mapping[str, Pattern], path: Path) -> int:
+def save_packed(net: nn.Module, patterns: Mapping[str, Pattern], path: Path | str) -> int:
     """All parameters and buffers as safetensors, the named layers' weights packed; gives the file's size in bytes.
 
     Raises:
-        ValueError: a weight does not have its pattern; the layer is named.
+        ValueError: a weight does not have its pattern (the layer is named), or the file cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors, facts, layers = {}, {}, {name: layer_of(net, name) for name in patterns}
@@ -97,27 +126,35 @@ def save_packed(net: nn.Module, patterns: Mapping[str, Pattern], path: Path) -> 
             raise ValueError(f"{layer}: {error}") from None
         tensors |= {f"{key}:values": packed.values, f"{key}:indices": packed.indices}
         facts[key] = {"pattern": str(packed.pattern), "shape": packed.shape, "dim": packed.dim}
-    save_file(tensors, path, {"packed": json.dumps(facts)})
-    return path.stat().st_size
+    try:
+        save_file(tensors, path, {"packed": json.dumps(facts)})
+        return Path(path).stat().st_size
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be written: {error}") from None
 
 
-def load_packed(net: nn.Module, path: Path) -> None:
-    """Put what `save_packed` wrote into a network of the same architecture.
+def load_packed(net: nn.Module, path: Path | str) -> None:
+    """Put what `save_packed` wrote into a network of the same architecture, exactly.
 
     Raises:
-        ValueError: the file is damaged, or of another network; the first differences are named.
+        ValueError: the file is damaged, or of another network or dtype; the first differences are named.
     """
     tensors, own = read_packed(path), once(net)
     differ = sorted(key for key in {*own, *tensors} if shape(own, key) != shape(tensors, key))
     if differ:
         rows = [f"{key} is {shape(tensors, key)} there and {shape(own, key)} here" for key in differ[:3]]
         raise ValueError(f"{path} is of another network: {'; '.join(rows)}")
+    for key, tensor in own.items():
+        if tensor.dtype != tensors[key].dtype:
+            raise ValueError(
+                f"{path} is exact in its own dtypes alone: {key} is {tensors[key].dtype} there and {tensor.dtype} here"
+            )
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(tensors[key])
 
 
-def read_packed(path: Path) -> dict[str, Tensor]:
+def read_packed(path: Path | str) -> dict[str, Tensor]:
     """The tensors that `save_packed` wrote, unpacked.
 
     Raises:
@@ -129,14 +166,21 @@ def read_packed(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["packed"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if not isinstance(facts, dict):
+            raise TypeError(f"what is packed is said by layer, got {facts!r}")
+        weights = {key: restored(tensors, key, fact) for key, fact in facts.items()}
+        return tensors | weights
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no packed network: {error}") from None
-    for key, fact in facts.items():
-        values, indices = tensors.pop(f"{key}:values"), tensors.pop(f"{key}:indices")
-        pattern = Pattern.parse(fact["pattern"])
-        assert pattern is not None
-        tensors[key] = Packed(values, indices, pattern, tuple(fact["shape"]), fact["dim"]).unpack()
-    return tensors
+
+
+def restored(tensors: dict[str, Tensor], key: str, fact: Mapping[str, Any]) -> Tensor:
+    """A weight from its values and places, which leave `tensors`."""
+    values, indices = tensors.pop(f"{key}:values", None), tensors.pop(f"{key}:indices", None)
+    pattern = Pattern.parse(fact["pattern"])
+    if values is None or indices is None or pattern is None:
+        raise ValueError(f"{key} has no values, no indices or no pattern")
+    return Packed(values, indices, pattern, tuple(fact["shape"]), fact["dim"]).unpack()
 
 
 def once(net: nn.Module) -> dict[str, Tensor]:

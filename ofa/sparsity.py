@@ -38,7 +38,10 @@ class Pattern:
 
         Raises:
             ValueError: it says something else.
+            TypeError: it is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f'a pattern is a text, such as "2:4" or "dense", got {text!r}')
         if text == "dense":
             return None
         found = re.fullmatch(r"(\d+):(\d+)", text)
@@ -78,6 +81,7 @@ class Pattern:
         rows = values.shape[other]
         if _at_hand(values):  # many megabytes at once would leave the processor's cache with every operation
             rows = max(1, PART * rows // max(values.numel(), 1))
+            rows -= rows % self.block if other == dim else 0  # of a vector whole blocks
         if rows >= values.shape[other] and out is None:
             return self._mask(values, dim, spare_zeros).to(dtype)
         result = torch.empty_like(values, dtype=dtype) if out is None else out

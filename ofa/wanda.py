@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofa.activations import input_name
 from ofa.calibration import as_call
 from ofa.fine_grained import TRANSPOSED, layer_of, weight_of
 from ofa.tracing import evaluating
@@ -33,7 +34,10 @@ def input_norms(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) 
         ValueError: there is no batch.
     """
     squares: dict[str, Tensor] = {}
-    handles = [layer_of(model, name).register_forward_pre_hook(partial(_add, squares, name)) for name in names]
+    handles = [
+        layer_of(model, name).register_forward_pre_hook(partial(_add, squares, name), with_kwargs=True)
+        for name in names
+    ]
     count = 0
     try:
         with evaluating(model), torch.no_grad():
@@ -49,18 +53,21 @@ def input_norms(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) 
     return {name: total.sqrt() for name, total in squares.items()}
 
 
-def _add(squares: dict[str, Tensor], name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-    x = args[0].float()
+def _add(
+    squares: dict[str, Tensor], name: str, layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> None:
+    x = (args[0] if args else kwargs[input_name(kwargs)]).float()
     dim = x.ndim - 1 if isinstance(layer, nn.Linear) else x.ndim + 1 - weight_of(layer).ndim
     added = x.square().sum([d for d in range(x.ndim) if d != dim])
     squares[name] = squares[name] + added if name in squares else added
 
 
 def weighted(layer: nn.Module, norm: Tensor) -> Tensor:
-    """|weight| × the norm of the input channel that each weight meets."""
+    """|weight| × the norm of the input channel that each weight meets, in float32 at least: half of it overflows."""
     weight = weight_of(layer).detach().abs()
+    weight = weight.to(torch.promote_types(weight.dtype, norm.dtype))
     if isinstance(layer, TRANSPOSED):  # (in, out / groups, …)
-        return weight * norm.view(-1, *[1] * (weight.ndim - 1)).to(weight.dtype)
+        return weight * norm.view(-1, *[1] * (weight.ndim - 1))
     groups = norm.numel() // weight.shape[1]  # (out, in / groups, …): a group's outputs meet the group's inputs
     rows = norm.view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
-    return weight * rows.view(*rows.shape, *[1] * (weight.ndim - 2)).to(weight.dtype)
+    return weight * rows.view(*rows.shape, *[1] * (weight.ndim - 2))

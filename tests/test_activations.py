@@ -6,7 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -52,6 +52,30 @@ def test_the_largest_half_of_every_block_of_channels_goes_in(name: str, dtype: t
     assert torch.equal(blocks[kept], whole[kept])
     weakest = torch.where(kept, blocks.abs(), torch.inf).amin(-1)
     assert bool((weakest >= torch.where(kept, 0, whole.abs()).amax(-1)).all())
+
+
+class ByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(8, 16, 1), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.linear(input=self.conv(input=x).mean((2, 3))))
+
+
+def test_inputs_may_be_given_by_keyword(tmp_path: Path) -> None:
+    model, x = ByKeyword(), torch.randn(2, 8, 4, 4)
+    twin = nn.Sequential(model.conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.linear)
+    handles = sparsify_inputs(model, eligible(model, Pattern(4, 8))[0])
+    outputs = model(x)
+    torch.testing.assert_close(twin(x), outputs)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(same(x), outputs)
+    export_program(model.eval(), x, tmp_path / "model.pt2")
+    torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x), outputs)
+    restore_inputs(handles)
+    assert not torch.equal(model(x), outputs)
+    assert not any(m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
 
 
 def test_gradients_flow_through_what_was_kept_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from networks import TIMM, build
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ofa import SpaceConfig
+from ofa.activations import sparsify_inputs
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.fine_grained import FineGrained, eligible, input_dim, layer_of, mask_of, sparsify
 from ofa.semi_structured import semi_structured
@@ -119,6 +121,17 @@ def test_padding_takes_layers_with_one_group() -> None:
     assert reasons == {name: reason for name, reason in REASONS.items() if name != "odd"}
 
 
+def test_a_layer_of_two_names_is_one() -> None:
+    model = nn.Module()
+    model.first, model.second = nn.Linear(32, 32), nn.Linear(32, 32)
+    model.layers = nn.ModuleList([model.first])
+    model.tied = nn.Linear(32, 32)
+    model.tied.weight = model.second.weight
+    taking, reasons = eligible(model, Pattern(2, 4))
+    assert taking == {"first": Pattern(2, 4)}
+    assert reasons == {"second": "shares its weight with tied", "tied": "shares its weight with second"}
+
+
 def test_excludes_are_those_of_everywhere() -> None:
     model = Layers()
     excludes = ["up?d", model.linear, nn.Conv3d, lambda name, module: name == "grouped"]
@@ -177,6 +190,32 @@ def test_scores_decide_where_they_are_given() -> None:
 def test_patterns_for_no_layer_are_refused(name: str, found: str) -> None:
     with pytest.raises(ValueError, match=rf"'{name}' is {found} of the model; a pattern is for a convolution or lin"):
         sparsify(Layers(), {name: Pattern(2, 4)})
+
+
+def test_patterns_as_texts_are_refused_where_they_are_none() -> None:
+    layer: Any = nn.Linear(8, 8)
+    before, text = layer.weight.clone(), cast(Any, "2:4")
+    for wrong in (
+        lambda: eligible(layer, text),
+        lambda: sparsify(layer, {"": text}),
+        lambda: sparsify_inputs(layer, {"": text}),
+    ):
+        with pytest.raises(TypeError, match=r"a pattern is a Pattern, such as Pattern.parse\(\"2:4\"\), got '2:4'"):
+            wrong()
+    assert torch.equal(layer.weight, before) and not layer._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("2:4", 4), r'a pattern is a text, such as "2:4" or "dense", got 4'),
+        (None, r'sparsity is a list of patterns, such as \("2:4", "8:16"\), got None'),
+        ("2:4", r"sparsity is a list of patterns, .* got '2:4'"),
+    ],
+)
+def test_spaces_want_lists_of_texts(given: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        SpaceConfig(sparsity=given)
 
 
 @pytest.mark.parametrize("name", TIMM)

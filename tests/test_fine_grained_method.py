@@ -119,3 +119,23 @@ def test_sparse_activations_want_sparser_weights_and_are_part_of_the_network(run
     finished(folder, 'supernet.activations="8:16"', 'space.sparsity=["12:16"]', "pruning.finetuning.recipe.epochs=1")
     job = Job(composed(f"run={folder}", *TOY, 'supernet.activations="8:16"', 'space.sparsity=["12:16"]'))
     assert 0 < kept_inputs(job, "0.2.0").max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (('space.sparsity=["8:16"]',), r"want weights at 0.75, got 0.5; strict=False allows"),
+        (("space.sparsity=[]",), r"supernet.activations=8:16 with space.sparsity=\[\]: .*0.75, got 0;"),
+        (('space.sparsity=["12:16"]', "search=sensitivity"), r"activations at 0.5 want weights at 0.75, got 0;"),
+        (("method=once_for_all",), r"activations at 0.5 want weights at 0.75, got 0;"),
+        (('supernet.activations="8-16"',), r"supernet.activations=8-16 .*a pattern is zeros:block.*'8-16'"),
+    ],
+)
+def test_wrong_activations_are_refused_before_anything_is_trained(
+    given: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    overrides = (f"run={tmp_path}", *TOY, 'supernet.activations="8:16"', *given)
+    with pytest.raises(ValueError, match=message):
+        Job(composed(*overrides))
+    if "8-16" not in message:
+        assert Job(composed(*overrides, "supernet.strict=false")).activations == Pattern(8, 16)

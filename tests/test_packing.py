@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import build
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ofa.fine_grained import eligible, sparsify
@@ -112,6 +114,61 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         load_packed(net, path)
     with pytest.raises(ValueError, match=r"missing.safetensors holds no packed network"):
         load_packed(net, tmp_path / "missing.safetensors")
+
+
+PACKED = {"pattern": "2:4", "shape": [4, 8], "dim": 1}
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ([], r"what is packed is said by layer, got \[\]"),
+        ({"1.weight": PACKED}, r"1.weight has no values, no indices or no pattern"),
+        ({"0.weight": 5}, r"not subscriptable"),
+        ({"0.weight": {}}, r"'pattern'"),
+        ({"0.weight": {**PACKED, "pattern": "dense"}}, r"0.weight has no values, no indices or no pattern"),
+        ({"0.weight": {**PACKED, "pattern": "2;4"}}, r"a pattern is zeros:block"),
+        (
+            {"0.weight": {**PACKED, "pattern": "1:4"}},
+            r"has values of shape \(4, 2, 3\) and 6 bytes of places, got \(4,",
+        ),
+        ({"0.weight": {**PACKED, "shape": [4, 9]}}, r"has values of shape \(4, 3, 2\)"),
+        ({"0.weight": {**PACKED, "shape": ["a", "b"]}}, r"unsupported operand"),
+        ({"0.weight": {**PACKED, "dim": 2}}, r"dimension 2 is none of a weight of shape \(4, 8\)"),
+        ({"0.weight": {**PACKED, "dim": "1"}}, r"not supported between"),
+    ],
+)
+def test_a_damaged_description_is_refused(facts: Any, message: str, tmp_path: Path) -> None:
+    net, path = nn.Sequential(nn.Linear(8, 4)), str(tmp_path / "net.safetensors")
+    assert save_packed(net, sparse(net), path) > 0
+    save_file(load_file(path), path, {"packed": json.dumps(facts)})
+    with pytest.raises(ValueError, match=f"net.safetensors holds no packed network: .*{message}"):
+        load_packed(net, path)
+
+
+BYTES = torch.zeros(3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("places", [BYTES, BYTES + 255, BYTES[:2], BYTES.view(1, 3), BYTES.float()])
+def test_places_that_are_none_are_refused(places: torch.Tensor, tmp_path: Path) -> None:
+    net, path, pattern = nn.Sequential(nn.Linear(12, 2)), tmp_path / "net.safetensors", Pattern(4, 6)
+    sparsify(net, {"0": pattern})
+    save_packed(net, {"0": pattern}, path)
+    stored = load_file(path)
+    assert stored["0.weight:indices"].shape == BYTES.shape
+    fact = {"pattern": "4:6", "shape": [2, 12], "dim": 1}
+    save_file({**stored, "0.weight:indices": places}, path, {"packed": json.dumps({"0.weight": fact})})
+    with pytest.raises(ValueError, match=r"net.safetensors holds no packed network: .*places"):
+        load_packed(net, path)
+
+
+def test_files_of_another_dtype_or_place_are_refused(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(8, 4))
+    save_packed(net, sparse(net), tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"0.weight is torch.float32 there and torch.float16 here"):
+        load_packed(nn.Sequential(nn.Linear(8, 4)).half(), tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"absent/net.safetensors cannot be written"):
+        save_packed(net, {}, tmp_path / "absent/net.safetensors")
 
 
 def sparse(net: nn.Module) -> dict[str, Pattern]:

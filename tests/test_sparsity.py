@@ -137,6 +137,14 @@ def test_nothing_but_the_block_decides() -> None:
     assert largest(scores.view(2, 4), 1, 3).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 2
 
 
+@pytest.mark.parametrize("block", [3, 256])
+def test_long_vectors_are_cut_between_blocks(block: int) -> None:
+    values = torch.randn(2**20 // block * block)
+    mask = Pattern(1, block).mask(values, 0)
+    assert mask.view(-1, block).sum(1).unique().tolist() == [block - 1]
+    assert torch.equal(Pattern(1, block).mask(values, 0, out=torch.empty_like(mask)), mask)
+
+
 def test_channels_last_weights_keep_their_mask() -> None:
     weight = torch.randn(8, 16, 3, 3)
     mask = Pattern(8, 16).mask(weight.abs())

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from ofa.activations import sparsify_inputs
@@ -17,7 +21,7 @@ from ofa.fine_grained import mask_of, sparsify
 from ofa.semi_structured import semi_structured
 from ofa.sparsity import Pattern
 from search.vitis import SparsePruner
-from search.vitis.fine_grained import Straight
+from search.vitis.fine_grained import BEFORE, Straight
 
 
 def network() -> nn.Sequential:
@@ -52,6 +56,19 @@ def test_what_combinations_are_allowed() -> None:
     for weights, activations in ((0.25, 0), (0.5, 0.5), (0, 0.5), (0.75, 0.75)):
         with pytest.raises(ValueError, match=r"weights are 0, 0.5 or 0.75|activations at 0.5 want weights at 0.75"):
             pruner.sparse_model(weights, activations)
+
+
+def test_other_combinations_go_without_the_rules() -> None:
+    pruner = SparsePruner(network())
+    with pytest.raises(ValueError, match=r"got 0.25 and 0; strict=False allows others"):
+        pruner.sparse_model(0.25)
+    exported = pruner.export_sparse_model(pruner.sparse_model(0.25, 0.5, strict=False))
+    assert (exported[2].weight == 0).float().mean() == 0.25
+    with pytest.raises(ValueError, match=r"sparse activations want sparse weights, got 0 and 0.5"):
+        pruner.sparse_model(0, 0.5, strict=False)
+    for decay in (-1, float("nan")):
+        with pytest.raises(ValueError, match=rf"decay is at least 0, or None for no gradient, got {decay}"):
+            pruner.sparse_model(decay=decay)
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])
@@ -227,3 +244,148 @@ def test_transformers_run_in_every_dtype(dtype: torch.dtype) -> None:
     x = torch.randn(1, 3, 32, 32, dtype=dtype)
     sparse(x).square().mean().backward()
     assert sparse.blocks[0].attn.qkv.weight.grad.dtype == dtype
+
+
+class Unasked(nn.Module):
+    """Layers whose weights are used without calling them, in a list and under two names; one is called as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.both = nn.Linear(32, 32), nn.Linear(32, 32)
+        self.layers = nn.ModuleList([nn.Linear(32, 32), self.both])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.both(F.linear(x, self.qkv.weight, self.qkv.bias).relu())
+        return F.linear(x, self.layers[0].weight) + F.linear(x, self.both.weight)
+
+
+def unasked() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(Unasked(), nn.ReLU(), nn.Linear(32, 16)), torch.randn(2, 32)
+
+
+def attention() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 16, 2, 4, 64, 128, num_classes=16)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model, torch.randn(2, 3, 32, 32)
+
+
+def encoder() -> tuple[nn.Module, torch.Tensor]:
+    """With torch's fast path, where hooks allow it."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 2, 32, batch_first=True)
+    return nn.TransformerEncoder(layer, 2), torch.randn(2, 5, 32)
+
+
+def beit() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    model = timm.models.beit.Beit(img_size=32, embed_dim=32, depth=1, num_heads=2, num_classes=16)
+    return model, torch.randn(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("make", [unasked, attention, encoder, beit])
+def test_weights_that_are_used_without_a_call_are_sparse_too(make: Callable[[], tuple[nn.Module, Any]]) -> None:
+    """What runs is what is exported, also after training and in parts; nothing is left behind."""
+    model, x = make()
+    sparse = SparsePruner(model).sparse_model(0.5)
+    sparse(x).square().mean().backward()
+    torch.optim.SGD(sparse.parameters(), 0.1).step()
+    for net in (copy.deepcopy(sparse), sparse):
+        exported = SparsePruner.export_sparse_model(net).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(net.eval()(x), exported(x))
+            for part, plain in zip(net.children(), exported.children(), strict=True):
+                if isinstance(part, Unasked):
+                    assert torch.equal(part(x), plain(x))
+        assert not any(m._forward_pre_hooks or m._forward_hooks for m in exported.modules())
+        assert not any({"weight", BEFORE} & vars(m).keys() for m in net.modules())
+        for linear in (m for m in net.modules() if isinstance(m, nn.Linear)):
+            linear.register_forward_pre_hook(lambda module, args: 1 / 0)  # type: ignore[arg-type, return-value]
+        with pytest.raises(ZeroDivisionError):
+            net(x)
+        assert not any({"weight", BEFORE} & vars(m).keys() for m in net.modules())
+
+
+@pytest.mark.parametrize("decay", [None, 2e-4])
+def test_training_goes_on_after_an_evaluation_in_inference_mode(decay: float | None) -> None:
+    sparse = SparsePruner(network()).sparse_model(block_size=4, decay=decay)
+    optimizer = torch.optim.SGD(sparse.parameters(), 0.1)
+    for _ in range(2):
+        with torch.inference_mode():
+            wanted = sparse(batch())
+        outputs = sparse(batch())
+        assert torch.equal(outputs, wanted)
+        outputs.square().mean().backward()
+        optimizer.step()
+    with torch.inference_mode():
+        loaded = SparsePruner(network()).sparse_model(block_size=4, decay=decay).double().eval()
+        exported = SparsePruner.export_sparse_model(loaded)
+        assert torch.equal(loaded(batch().double()), exported(batch().double()))
+
+
+def test_a_weight_of_another_shape_has_a_mask_of_its_own() -> None:
+    sparse = SparsePruner(nn.Sequential(nn.Linear(16, 16))).sparse_model()
+    sparse(torch.randn(2, 16))
+    sparse[0].weight, sparse[0].bias = nn.Parameter(torch.randn(24, 16)), None
+    x = torch.randn(2, 16)
+    assert torch.equal(sparse(x), SparsePruner.export_sparse_model(sparse)(x))
+
+
+def test_weights_may_be_plain_tensors() -> None:
+    """As in `torch.func.functional_call` and in replicas, each with masks of its own."""
+    sparse = SparsePruner(network()).sparse_model(block_size=4)
+    for seed in range(4):
+        torch.manual_seed(seed)
+        weights = {name: torch.randn_like(p) for name, p in sparse.named_parameters()}
+        wanted = copy.deepcopy(sparse)
+        wanted.load_state_dict(weights)
+        given = {name: w.clone().requires_grad_() for name, w in weights.items()}
+        outputs = torch.func.functional_call(sparse, given, (batch(),))
+        assert torch.equal(outputs, SparsePruner.export_sparse_model(wanted)(batch()))
+        outputs.sum().backward()
+        assert all(w.grad is not None for w in given.values())
+        del outputs, given  # the next may take their memory
+
+
+def test_replicas_compute_the_same_more_than_once() -> None:
+    sparse = SparsePruner(network()).sparse_model(block_size=4)
+    layer = sparse[9]
+    replica = layer._replicate_for_data_parallel()
+    replica.weight, replica.bias = layer.weight * 1, layer.bias * 1
+    x = torch.randn(2, 32)
+    for _ in range(2):
+        assert torch.equal(replica(x), layer(x))
+    replica(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_what_is_sparse_already_is_refused() -> None:
+    sparse = SparsePruner(network()).sparse_model()
+    with pytest.raises(ValueError, match=r"this Sequential is sparse already, .* call export_sparse_model\(\) first"):
+        SparsePruner(sparse).sparse_model()
+    assert SparsePruner(SparsePruner.export_sparse_model(sparse)).sparse_model(0.75)(batch()).shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [lambda: (network(), batch()), unasked], ids=["convolutions", "unasked"])
+def test_sparse_networks_are_exported_as_they_are(make: Callable[[], tuple[nn.Module, Any]], tmp_path: Path) -> None:
+    """Before and after they have run, and compiled; masks are part of the graph."""
+    import onnxruntime
+
+    model, x = make()
+    sparse = SparsePruner(model).sparse_model(0.75, 0.5, block_size=4).eval()
+    torch.compiler.reset()
+    with torch.no_grad():
+        programs = [torch.export.export(sparse, (x,), strict=False)]
+        wanted = sparse(x)
+        programs.append(torch.export.export(sparse, (x,), strict=False))
+        compiled = torch.compile(sparse, backend="aot_eager")(x)
+        for outputs in (compiled, *(program.module()(x) for program in programs)):
+            torch.testing.assert_close(outputs, wanted)
+    torch.onnx.export(sparse, (x,), tmp_path / "net.onnx", dynamo=True, verbose=False)
+    session: Any = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), wanted)
+    assert not any({"weight", BEFORE} & vars(m).keys() for m in sparse.modules())

@@ -7,7 +7,7 @@ import torch
 from networks import build
 from torch import nn
 
-from ofa.fine_grained import eligible, layer_of, sparsify
+from ofa.fine_grained import eligible, layer_of, mask_of, sparsify
 from ofa.sparsity import Pattern
 from ofa.wanda import input_norms, wanda
 
@@ -37,6 +37,13 @@ def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:
     torch.testing.assert_close(scores["linear"], (net.linear.weight.abs() * norms[2]).detach())
 
 
+def test_inputs_may_be_given_by_keyword() -> None:
+    net, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
+    wanted = wanda(net, ["0"], [x])["0"]
+    net.forward = lambda x: net[0](input=x)  # type: ignore[method-assign]
+    assert torch.equal(wanda(net, ["0"], [x])["0"], wanted)
+
+
 def test_calibration_leaves_no_trace() -> None:
     model, x = build("mobilenetv3")
     patterns, _ = eligible(model, Pattern(2, 4))
@@ -55,6 +62,21 @@ def test_a_loud_channel_keeps_its_small_weights() -> None:
     x = torch.randn(64, 4) * torch.tensor([100.0, 1.0, 1.0, 1.0])
     sparsify(layer, {"": Pattern(2, 4)}, wanda(layer, [""], [x]))
     assert (layer.weight != 0).tolist() == [[True, False, False, True]] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_scores_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
+    """The masks are those of float32, in the weight's own dtype."""
+    layer = nn.Linear(8, 4).to(dtype)
+    with torch.no_grad():
+        layer.weight[0, :4] = 0
+    x = 5e4 * torch.ones(16, 8, dtype=dtype)
+    scores = wanda(layer, [""], [x])[""]
+    assert scores.dtype == torch.float32 and bool(scores.isfinite().all())
+    mask = mask_of(layer, Pattern(2, 4), scores)
+    wanted = mask_of(layer.float(), Pattern(2, 4))
+    assert mask.dtype == dtype and torch.equal(mask.float(), wanted)
+    assert torch.equal(mask_of(layer.to(dtype), Pattern(2, 4), scores, out=torch.empty_like(mask)), mask)
 
 
 def test_layers_that_no_batch_reaches_have_no_scores() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ofa.fine_grained import layer_of, mask_of, sparsify, weight_of
+from ofa.fine_grained import check_pattern, layer_of, mask_of, sparsify, weight_of
 from ofa.sparsity import Pattern
 from train.lesson import Lesson, Step
 from train.splits import Splits
@@ -67,9 +67,12 @@ class Masking:
 
         Raises:
             ValueError: there is no pattern, or one is for no layer of the model.
+            TypeError: a pattern is text.
         """
         if not patterns:
             raise ValueError("there is no layer to mask: no pattern given")
+        for pattern in patterns.values():
+            check_pattern(pattern)
         return Masks(self, model, patterns, scores)
 
 

@@ -5,7 +5,10 @@ Zhou et al., 2021 (SR-STE).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from rich.table import Table
@@ -21,6 +24,8 @@ from search.vitis.names import Excludes, excluded
 from search.vitis.runner import console
 
 INPUTS, OUTPUTS = 16, 8  # multiples of channels that the hardware takes
+BEFORE = "_weights_before"  # the attribute of a layer that runs: what its weight was each time it was entered
+CALLING = (nn.Sequential.forward, nn.ModuleList.forward)  # of modules that only call others, or nothing
 
 
 class Straight(torch.autograd.Function):
@@ -47,12 +52,13 @@ class Straight(torch.autograd.Function):
 class SparseWeight:
     """Hooks of a layer: its zeros follow the weight's magnitudes, and are found anew once it has changed.
 
-    Writes through `weight.data` are not seen.
+    Writes through `weight.data` are not seen. While the layer runs, its attribute `weight` is the sparse one; entered
+    twice (by `Inside`, and when it is called), it has the outer one back in between.
     """
 
     def __init__(self, pattern: Pattern, decay: float | None) -> None:
         self.pattern, self.decay = pattern, decay
-        self._cache: tuple[tuple[int, int, int], Tensor, Tensor] | None = None
+        self._cache: tuple[ReferenceType[Tensor], tuple[int, int, int], Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle has no mask: its weight is another tensor."""
@@ -63,23 +69,71 @@ class SparseWeight:
         layer.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, layer: nn.Module, inputs: Any) -> None:
-        layer.__dict__["weight"] = Straight.apply(weight_of(layer), *self.masked(layer), self.decay)
+        before = layer.__dict__.setdefault(BEFORE, [])
+        before.append(layer.weight)
+        layer.__dict__["weight"] = Straight.apply(before[0], *self.masked(layer), self.decay)
 
     def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
-        """The mask, and the weight under it."""
-        weight, found = weight_of(layer).detach(), self._cache
-        if found is None or found[0] != version(weight):
-            mask = mask_of(layer, self.pattern, out=self._free(weight))
-            found = self._cache = version(weight), mask, weight * mask
-        return found[1], found[2]
+        """The mask, and the weight under it; no tensors of inference mode, so that a training can use them later.
+
+        Kept for the same tensor alone: another (`torch.func.functional_call`, a replica) may follow it in its memory.
+        """
+        given, found = layer.__dict__[BEFORE][0], self._cache
+        if torch.compiler.is_compiling():
+            return self._made(layer, given.detach())
+        with torch.inference_mode(False), torch.no_grad():
+            weight = given.detach()
+            if given.is_inference():  # it does not count its changes
+                return self._made(layer, weight)
+            if found is None or found[0]() is not given or found[1] != version(weight):
+                found = self._cache = ref(given), version(weight), *self._made(layer, weight, self._free(weight))
+        return found[2], found[3]
+
+    def _made(self, layer: nn.Module, weight: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mask = mask_of(layer, self.pattern, weight, out=out)
+        return mask, weight * mask
 
     def _free(self, weight: Tensor) -> Tensor | None:
         """A mask to write over: the one of before, unless it belongs to another kind of weight or to a pass."""
-        old = None if self._cache is None or self.decay is None else self._cache[1]
-        return old if old is not None and (old.device, old.dtype) == (weight.device, weight.dtype) else None
+        old = None if self._cache is None or self.decay is None else self._cache[2]
+        self._cache = None
+        return old if old is not None and kind(old) == kind(weight) else None
 
     def leave(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        before = layer.__dict__.get(BEFORE)
+        if not before:  # another hook failed before this one was entered
+            return
+        weight = before.pop()
         layer.__dict__.pop("weight", None)
+        if before or "weight" not in layer._parameters:
+            layer.__dict__["weight"] = weight
+        if not before:
+            del layer.__dict__[BEFORE]
+
+
+def kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+@dataclass(frozen=True)
+class Inside:
+    """Hooks of a module for a layer in it, of which it may use the weight without calling it: `F.linear(x, weight)`."""
+
+    layer: str
+
+    def attach(self, module: nn.Module) -> None:
+        module.register_forward_pre_hook(self.enter)
+        module.register_forward_hook(self.leave, always_call=True)
+
+    def enter(self, module: nn.Module, inputs: Any) -> None:
+        layer = module.get_submodule(self.layer)
+        for hook in hooks_of(layer):
+            hook.enter(layer, inputs)
+
+    def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        layer = module.get_submodule(self.layer)
+        for hook in hooks_of(layer):
+            hook.leave(layer, inputs, output)
 
 
 class SparsePruner:
@@ -103,19 +157,28 @@ class SparsePruner:
         excludes: Excludes = None,
         *,
         decay: float | None = 2e-4,
+        strict: bool = True,
     ) -> nn.Module:
         """A copy of the network, of its own layers and weights' names, that trains and computes with N:M zeros.
 
         Of every `block_size` weights along the input channels a share of `w_sparsity` is zero, the smallest of now in
         each forward pass; of activations, one of `a_sparsity`. Weights may be 0, 0.5 or 0.75 sparse, activations 0.5
         beside 0.75; nothing sparse is the network itself. Weights that are zero now learn on by SR-STE with `decay`;
-        None gives them no gradient.
+        None gives them no gradient. `strict=False` allows other sparsities, and activations beside any sparse weights.
 
         Raises:
-            ValueError: another combination, an exclude matches nothing, or no layer takes the pattern.
+            ValueError: another combination, an exclude matches nothing, no layer takes the pattern, or the network is
+                sparse already.
         """
-        settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size)
+        if any(hooks_of(module) for module in self.model.modules()):
+            name = type(self.model).__name__
+            raise ValueError(f"this {name} is sparse already, from sparse_model(): call export_sparse_model() first")
+        if decay is not None and not decay >= 0:
+            raise ValueError(f"decay is at least 0, or None for no gradient, got {decay}")
+        settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size, strict)
         pattern = settings.weight_pattern
+        if pattern is None and settings.activation_pattern is not None:
+            raise ValueError(f"sparse activations want sparse weights, got {w_sparsity:g} and {a_sparsity:g}")
         if pattern is None:
             return self.model
         taking, reasons = eligible(self.model, pattern, excluded(self.model, excludes))
@@ -128,6 +191,8 @@ class SparsePruner:
         network = duplicate(self.model)
         for name in taken:
             SparseWeight(pattern, decay).attach(network.get_submodule(name))
+        for module, layer in users(network, taken):
+            Inside(layer).attach(module)
         if settings.activation_pattern is not None:
             sparsify_inputs(network, dict.fromkeys(taken, settings.activation_pattern))
         return network
@@ -144,8 +209,8 @@ class SparsePruner:
         if not patterns:
             raise ValueError(f"no layer of this {type(network).__name__} is sparse: it is not from sparse_model()")
         sparsify(network, patterns)
-        for name in patterns:
-            remove_hooks(network.get_submodule(name))
+        for name, module in network.named_modules():
+            remove_hooks(module, (SparseWeight, BlockActivations, Inside) if name in patterns else (Inside,))
         return network
 
     def _show(self, taken: int) -> None:
@@ -170,10 +235,25 @@ def hooks_of(module: nn.Module) -> list[SparseWeight]:
     return [owner for owner in owners if isinstance(owner, SparseWeight)]
 
 
-def remove_hooks(module: nn.Module) -> None:
+def users(model: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, str]]:
+    """Modules with code that may use a layer's weight, the nearest around each layer, with the layer's name in them."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    layers, found = {modules[name] for name in names}, dict[tuple[nn.Module, nn.Module], str]()
+    for name in (n for n, module in modules.items() if module in layers):
+        around = name
+        while around:
+            around = around.rpartition(".")[0]
+            if type(modules[around]).forward not in CALLING:
+                found.setdefault((modules[around], modules[name]), name.removeprefix(f"{around}."))
+                break
+    return [(module, local) for (module, _), local in found.items()]
+
+
+def remove_hooks(module: nn.Module, kinds: tuple[type, ...]) -> None:
     """Take off what `sparse_model` put on; a user's own hooks stay."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for key, hook in list(hooks.items()):
-            if isinstance(getattr(hook, "__self__", hook), (SparseWeight, BlockActivations)):
+            if isinstance(getattr(hook, "__self__", hook), kinds):
                 del hooks[key]
-                module._forward_hooks_always_called.pop(key, None)
+                for marks in (module._forward_hooks_always_called, module._forward_pre_hooks_with_kwargs):
+                    marks.pop(key, None)
