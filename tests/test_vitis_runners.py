@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -129,6 +130,32 @@ def test_nearly_all_proposals_are_accepted(name: str, ratio: float) -> None:
     moved = search.problem.repaired(proposed, search.rng)
     assert len(moved) >= 95 and (np.abs(1 - supernet.costs(moved)["macs"] / whole - ratio) <= 0.01 + 1e-9).all()
     assert len(np.unique(proposed, axis=0)) == 100
+
+
+def meddling(network: nn.Module) -> float:
+    """A score that leaves nothing of its network as it was."""
+    value = network(torch.ones(1, 1, 8, 8)).square().mean().item()
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.mul_(2)
+    network.register_forward_hook(lambda module, inputs, output: output + 1)
+    network[0].register_buffer("more", torch.zeros(1))
+    network[3].weight = nn.Parameter(torch.zeros(1))
+    network[1] = nn.Identity()
+    del network[8]
+    return value
+
+
+def test_what_a_score_does_to_its_network_is_undone() -> None:
+    """Scores are those of a copy; the next analysis finds the network whole."""
+    model = chain()
+    x, alone, shared = torch.randn(2, 1, 8, 8), Path("alone"), Path("shared")
+    for folder, score in ((alone, lambda network: meddling(copy.deepcopy(network))), (shared, meddling)):
+        runner = IterativePruningRunner(model, x)
+        for _ in range(2):
+            runner.ana(score, grid=(0.3, 0.6), forced=True)
+        Path(".vai/Sequential.sens").rename(folder)
+    assert alone.read_text() == shared.read_text()
 
 
 class Special(nn.Conv2d):
