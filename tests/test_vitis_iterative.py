@@ -415,3 +415,23 @@ def test_two_processes_find_what_one_finds() -> None:
     assert json.loads(Path(".vai/Plain.sens").read_text()) == serial
     with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments but 4 were given"):
         found.ana(Likeness(model, x), args=(1.0, 2.0), grid=(0.1,), gpus=["0", "1"], forced=True)
+
+
+def test_scores_that_are_no_numbers() -> None:
+    """Of the whole network: an error at once. Of a part: the worst there is, by either way of pruning."""
+    model, x, found = runner()
+    calls = []
+
+    def score(network: nn.Module, sign: float) -> float:
+        calls.append(network.conv1.out_channels)
+        if network.conv1.out_channels < 8:
+            return float("nan")
+        return sign * network.conv1.out_channels + sign * network.conv2.out_channels / 10 + sign * 100
+
+    with pytest.raises(ValueError, match="the score of the whole network is a finite number, got nan"):
+        found.ana(lambda network: calls.append(0) or float("nan"))
+    assert calls == [0] and not Path(".vai").exists()
+    for mode, sign in (("max", 1.0), ("min", -1.0)):
+        found.ana(score, args=(sign,), mode=mode, forced=True)
+        assert found.prune(0.6, mode="slim").conv1.out_channels >= 8
+        assert found.prune(threshold=100, mode="slim").conv1.out_channels >= 8

@@ -14,8 +14,10 @@ from search.curves import Curves, shares_of
 from search.sensitivity import Sensitivity, damage, grid_of, missing
 from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, option_at, share_removed
+from search.vitis.results import gain
 
 NOTHING: Mapping[str, float] = {}
+WORTHLESS = 1e6  # damage, above any that is measured
 _MILLION = 1_000_000  # shares as integers: options of a choice that holds those of another
 
 
@@ -72,18 +74,20 @@ class Analysis:
     def scores(self, group: Group) -> dict[float, float]:
         """Scores of a group by share removed; the worst where several rows are about it."""
         found: dict[float, float] = {}
-        worst = min if self.mode == "max" else max
         for share, value in (m for row in self.rows if group.matches(row) for m in row["metrics"]):
             if share is not None:
-                found[float(share)] = worst(value, found.get(float(share), value))
+                both = (value, found.get(float(share), value))
+                found[float(share)] = min(both, key=lambda score: gain(score, self.mode))
         return found
 
     def damages(self, group: Group) -> dict[float, float]:
-        """Damage by share removed, as `Sensitivity` counts it."""
-        sign, whole = (1.0 if self.mode == "max" else -1.0), self.baseline
+        """Damage by share removed, as `Sensitivity` counts it; a score that is not finite is worth nothing at all."""
+        whole = self.baseline
         if whole is None:
             return {}
-        return {share: damage(sign * whole, sign * value) for share, value in self.scores(group).items()}
+        gains = {share: gain(score, self.mode) for share, score in self.scores(group).items()}
+        before = gain(whole, self.mode)
+        return {s: damage(before, g) if np.isfinite(g) else WORTHLESS for s, g in gains.items()}
 
     def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
         """Damage curves over the options of `space`, which need not be the options that were scored."""
@@ -109,6 +113,12 @@ def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     fine = SearchSpace((Choice(choice.name, "width", tuple(every)),))
     (damages,) = Curves.through(fine, [{every.index(share): value for share, value in given.items()}]).damages
     return damages[np.searchsorted(every, own)]
+
+
+def check_baseline(score: float) -> None:
+    """Raise a ValueError where the whole network's score is no number that others could be compared with."""
+    if not np.isfinite(score):
+        raise ValueError(f"the score of the whole network is a finite number, got {score}: look at eval_fn")
 
 
 def rows_of(

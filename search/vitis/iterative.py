@@ -12,7 +12,7 @@ from torch import nn
 
 from ofa import Subnet, Supernet
 from ofa.importance import Measure
-from search.vitis.analysis import Analysis, pending, rows_of
+from search.vitis.analysis import Analysis, check_baseline, pending, rows_of
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import weights_digest
 from search.vitis.grids import SPARSITIES, Grid, Points
@@ -62,7 +62,8 @@ class IterativePruningRunner(PruningRunner):
         be pruned was run while converting.
 
         Raises:
-            ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing.
+            ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing;
+                the whole network's score is not finite.
         """
         metric, path = metric_of(mode), self.path(".sens")
         self._excludes, self._with_group_conv = excludes, with_group_conv
@@ -75,6 +76,7 @@ class IterativePruningRunner(PruningRunner):
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
 
         def save(scores: Mapping[Subnet, float]) -> None:
+            check_baseline(scores[supernet.space.largest])
             rows = rows_of(groups, scores, points.limits)
             missing = pending(rows, points.asked(groups), settings, mode)
             replace(empty, rows=rows + others, pending=missing).write(path)
