@@ -93,14 +93,24 @@ def share_removed(choice: Choice, option: int | str) -> float:
     return 1 - int(option) / int(choice.largest)
 
 
-def subnet_of(supernet: Supernet, groups: Sequence[Group], rows: Iterable[tuple[Mapping[str, Any], float]]) -> Subnet:
-    """The subnet of rows of a file, each with the share removed of its group; the other choices stay whole.
+def subnet_of(
+    supernet: Supernet,
+    groups: Sequence[Group],
+    rows: Iterable[tuple[Mapping[str, Any], float]],
+    opened: Sequence[Group] | None = None,
+) -> Subnet:
+    """The subnet of rows of a file, each with the share removed of its group; of `groups` only those `opened` shrink.
 
     Raises:
-        ValueError: no row is about a group of this network.
+        ValueError: a row is about no group of this network, or its share is outside [0, 1).
     """
-    rows = list(rows)
-    removed = {g.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
-    if rows and not removed:
-        raise ValueError("no group of the file is one of this network: its nodes are other layers")
+    removed: dict[str, int] = {}
+    for row, share in rows:
+        if not 0 <= share < 1:
+            raise ValueError(f"the share removed of a group lies in [0, 1), got {share} of {row['nodes']}")
+        found = [group for group in groups if group.matches(row)]
+        if share and not found:
+            units = f" of {row['units']} units" if "units" in row else ""
+            raise ValueError(f"{row['nodes']} of the file{units} is no group of this network: its layers are others")
+        removed |= {g.name: option_at(g.choice, share) for g in found if opened is None or g in opened}
     return supernet.space.largest.replace(**removed)

@@ -120,7 +120,7 @@ class IterativePruningRunner(PruningRunner):
         if spec is not None:
             path = Path(value)
             self.check_graph(path, spec.graph)
-            subnet = subnet_of(supernet, find_groups(supernet), spec.rows)
+            subnet = subnet_of(supernet, find_groups(supernet), spec.rows, groups)
         else:
             path = self.path(f"_{way}_{value}.spec")
             subnet = self._chosen(supernet, groups, way, value)
@@ -129,8 +129,8 @@ class IterativePruningRunner(PruningRunner):
         return self.pruned(supernet, subnet, mode, Path(information))
 
     def transform(self, spec_path: str | Path) -> nn.Module:
-        """The slim network of a specification."""
-        return self.prune(spec_path=spec_path, mode="slim")
+        """The slim network of a specification, whatever was excluded."""
+        return self.prune(spec_path=spec_path, excludes=(), mode="slim")
 
     def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
         """The subnet that the analysis leads to."""
