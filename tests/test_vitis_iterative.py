@@ -435,3 +435,48 @@ def test_scores_that_are_no_numbers() -> None:
         found.ana(score, args=(sign,), mode=mode, forced=True)
         assert found.prune(0.6, mode="slim").conv1.out_channels >= 8
         assert found.prune(threshold=100, mode="slim").conv1.out_channels >= 8
+
+
+def stages() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 1
+    for width in (16, 16, 32, 32, 64, 64):
+        stride = 2 if 1 < before != width else 1
+        layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+SLOPES = {"0": (38.9, 2.17), "3": (4.4, 1.54), "6": (49.2, 3.78), "9": (37.2, 3.32), "12": (33.5, 3.84),
+          "15": (49.3, 1.51)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["iterative", "one_step"])
+def test_rounds_are_nested(kind: str) -> None:
+    """From sparse weights in the baseline no channel of zeros is kept, though the search itself is not nested."""
+    groups = [
+        {"nodes": [n], "metrics": [[None, 90.0], *([s / 10, 90 - a * (s / 10) ** p] for s in range(1, 10))]}
+        for n, (a, p) in SLOPES.items()
+    ]
+    Path(".vai").mkdir()
+    Path(".vai/Sequential.sens").write_text(json.dumps({"groups": groups, "uncompleted_steps": []}))
+    model, x, before = stages(), torch.randn(2, 1, 28, 28), [64] * 6
+    for ratio in (0.2, 0.4, 0.6, 0.8):
+        found: Any = get_pruning_runner(model, x, kind)
+        settings: dict[str, Any] = {"removal_ratio": ratio, "channel_divisible": 8}
+        if kind == "one_step":
+            found.search(num_subnet=2, eval_fn=lambda network: 0.0, **settings)
+        sparse, slim = found.prune(mode="sparse", **settings), found.prune(mode="slim", **settings)
+        filters = [weight for weight in slim.state_dict().values() if weight.ndim == 4]
+        assert all(weight.flatten(1).any(1).all() for weight in filters)
+        widths = [len(weight) for weight in filters]
+        assert all(now <= then for now, then in zip(widths, before, strict=True)) and sum(widths) < sum(before)
+        before, model = widths, stages()
+        model.load_state_dict(sparse.state_dict())
+    if kind == "iterative":
+        again = get_pruning_runner(model, x, kind)
+        for way in ("removal_ratio", "threshold"):
+            state = again.prune(**{way: 0.0}, mode="slim").state_dict()
+            assert [len(weight) for weight in state.values() if weight.ndim == 4] == before
+        with pytest.raises(UnreachableRatio, match=r"earlier rounds removed 0\.[78]\d+ already"):
+            again.prune(0.3)

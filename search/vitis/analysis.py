@@ -90,9 +90,17 @@ class Analysis:
         return {s: damage(before, g) if np.isfinite(g) else WORTHLESS for s, g in gains.items()}
 
     def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
-        """Damage curves over the options of `space`, which need not be the options that were scored."""
+        """Damage curves over the options of `space`, which need not be the options that were scored.
+
+        The largest of them, what an earlier round may have left, costs nothing any more.
+        """
+        every = {group.name: group.choice for group in groups}
         known = {group.name: self.damages(group) for group in groups}
-        damages = [curve(choice, known.get(choice.name, {})) for choice in space.choices]
+        damages = []
+        for choice in space.choices:
+            whole = every.get(choice.name, choice)
+            damage = curve(whole, known.get(choice.name, {}))[[whole.options.index(o) for o in choice.options]]
+            damages.append(np.append(damage[:-1], 0.0))
         return Curves(space, tuple(damages))
 
     def allowed(self, space: SearchSpace, groups: Sequence[Group]) -> SearchSpace:

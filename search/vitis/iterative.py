@@ -19,6 +19,7 @@ from search.vitis.grids import SPARSITIES, Grid, Points
 from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from search.vitis.names import Excludes
 from search.vitis.ratio import within_ratio
+from search.vitis.remains import remains
 from search.vitis.results import Results
 from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from search.vitis.specification import read_spec, write_spec
@@ -102,10 +103,11 @@ class IterativePruningRunner(PruningRunner):
     ) -> nn.Module:
         """The network with its weights of now, pruned in one of three ways to multiples of `channel_divisible`.
 
-        By `removal_ratio`, the share of MACs removed, to within 0.01; by `threshold`, the relative
-        loss of score that each group alone may cost; or as a `.spec` file says. What the analysis has no curve of stays
-        whole. `mode` "sparse" keeps the shapes, with zeros that stay; "slim" has smaller layers. Without `excludes`
-        those of `ana` hold. Leaves `.vai/<Class>_ratio_<r>.spec` and `…_pruning_info.json`.
+        By `removal_ratio`, the share of MACs removed, to within 0.01; by `threshold`, the relative loss of score that
+        each group alone may cost; or as a `.spec` file says. What the analysis has no curve of stays whole; channels
+        that earlier rounds made zero do not come back. `mode` "sparse" keeps the shapes, with zeros that stay; "slim"
+        has smaller layers. Without `excludes` those of `ana` hold. Leaves `.vai/<Class>_ratio_<r>.spec` and
+        `…_pruning_info.json`.
 
         Raises:
             ValueError: not exactly one way, no finished analysis, or a file of another network.
@@ -144,11 +146,12 @@ class IterativePruningRunner(PruningRunner):
         curved = [group.name for group in groups if analysis.scores(group)]
         if not curved:
             raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
-        part = analysis.allowed(open_space(supernet.space, curved), groups)
+        part = remains(supernet, analysis.allowed(open_space(supernet.space, curved), groups))
         curves = analysis.curves(part, groups)
         if way == "threshold":
             return part.decode(curves.at(value + 1e-8))
-        return within_ratio(curves, part_costs(supernet, part), value) if value else part.largest
+        whole = supernet.cost(supernet.space.largest).macs
+        return within_ratio(curves, part_costs(supernet, part), value, whole) if value else part.largest
 
     def _known(self, path: Path, asked: Analysis) -> Analysis:
         """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.backbone import unwrapped
 from ofa.extraction import State
-from ofa.importance import MEASURES, Measure, others
+from ofa.importance import MEASURES, Measure
 from search import Archive, Result, Search, run
 from search.objectives import written
 from search.vitis.candidates import Scorer
@@ -28,26 +28,13 @@ from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
 from search.vitis.reasons import reasons_of, table_of
+from search.vitis.remains import Remaining
 from search.workers import workers
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""
 
 console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
-
-    measure: str | Measure
-
-    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
-        function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
-        scores = function(parameter, dim)
-        rest = others(parameter, dim)
-        present = parameter.abs().sum(rest) if rest else parameter.abs()
-        return None if scores is None else torch.where(present > 0, scores.to(present), 0)
 
 
 class PruningRunner:

@@ -1,0 +1,45 @@
+"""What earlier rounds of pruning left: channels that are not all zero, which alone are ranked and offered again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ofa import SearchSpace, Supernet
+from ofa.importance import MEASURES, Measure, others
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
+
+    measure: str | Measure
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
+        scores = function(parameter, dim)
+        present = presence(parameter, dim)
+        return None if scores is None else torch.where(present > 0, scores.to(present), 0)
+
+
+def presence(parameter: Tensor, dim: int) -> Tensor:
+    """The sum of magnitudes of each index: zero where nothing is left."""
+    rest = others(parameter, dim)
+    return parameter.abs().sum(rest) if rest else parameter.abs()
+
+
+def remains(supernet: Supernet, space: SearchSpace) -> SearchSpace:
+    """The part of a space without widths that hold more than all channels that are left.
+
+    The active subnet of `supernet` is the largest, and its units are in order of importance.
+    """
+    kept = {}
+    for name, units in supernet.importance(presence).items():
+        options, whole = np.array(space[name].options), int(supernet.space[name].largest)
+        enough = options >= math.ceil(float(np.mean(units > 0)) * whole - 1e-6)
+        kept[name] = options[: int(np.argmax(enough)) + 1 if enough.any() else None].tolist()
+    return space.restrict(kept)
