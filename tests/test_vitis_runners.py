@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitis_networks import Likeness, Plain, make, outputs
 
 import ofa
+import ofa.importance
 from ofa.export import export_onnx, export_program
 from ofa.space import Genome
 from search.one_step import OneStep
@@ -279,3 +280,58 @@ def test_gradients_of_the_users_network_rank(importance: str) -> None:
     kept = slim.conv4.out_channels
     rows = {tuple(row.tolist()) for row in model.conv4.bias.detach()[~unfelt, None]}
     assert kept < 48 and rows <= {tuple(row.tolist()) for row in slim.conv4.bias.detach()[:, None]}
+
+
+def flat(parameter: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.ones(parameter.shape[dim])
+
+
+def test_scores_by_one_importance_are_not_taken_for_anothers() -> None:
+    """Files name it; those of Vitis' own, which do not, are accepted."""
+    model, x = make("plain")
+    search = Path(".vai/Plain_ratio_0.5.search")
+    OneStepPruningRunner(model, x).search(num_subnet=2, eval_fn=Likeness(model, x))
+    analysed(model, x)
+    assert {json.loads(path.read_text())["importance"] for path in (search, Path(".vai/Plain.sens"))} == {"l1"}
+    for other, name in (("random", "random"), (flat, f"{__name__}.flat")):
+        one = OneStepPruningRunner(model, x, importance=other)
+        with pytest.raises(ValueError, match=f"was made with importance 'l1', here '{name}'"):
+            one.prune(removal_ratio=0.5)
+        with pytest.raises(ValueError, match=f"was made with importance 'l1', here '{name}'"):
+            one.search(num_subnet=3, eval_fn=Likeness(model, x))
+        two = IterativePruningRunner(model, x, importance=other)
+        with pytest.raises(ValueError, match=f"was made with importance='l1', asked is '{name}'"):
+            two.ana(Likeness(model, x))
+        with pytest.raises(ValueError, match=f"importance='l1', that of this runner is '{name}'"):
+            two.prune(0.5)
+    OneStepPruningRunner(model, x, importance=ofa.importance.l1).prune(removal_ratio=0.5)
+    for path in (search, Path(".vai/Plain.sens")):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "importance"}))
+    one.prune(removal_ratio=0.5)
+    two.prune(0.5)
+
+
+def test_scores_by_some_gradients_are_not_taken_for_others() -> None:
+    model, x = make("plain")
+    model(x).square().mean().backward()
+    one, two = (
+        OneStepPruningRunner(model, x, importance="taylor"),
+        IterativePruningRunner(model, x, importance="fisher"),
+    )
+    one.search(num_subnet=2, eval_fn=Likeness(model, x))
+    one.prune()
+    calls: list[int] = []
+
+    def dying(network: nn.Module) -> float:
+        calls.append(0)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        two.ana(dying)
+    model(x).square().mean().backward()
+    with pytest.raises(ValueError, match="was made with gradients_digest"):
+        one.prune()
+    with pytest.raises(ValueError, match="unfinished analysis of other gradients"):
+        two.ana(dying)

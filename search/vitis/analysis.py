@@ -26,7 +26,8 @@ class Analysis:
     """Scores by group and share removed; `rows` are the groups of the file, `mode` says which scores are better.
 
     `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored;
-    `calibrated`: each network was, before it was scored. A row may have a `limit`, the most that its group loses.
+    `calibrated`: each network was, before it was scored; `importance` ranked the units, by `gradients` if that is a
+    digest. A row may have a `limit`, the most that its group loses.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -35,6 +36,8 @@ class Analysis:
     weights: str = ""
     pending: list[Any] = field(default_factory=list)
     calibrated: bool = False
+    importance: str = ""
+    gradients: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Analysis:
@@ -51,9 +54,10 @@ class Analysis:
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
-        words = [str(content.get(key) or "") for key in ("mode", "graph_digest", "weights_digest")]
+        keys = ("mode", "graph_digest", "weights_digest", "importance", "gradients_digest")
+        mode, graph, weights, *ranked = (str(content.get(key) or "") for key in keys)
         steps = list(content.get("uncompleted_steps") or ())
-        return cls(rows, words[0] or "max", words[1], words[2], steps, bool(content.get("calibrated")))
+        return cls(rows, mode or "max", graph, weights, steps, bool(content.get("calibrated")), *ranked)
 
     def write(self, path: Path) -> None:
         content = {
@@ -63,6 +67,8 @@ class Analysis:
             "weights_digest": self.weights,
             "mode": self.mode,
             "calibrated": self.calibrated,
+            "importance": self.importance,
+            "gradients_digest": self.gradients,
         }
         write_json(path, content)
 

@@ -18,7 +18,8 @@ from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, share_removed, subnet_of
 from search.vitis.results import gain
 
-IDENTITY = ("graph_digest", "weights_digest", "mode", "channel_divisible", "excludes", "with_group_conv")
+IDENTITY = ("graph_digest", "weights_digest", "importance", "gradients_digest", "mode", "channel_divisible", "excludes",
+            "with_group_conv")  # fmt: skip
 
 
 @dataclass(frozen=True)

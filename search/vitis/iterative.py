@@ -63,8 +63,8 @@ class IterativePruningRunner(PruningRunner):
         be pruned was run while converting.
 
         Raises:
-            ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing;
-                the whole network's score is not finite.
+            ValueError: the file is of another network or importance, or unfinished and of other weights; an exclude
+                matches nothing; the whole network's score is not finite.
         """
         metric, path = metric_of(mode), self.path(".sens")
         self._excludes, self._with_group_conv = excludes, with_group_conv
@@ -72,7 +72,9 @@ class IterativePruningRunner(PruningRunner):
         groups = self.open_groups(supernet, excludes, with_group_conv)
         points = Points.of(grid, self.model, groups)
         settings = points.settings(adaptive)
-        empty = Analysis([], mode, self.graph, weights_digest(self.model), calibrated=calibration_fn is not None)
+        digests = (self.graph, weights_digest(self.model))
+        ranked = (self.importance.name, self.gradients)
+        empty = Analysis([], mode, *digests, [], calibration_fn is not None, *ranked)
         before = empty if forced or not path.exists() else self._known(path, empty)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
 
@@ -110,7 +112,7 @@ class IterativePruningRunner(PruningRunner):
         `…_pruning_info.json`.
 
         Raises:
-            ValueError: not exactly one way, no finished analysis, or a file of another network.
+            ValueError: not exactly one way, no finished analysis, or a file of another network or importance.
             UnreachableRatio: no subnet has the wanted MACs; the closest is named.
         """
         check_mode(mode)
@@ -143,6 +145,11 @@ class IterativePruningRunner(PruningRunner):
         self.check_graph(path, analysis.graph)
         if analysis.pending:
             raise ValueError(f"{path} is unfinished, {len(analysis.pending)} evaluations are missing: call ana() again")
+        if analysis.importance not in ("", self.importance.name):
+            raise ValueError(
+                f"{path} was made with importance={analysis.importance!r}, that of this runner is"
+                f" {self.importance.name!r}: give it the same, or ana(forced=True) starts anew"
+            )
         curved = [group.name for group in groups if analysis.scores(group)]
         if not curved:
             raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
@@ -159,9 +166,11 @@ class IterativePruningRunner(PruningRunner):
         self.check_graph(path, known.graph)
         if known.pending and known.weights and known.weights != asked.weights:
             raise ValueError(f"{path} is an unfinished analysis of other weights; forced=True starts anew")
-        for name in ("mode", "calibrated"):
+        if known.pending and known.gradients != asked.gradients and known.importance == asked.importance:
+            raise ValueError(f"{path} is an unfinished analysis of other gradients; forced=True starts anew")
+        for name in ("mode", "calibrated", "importance"):
             theirs, ours = getattr(known, name), getattr(asked, name)
-            if known.graph and theirs != ours:
+            if known.graph and theirs not in ("", ours):
                 raise ValueError(f"{path} was made with {name}={theirs!r}, asked is {ours!r}; forced=True starts anew")
         return replace(known, mode=asked.mode)
 

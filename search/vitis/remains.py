@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 
 import numpy as np
 import torch
@@ -18,6 +18,17 @@ class Remaining:
     """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
 
     measure: str | Measure
+
+    @property
+    def name(self) -> str:
+        """What it is called in a file."""
+        measure = self.measure
+        if isinstance(measure, str):
+            return measure
+        known = (name for name, function in MEASURES.items() if function == measure)
+        kind = measure if hasattr(measure, "__qualname__") else type(measure)
+        own = repr(measure) if is_dataclass(measure) else kind.__qualname__
+        return next(known, f"{kind.__module__}.{own}")
 
     def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
         function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure

@@ -18,11 +18,11 @@ from torch import nn
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.backbone import unwrapped
 from ofa.extraction import State
-from ofa.importance import MEASURES, Measure
+from ofa.importance import FIRST_ORDER, MEASURES, Measure
 from search import Archive, Result, Search, run
 from search.objectives import written
 from search.vitis.candidates import Scorer
-from search.vitis.files import FOLDER, graph_digest
+from search.vitis.files import FOLDER, gradients_digest, graph_digest
 from search.vitis.forms import NOTHING, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
@@ -61,6 +61,11 @@ class PruningRunner:
     def graph(self) -> str:
         """The digest of the network without its weights."""
         return graph_digest(self.model, self.inputs)
+
+    @property
+    def gradients(self) -> str:
+        """The digest of the gradients, where units are ranked by them."""
+        return gradients_digest(self.model) if self.importance.name in FIRST_ORDER else ""
 
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
