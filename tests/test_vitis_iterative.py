@@ -480,3 +480,21 @@ def test_rounds_are_nested(kind: str) -> None:
             assert [len(weight) for weight in state.values() if weight.ndim == 4] == before
         with pytest.raises(UnreachableRatio, match=r"earlier rounds removed 0\.[78]\d+ already"):
             again.prune(0.3)
+
+
+def test_a_new_process_knows_what_the_analysis_excluded() -> None:
+    """From the file; until excludes are given, or an analysis without them is made."""
+    model, x = make("plain")
+    IterativePruningRunner(model, x).ana(lambda network: 1.0)
+    IterativePruningRunner(model, x).ana(lambda network: 1.0, excludes=[model.conv2])
+    content = json.loads(Path(".vai/Plain.sens").read_text())
+    assert (content["excludes"], content["with_group_conv"]) == (["conv2"], False)
+    assert IterativePruningRunner(model, x).prune(0.4, mode="slim").conv2.out_channels == 32
+    assert IterativePruningRunner(model, x).prune(0.7, excludes=(), mode="slim").conv2.out_channels < 32
+    IterativePruningRunner(model, x).ana(lambda network: 1.0)
+    assert IterativePruningRunner(model, x).prune(0.7, mode="slim").conv2.out_channels < 32
+    grouped, x = make("grouped")
+    for flag in (True, False):
+        IterativePruningRunner(grouped, x).ana(lambda network: 1.0, with_group_conv=flag)
+        slim = IterativePruningRunner(grouped, x).prune(threshold=0.0, mode="slim")
+        assert (slim.grouped.out_channels < 48) == flag

@@ -27,7 +27,8 @@ class Analysis:
 
     `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored;
     `calibrated`: each network was, before it was scored; `importance` ranked the units, by `gradients` if that is a
-    digest. A row may have a `limit`, the most that its group loses.
+    digest; layers `excluded` by it are not pruned without being asked for, nor convolutions in groups without
+    `with_group_conv`. A row may have a `limit`, the most that its group loses.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +39,8 @@ class Analysis:
     calibrated: bool = False
     importance: str = ""
     gradients: str = ""
+    excluded: list[str] = field(default_factory=list)
+    with_group_conv: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Analysis:
@@ -55,9 +58,11 @@ class Analysis:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
         keys = ("mode", "graph_digest", "weights_digest", "importance", "gradients_digest")
-        mode, graph, weights, *ranked = (str(content.get(key) or "") for key in keys)
+        mode, graph, weights, importance, gradients = (str(content.get(key) or "") for key in keys)
         steps = list(content.get("uncompleted_steps") or ())
-        return cls(rows, mode or "max", graph, weights, steps, bool(content.get("calibrated")), *ranked)
+        barred, grouped = list(content.get("excludes") or ()), bool(content.get("with_group_conv", True))
+        calibrated = bool(content.get("calibrated"))
+        return cls(rows, mode or "max", graph, weights, steps, calibrated, importance, gradients, barred, grouped)
 
     def write(self, path: Path) -> None:
         content = {
@@ -69,6 +74,8 @@ class Analysis:
             "calibrated": self.calibrated,
             "importance": self.importance,
             "gradients_digest": self.gradients,
+            "excludes": self.excluded,
+            "with_group_conv": self.with_group_conv,
         }
         write_json(path, content)
 

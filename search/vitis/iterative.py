@@ -17,7 +17,7 @@ from search.vitis.candidates import Function, Scorer
 from search.vitis.files import weights_digest
 from search.vitis.grids import SPARSITIES, Grid, Points
 from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
-from search.vitis.names import Excludes
+from search.vitis.names import Excludes, excluded
 from search.vitis.ratio import within_ratio
 from search.vitis.remains import remains
 from search.vitis.results import Results
@@ -36,7 +36,7 @@ class IterativePruningRunner(PruningRunner):
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
         super().__init__(model, input_signature, importance=importance)
         self._excludes: Excludes = None
-        self._with_group_conv = True  # what the analysis knows nothing of stays
+        self._with_group_conv: bool | None = None
 
     def ana(
         self,
@@ -67,14 +67,15 @@ class IterativePruningRunner(PruningRunner):
                 matches nothing; the whole network's score is not finite.
         """
         metric, path = metric_of(mode), self.path(".sens")
-        self._excludes, self._with_group_conv = excludes, with_group_conv
         supernet = self.supernet(DIVISOR)
         groups = self.open_groups(supernet, excludes, with_group_conv)
+        self._excludes, self._with_group_conv = excludes, with_group_conv
         points = Points.of(grid, self.model, groups)
         settings = points.settings(adaptive)
         digests = (self.graph, weights_digest(self.model))
         ranked = (self.importance.name, self.gradients)
-        empty = Analysis([], mode, *digests, [], calibration_fn is not None, *ranked)
+        barred = sorted(excluded(self.model, excludes))
+        empty = Analysis([], mode, *digests, [], calibration_fn is not None, *ranked, barred, with_group_conv)
         before = empty if forced or not path.exists() else self._known(path, empty)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
 
@@ -119,15 +120,18 @@ class IterativePruningRunner(PruningRunner):
         way, value = the_way(removal_ratio, threshold, spec_path)
         spec = read_spec(Path(value)) if way == "spec" else None
         divisor = channel_divisible if spec is None else spec.divisor
-        supernet, excludes = self.supernet(divisor), self._excludes if excludes is None else excludes
-        groups = self.open_groups(supernet, excludes, self._with_group_conv)
+        analysis = self._finished() if spec is None else Analysis()
+        excludes = self._excludes if excludes is None else excludes
+        with_group_conv = analysis.with_group_conv if self._with_group_conv is None else self._with_group_conv
+        supernet = self.supernet(divisor)
+        groups = self.open_groups(supernet, analysis.excluded if excludes is None else excludes, with_group_conv)
         if spec is not None:
             path = Path(value)
             self.check_graph(path, spec.graph)
             subnet = subnet_of(supernet, find_groups(supernet), spec.rows, groups)
         else:
             path = self.path(f"_{way}_{value}.spec")
-            subnet = self._chosen(supernet, groups, way, value)
+            subnet = chosen(analysis, supernet, groups, way, value)
             write_spec(path, groups, subnet, divisor, self.graph)
         information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
         return self.pruned(supernet, subnet, mode, Path(information))
@@ -136,8 +140,8 @@ class IterativePruningRunner(PruningRunner):
         """The slim network of a specification, whatever was excluded."""
         return self.prune(spec_path=spec_path, excludes=(), mode="slim")
 
-    def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
-        """The subnet that the analysis leads to."""
+    def _finished(self) -> Analysis:
+        """The analysis in the work folder, checked to be one to prune from."""
         path = self.path(".sens")
         if not path.exists():
             raise ValueError(f"there is no analysis in {path}: call ana() before prune()")
@@ -150,15 +154,7 @@ class IterativePruningRunner(PruningRunner):
                 f"{path} was made with importance={analysis.importance!r}, that of this runner is"
                 f" {self.importance.name!r}: give it the same, or ana(forced=True) starts anew"
             )
-        curved = [group.name for group in groups if analysis.scores(group)]
-        if not curved:
-            raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
-        part = remains(supernet, analysis.allowed(open_space(supernet.space, curved), groups))
-        curves = analysis.curves(part, groups)
-        if way == "threshold":
-            return part.decode(curves.at(value + 1e-8))
-        whole = supernet.cost(supernet.space.largest).macs
-        return within_ratio(curves, part_costs(supernet, part), value, whole) if value else part.largest
+        return analysis
 
     def _known(self, path: Path, asked: Analysis) -> Analysis:
         """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""
@@ -173,6 +169,19 @@ class IterativePruningRunner(PruningRunner):
             if known.graph and theirs not in ("", ours):
                 raise ValueError(f"{path} was made with {name}={theirs!r}, asked is {ours!r}; forced=True starts anew")
         return replace(known, mode=asked.mode)
+
+
+def chosen(analysis: Analysis, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
+    """The subnet that an analysis leads to."""
+    curved = [group.name for group in groups if analysis.scores(group)]
+    if not curved:
+        raise ValueError("the analysis has no group of this network that may be pruned: its nodes are other layers")
+    part = remains(supernet, analysis.allowed(open_space(supernet.space, curved), groups))
+    curves = analysis.curves(part, groups)
+    if way == "threshold":
+        return part.decode(curves.at(value + 1e-8))
+    whole = supernet.cost(supernet.space.largest).macs
+    return within_ratio(curves, part_costs(supernet, part), value, whole) if value else part.largest
 
 
 def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet: Supernet) -> None:
