@@ -209,6 +209,13 @@ def test_one_exclude_means_the_same_layer_to_every_pruner(pruner: str) -> None:
         reached(pruner, ["conv9"])
 
 
+@pytest.mark.parametrize("pruner", ["iterative", "one_step", "once_for_all"])
+def test_an_excluded_normalisation_keeps_the_layers_before_it(pruner: str) -> None:
+    model = plain_with_a_special_layer()[0]
+    assert reached(pruner, ["bn2"]) == reached(pruner, model.bn2) == reached(pruner, None) - {"conv2", "conv3"}
+    assert not reached(pruner, nn.BatchNorm2d) & {"conv1", "conv2", "conv3"}
+
+
 @pytest.mark.parametrize("name", ["depthwise", "transposed", "two_inputs"])
 def test_slim_networks_export(name: str, folder: Path) -> None:
     """To ONNX, run by onnxruntime, and by torch.export."""

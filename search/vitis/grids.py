@@ -38,7 +38,7 @@ class Points:
         own: dict[str, tuple[float, ...]] = {group.name: SPARSITIES for group in groups}  # which are not limited
         for selector, shares in grid.items():
             names = set(excluded(model, selector))
-            own |= {group.name: tuple(shares) for group in groups if names & set(group.nodes)}
+            own |= {group.name: tuple(shares) for group in groups if names & {*group.nodes, *group.members}}
         return cls(tuple(sorted({share for shares in own.values() for share in shares})), own)
 
     def settings(self, adaptive: bool) -> Sensitivity:

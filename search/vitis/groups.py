@@ -19,13 +19,15 @@ from search.vitis.names import in_groups, is_depthwise, module_of
 class Group:
     """A width choice, and the modules (`nodes`) whose outputs it decides.
 
-    `num_groups` counts those of a convolution in groups among them; `grouped`: one of these is sliced along any side.
+    `members` are all that have its channels as outputs, normalisations too. `num_groups` counts those of a convolution
+    in groups among the nodes; `grouped`: one of these is sliced along any side.
     """
 
     choice: Choice
     nodes: tuple[str, ...]
     num_groups: int = 1
     grouped: bool = False
+    members: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,17 +53,19 @@ def find_groups(supernet: Supernet) -> list[Group]:
             owners = {name: modules[name.rpartition(".")[0]] for name in indices if "." in name}
             axes = {name: output_axis(module, len(indices[name])) for name, module in owners.items()}
             made = [name for name, axis in axes.items() if axis is not None and indices[name][axis] is not None]
+            flat = [name for name, index in indices.items() if len(index) == 1 and name in owners]
+            members = tuple(dict.fromkeys(name.rpartition(".")[0] for name in (*made, *flat)))
             nodes = tuple(dict.fromkeys(name.rpartition(".")[0] for name in made))
             count = max((getattr(modules[n], "groups", 1) for n in nodes if in_groups(modules[n])), default=1)
             grouped = any(in_groups(module) for module in owners.values())
-            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped))
+            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped, members))
     return found
 
 
 def open_groups(groups: Iterable[Group], excluded: Iterable[str], with_group_conv: bool) -> list[Group]:
     """The groups that may be pruned: none of their layers is excluded, nor in groups, unless these may be pruned."""
     names = set(excluded)
-    return [g for g in groups if not names & set(g.nodes) and (with_group_conv or not g.grouped)]
+    return [g for g in groups if not names & {*g.nodes, *g.members} and (with_group_conv or not g.grouped)]
 
 
 def open_space(space: SearchSpace, names: Iterable[str]) -> SearchSpace:
