@@ -12,10 +12,16 @@ from torch import Tensor
 from ofa import SearchSpace, Supernet
 from ofa.importance import MEASURES, Measure, others
 
+BELOW, TINY = 1e-6, 1e-12  # of the mean score; and where all are zero
+
 
 @dataclass(frozen=True)
 class Remaining:
-    """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
+    """An importance that is below all others where nothing is left: what an earlier round removed goes first.
+
+    Raises:
+        TypeError: the measure gives something else than scores, or not as many.
+    """
 
     measure: str | Measure
 
@@ -33,8 +39,24 @@ class Remaining:
     def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
         function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
         scores = function(parameter, dim)
-        present = presence(parameter, dim)
-        return None if scores is None else torch.where(present > 0, scores.to(present), 0)
+        if scores is None:
+            return None
+        if not isinstance(scores, Tensor) or scores.shape != (parameter.shape[dim],):
+            got = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise TypeError(
+                f"importance gives a tensor of one score for each of the {parameter.shape[dim]} indices along dimension"
+                f" {dim} of a parameter of shape {tuple(parameter.shape)}, or None; {self.name} gave {got}"
+            )
+        kind = torch.promote_types(scores.dtype, torch.float32)
+        return lowered(scores.to(parameter.device, kind), presence(parameter, dim) > 0)
+
+
+def lowered(scores: Tensor, left: Tensor) -> Tensor:
+    """Scores of at least zero where something is left, shifted where some are negative, and a bit below elsewhere."""
+    if not left.any():
+        return torch.zeros_like(scores)
+    raised = torch.where(left, scores - scores[left].min().clamp(max=0), 0)
+    return torch.where(left, raised, -(BELOW * raised.mean() + TINY))
 
 
 def presence(parameter: Tensor, dim: int) -> Tensor:
