@@ -342,3 +342,14 @@ def test_scores_by_some_gradients_are_not_taken_for_others() -> None:
         one.prune()
     with pytest.raises(ValueError, match="unfinished analysis of other gradients"):
         two.ana(dying)
+
+
+@pytest.mark.parametrize("kind", [IterativePruningRunner, OneStepPruningRunner, OFAPruner])
+def test_a_sparse_network_is_pruned_on_from_its_weights_alone(kind: Any) -> None:
+    model, x = make("plain")
+    sparse = analysed(model, x).prune(0.3)
+    for given in (sparse, copy.deepcopy(sparse), nn.DataParallel(sparse)):
+        with pytest.raises(ValueError, match=r"this Plain is the sparse result of prune\(\), asked is the network"):
+            kind(given, x)
+    model.load_state_dict(sparse.state_dict())
+    kind(model, x)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ofa.backbone import unwrapped
 from ofa.extraction import State, aliases, reduced, write
 from ofa.persistence import plan_from_json
 from ofa.slicing import Index, Plan, duplicate, find_modules, find_owners, installed, put, take
@@ -111,6 +112,23 @@ def sparse_network(model: nn.Module, plan: Plan, statistics: State = NOTHING) ->
         put(buffers[name], plan.indices.get(name, ()), value.to(buffers[name].device), accumulate=False)
     Mask(network, plan).attach(network)
     network.__dict__["slim_state_dict"] = partial(_slim_state_of, network, plan)
+    return network
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The network inside what a script calls its model.
+
+    Raises:
+        ValueError: it is a sparse network, which has a mask already.
+        TypeError: it is no `nn.Module`.
+    """
+    network = unwrapped(model)
+    hooks = [hook for module in network.modules() for hook in module._forward_pre_hooks.values()]
+    if any(isinstance(getattr(hook, "__self__", None), Mask) for hook in hooks):
+        raise ValueError(
+            f"this {type(network).__name__} is the sparse result of prune(), asked is the network it was made from:"
+            " original.load_state_dict(sparse.state_dict()), and give that original"
+        )
     return network
 
 

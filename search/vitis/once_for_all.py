@@ -18,6 +18,7 @@ from search import Archive, Constraint, Evolution
 from search.vitis.bins import MILLION, best_of_bins
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import FOLDER, read_json, weights_digest, write_json
+from search.vitis.forms import original
 from search.vitis.groups import find_groups, open_groups, open_space
 from search.vitis.names import Excludes, excluded
 from search.vitis.runner import evaluate, metric_of, progress
@@ -30,11 +31,12 @@ class OFAPruner:
     `seed` decides the random subnets: processes that draw equally often draw the same ones.
 
     Raises:
+        ValueError: `model` is the sparse result of a pruning.
         TypeError: `model` is no `nn.Module`.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> None:
-        self.model, self.inputs = unwrapped(model), inputs
+        self.model, self.inputs = original(model), inputs
         self.rng = np.random.default_rng(seed)
         self._settings: Settings | None = None
         self.space = SearchSpace(())

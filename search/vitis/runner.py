@@ -16,14 +16,13 @@ from rich.table import Table
 from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.backbone import unwrapped
 from ofa.extraction import State
 from ofa.importance import FIRST_ORDER, MEASURES, Measure
 from search import Archive, Result, Search, run
 from search.objectives import written
 from search.vitis.candidates import Scorer
 from search.vitis.files import FOLDER, gradients_digest, graph_digest
-from search.vitis.forms import NOTHING, slim_network, sparse_network
+from search.vitis.forms import NOTHING, original, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
@@ -45,14 +44,14 @@ class PruningRunner:
     `reasons` says of layers that were not pruned why.
 
     Raises:
-        ValueError: an unknown importance.
+        ValueError: an unknown importance, or `model` is the sparse result of another pruning.
         TypeError: `model` is no `nn.Module`.
     """
 
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
         if isinstance(importance, str) and importance not in MEASURES:
             raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
-        self.model, self.inputs, self.importance = unwrapped(model), input_signature, Remaining(importance)
+        self.model, self.inputs, self.importance = original(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
         self.reasons: dict[str, str] = {}
         self._supernets: dict[int, Supernet] = {}
