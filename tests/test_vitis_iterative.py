@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -386,6 +387,8 @@ def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> Non
         ({"removal_ratio": 0.5, "threshold": 0.1}, ValueError, "exactly one of .*, got ratio, threshold"),
         ({"removal_ratio": 1}, ValueError, r"removal_ratio lies in \[0, 1\)"),
         ({"removal_ratio": "half"}, TypeError, "ratio is a number, got 'half'"),
+        ({"removal_ratio": float("nan")}, ValueError, "got ratio=nan"),
+        ({"threshold": float("nan")}, ValueError, "got threshold=nan"),
         ({"threshold": -1}, ValueError, "threshold is at least 0"),
         ({"removal_ratio": 0.5, "mode": "dense"}, ValueError, "mode is 'sparse' or 'slim', got 'dense'"),
         ({"spec_path": "nowhere.spec"}, ValueError, r"cannot read nowhere\.spec: No such file"),
@@ -498,3 +501,41 @@ def test_a_new_process_knows_what_the_analysis_excluded() -> None:
         IterativePruningRunner(grouped, x).ana(lambda network: 1.0, with_group_conv=flag)
         slim = IterativePruningRunner(grouped, x).prune(threshold=0.0, mode="slim")
         assert (slim.grouped.out_channels < 48) == flag
+
+
+def test_messages_name_the_way_out() -> None:
+    model, x, found = runner()
+    layers = [nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    with pytest.raises(ValueError, match="can be pruned; with_group_conv=True opens convolutions in groups"):
+        IterativePruningRunner(nn.Sequential(*layers).eval(), x).ana(lambda network: 0.0)
+    for grid in ([1.5], [], {"conv1": [0.0, 0.5]}, [float("nan")]):
+        with pytest.raises(ValueError, match=r"grid holds shares that are removed, between 0 and 1, got \["):
+            found.ana(lambda network: 0.0, grid=grid)
+    found.ana(lambda network: 1.0)
+    found.prune(np.float32(0.3))
+    assert Path(".vai/Plain_ratio_0.3.spec").exists()
+    with pytest.raises(ValueError, match="channel_divisible is a whole number of at least 1, got 0"):
+        found.prune(0.3, channel_divisible=0)
+    model.conv4.weight.requires_grad_(False)
+    model(x).square().mean().backward()
+    with pytest.raises(ValueError, match=r"needs gradients: .*; none have conv4\.weight$"):
+        IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 0.0)
+    model.conv4.weight.requires_grad_(True)
+    model.zero_grad()
+
+
+def test_damaged_analyses_are_refused() -> None:
+    found = runner()[2]
+    found.ana(lambda network: 1.0)
+    path = Path(".vai/Plain.sens")
+    content = json.loads(path.read_text())
+    for metrics, message in (
+        ([[None, 1.0], [0.5, "much"]], "is no sensitivity analysis"),
+        ([[None, 1.0], ["half", 0.5]], "is no sensitivity analysis"),
+        ("none", "is no sensitivity analysis"),
+        ([[0.5, 0.5]], r"has no score of the whole network, a row \[null, score\]"),
+        ([[None, float("nan")], [0.5, 0.5]], "the score of the whole network is a finite number"),
+    ):
+        path.write_text(json.dumps({**content, "groups": [{**row, "metrics": metrics} for row in content["groups"]]}))
+        with pytest.raises(ValueError, match=message):
+            found.prune(0.5)

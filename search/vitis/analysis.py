@@ -52,7 +52,7 @@ class Analysis:
         content = read_json(path, "groups")
         try:
             rows = [
-                {**row, "nodes": list(row["nodes"]), "metrics": [[share, float(v)] for share, v in row["metrics"]]}
+                {**row, "nodes": list(row["nodes"]), "metrics": [[share_of(s), float(v)] for s, v in row["metrics"]]}
                 for row in content["groups"]
             ]
         except (KeyError, TypeError, ValueError) as error:
@@ -134,6 +134,11 @@ def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     fine = SearchSpace((Choice(choice.name, "width", tuple(every)),))
     (damages,) = Curves.through(fine, [{every.index(share): value for share, value in given.items()}]).damages
     return damages[np.searchsorted(every, own)]
+
+
+def share_of(value: Any) -> float | None:
+    """The share removed of a point in a file; None is the whole network's."""
+    return None if value is None else float(value)
 
 
 def check_baseline(score: float) -> None:

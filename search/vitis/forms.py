@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ofa.persistence import plan_from_json
 from ofa.slicing import Index, Plan, duplicate, find_modules, find_owners, installed, put, take
 
 NOTHING: State = {}
+LOST = "a pickled slim network has no sparse_state_dict(): call that of search.vitis, with the pruning-info file"
 
 
 class Mask:
@@ -85,7 +87,10 @@ def kept_part(tensor: Tensor, index: Sequence[Index]) -> Tensor:
 
 
 class Method:
-    """A function of a network as its attribute; the network's copy has its own, and its pickle none."""
+    """A function of a network as its attribute; the network's copy has its own.
+
+    Its pickle has one that says where it is, of the standard library alone.
+    """
 
     def __init__(self, function: Any, network: nn.Module) -> None:
         self.function, self.network = function, network
@@ -98,7 +103,7 @@ class Method:
         return Method(self.function, memo.get(id(self.network), self.network))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+        return partial, (getitem, {}, LOST)
 
 
 def sparse_network(model: nn.Module, plan: Plan, statistics: State = NOTHING) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from search.vitis.results import Results
 from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from search.vitis.specification import read_spec, write_spec
 
+DIGITS = 7  # of numpy's short floats
 DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at
 
 
@@ -149,6 +151,9 @@ class IterativePruningRunner(PruningRunner):
         self.check_graph(path, analysis.graph)
         if analysis.pending:
             raise ValueError(f"{path} is unfinished, {len(analysis.pending)} evaluations are missing: call ana() again")
+        if analysis.baseline is None:
+            raise ValueError(f"{path} has no score of the whole network, a row [null, score] in metrics")
+        check_baseline(analysis.baseline)
         if analysis.importance not in ("", self.importance.name):
             raise ValueError(
                 f"{path} was made with importance={analysis.importance!r}, that of this runner is"
@@ -209,11 +214,12 @@ def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str
         got = ", ".join(ways) or "none"
         raise ValueError(f"prune by exactly one of removal_ratio, threshold and spec_path, got {got}")
     way, value = next(iter(ways.items()))
-    if way != "spec" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if way != "spec" and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{way} is a number, got {value!r}")
-    if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and value < 0):
+    if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and not value >= 0):
         raise ValueError(f"removal_ratio lies in [0, 1) and threshold is at least 0, got {way}={value}")
-    return way, value
+    plain = way == "spec" or isinstance(value, (int, float))
+    return way, value if plain else round(float(value), DIGITS)
 
 
 def warn_of_gains(analysis: Analysis, groups: Sequence[Group]) -> None:

@@ -21,7 +21,7 @@ from search.vitis.files import weights_digest
 from search.vitis.groups import find_groups
 from search.vitis.names import Excludes, excluded
 from search.vitis.results import Results
-from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of, on_gpu
+from search.vitis.runner import PruningRunner, check_divisor, check_mode, evaluate, metric_of, on_gpu
 from search.vitis.specification import write_spec
 
 
@@ -109,6 +109,7 @@ class OneStepPruningRunner(PruningRunner):
                 `channel_divisible`.
         """
         check_mode(mode)
+        check_divisor(channel_divisible)
         ratio = self._ratio if removal_ratio is None else removal_ratio
         if ratio is None:
             raise ValueError("removal_ratio says which search to prune from; none was made here")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from search.vitis.forms import NOTHING, original, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
-from search.vitis.reasons import reasons_of, table_of
+from search.vitis.reasons import SHOWN, reasons_of, table_of
 from search.vitis.remains import Remaining
 from search.workers import workers
 
@@ -72,6 +73,7 @@ class PruningRunner:
 
     def supernet(self, divisor: int) -> Supernet:
         """The network with its weights of now as a supernet of all widths, units ranked by importance."""
+        check_divisor(divisor)
         if divisor not in self._supernets:
             config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor)
             with progress("converting") as tell:
@@ -81,8 +83,18 @@ class PruningRunner:
         for mine, theirs in zip(supernet.model.parameters(), self.model.parameters(), strict=True):
             mine.grad = None if theirs.grad is None else theirs.grad.clone()
         supernet.activate(supernet.space.largest)
-        supernet.sort(self.importance, move=False)
+        self._rank(supernet)
         return supernet
+
+    def _rank(self, supernet: Supernet) -> None:
+        try:
+            supernet.sort(self.importance, move=False)
+        except ValueError as error:
+            lacking = [name for name, parameter in self.model.named_parameters() if parameter.grad is None]
+            if not lacking or self.importance.name not in FIRST_ORDER:
+                raise
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            raise ValueError(f"{error}; none have {', '.join(lacking[:SHOWN])}{more}") from None
 
     def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
         """The groups that may be pruned; why other layers may not is shown once.
@@ -93,7 +105,8 @@ class PruningRunner:
         groups, barred = find_groups(supernet), excluded(self.model, excludes)
         opened = open_groups(groups, barred, with_group_conv)
         if not opened:
-            raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
+            flag = "; with_group_conv=True opens convolutions in groups" if open_groups(groups, barred, True) else ""
+            raise ValueError(f"nothing of {self.name} can be pruned{flag}:\n{supernet.report}")
         reasons = reasons_of(supernet, groups, opened, barred)
         if reasons and reasons != self.reasons:
             console.print(table_of(self.name, reasons))
@@ -126,6 +139,11 @@ class PruningRunner:
 def check_mode(mode: str) -> None:
     if mode not in ("sparse", "slim"):
         raise ValueError(f"mode is 'sparse' or 'slim', got {mode!r}")
+
+
+def check_divisor(divisor: int) -> None:
+    if not isinstance(divisor, Integral) or divisor < 1:
+        raise ValueError(f"channel_divisible is a whole number of at least 1, got {divisor!r}")
 
 
 def metric_of(mode: str) -> str:
