@@ -114,8 +114,28 @@ def test_their_specification_is_carried_out() -> None:
     slim = found.prune(spec_path="theirs.spec", mode="slim")
     assert (slim.conv1.out_channels, slim.conv2.out_channels, slim.conv4.out_channels) == (8, 32, 32)
     Path("other.spec").write_text(json.dumps({**SPEC, "groups": [{"nodes": ["conv9"], "ratio": 0.5}]}))
-    with pytest.raises(ValueError, match="no group of the file is one of this network"):
+    with pytest.raises(ValueError, match=r"\['conv9'\] of the file is no group of this network"):
         found.prune(spec_path="other.spec")
+
+
+def test_a_specification_spares_what_is_excluded_and_fits_the_network() -> None:
+    _, _, found, _ = runners()
+    Path("theirs.spec").write_text(json.dumps(SPEC))
+    slim = found.prune(spec_path="theirs.spec", mode="slim", excludes=["conv3"])
+    assert (slim.conv1.out_channels, slim.conv2.out_channels, slim.conv4.out_channels) == (8, 32, 32)
+    slim = found.prune(spec_path="theirs.spec", mode="slim", excludes=["conv1"])
+    assert (slim.conv1.out_channels, slim.conv2.out_channels, slim.conv4.out_channels) == (16, 32, 32)
+    for change, message in (
+        ({"ratio": 5}, r"lies in \[0, 1\), got 5"),
+        ({"ratio": -0.5}, r"lies in \[0, 1\), got -0.5"),
+        ({"ratio": 1}, r"lies in \[0, 1\), got 1"),
+        ({"nodes": ["conv9"]}, r"\['conv9'\] of the file is no group"),
+        ({"units": 4}, "of the file of 4 units is no group"),
+    ):
+        rows = [*SPEC["groups"], {**SPEC["groups"][0], "ratio": 0.5, **change}]
+        Path("wrong.spec").write_text(json.dumps({**SPEC, "groups": rows}))
+        with pytest.raises(ValueError, match=message):
+            found.prune(spec_path="wrong.spec")
 
 
 def test_their_candidates_are_picked_from() -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from ofa.slicing import Plan
 from search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 from search.vitis.forms import slim_network, sparse_network
 from search.vitis.information import write_information
-from search.vitis.runner import Remaining
+from search.vitis.remains import Remaining
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -170,7 +171,8 @@ def test_copies_have_methods_of_their_own_and_files_are_free_of_this_library(tmp
         torch.save(net, tmp_path / f"{method}.pt")
         again = torch.load(tmp_path / f"{method}.pt", weights_only=False)
         assert torch.equal(again(x), net(x))
-    assert again.sparse_state_dict is None
+    with pytest.raises(KeyError, match=r"a pickled slim network has no sparse_state_dict\(\): call that of search"):
+        again.sparse_state_dict()
     program = f"""
 import sys, torch
 sys.path.insert(0, "tests")
@@ -261,10 +263,39 @@ assert torch.equal(net(saved["x"]), saved["y"])
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1], env=environment)
 
 
-def test_importances_are_nothing_where_nothing_is_left() -> None:
+def logarithm(parameter: torch.Tensor, dim: int) -> torch.Tensor:
+    rest = [d for d in range(parameter.ndim) if d != dim]
+    return (parameter.abs().mean(rest) if rest else parameter.abs()).log()
+
+
+def test_importances_are_lowest_where_nothing_is_left() -> None:
+    """Also below a score of zero, and below negative ones."""
     weight = torch.randn(4, 3, 1, 1)
     weight[2] = 0
-    for measure in ("l1", "l2", "fpgm", "random"):
+    for measure in ("l1", "l2", "fpgm", "random", logarithm, lambda p, dim: torch.zeros(p.shape[dim])):
         scores = Remaining(measure)(weight, 0)
-        assert scores is not None and scores[2] == 0 and (scores[[0, 1, 3]] > 0).all()
-    assert Remaining("scale")(torch.tensor([1.0, 0.0]), 0).tolist() == [1.0, 0.0]  # type: ignore[union-attr]
+        assert scores is not None and scores[2] < 0 and (scores[[0, 1, 3]] >= 0).all()
+    found = Remaining("scale")(torch.tensor([1.0, 0.0]), 0)
+    assert found is not None and found[0] == 1 and -1e-5 < found[1] < 0
+
+
+def test_negative_importances_do_not_bring_back_what_was_removed() -> None:
+    model, x, plan = planned("plain")
+    sparse = sparse_network(model, plan)
+    again = copy.deepcopy(model)
+    again.load_state_dict(sparse.state_dict())
+    supernet = ofa.Supernet(again, x, ofa.SpaceConfig("multiples", kernel=False, depth=False, divisor=2))
+    supernet.sort(Remaining(logarithm), move=False)
+    half = {c.name: c.options[len(c.options) // 2 - 1] for c in supernet.space.choices}
+    indices = supernet.plan(ofa.Subnet(half)).indices
+    for name, index in plan.indices.items():
+        for mine, theirs in zip(index, indices[name], strict=True):
+            assert (mine is None) == (theirs is None) and (mine is None or sorted(mine) == sorted(theirs))
+
+
+@pytest.mark.parametrize("given", [[0.0] * 4, np.zeros(4), torch.zeros(3), torch.zeros(4, 3), 1.0])
+def test_an_importance_of_another_kind_is_refused(given: Any) -> None:
+    with pytest.raises(
+        TypeError, match="importance gives a tensor of one score for each of the 4 indices along dimension 0"
+    ):
+        Remaining(lambda parameter, dim: given)(torch.randn(4, 3), 0)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -386,6 +387,8 @@ def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> Non
         ({"removal_ratio": 0.5, "threshold": 0.1}, ValueError, "exactly one of .*, got ratio, threshold"),
         ({"removal_ratio": 1}, ValueError, r"removal_ratio lies in \[0, 1\)"),
         ({"removal_ratio": "half"}, TypeError, "ratio is a number, got 'half'"),
+        ({"removal_ratio": float("nan")}, ValueError, "got ratio=nan"),
+        ({"threshold": float("nan")}, ValueError, "got threshold=nan"),
         ({"threshold": -1}, ValueError, "threshold is at least 0"),
         ({"removal_ratio": 0.5, "mode": "dense"}, ValueError, "mode is 'sparse' or 'slim', got 'dense'"),
         ({"spec_path": "nowhere.spec"}, ValueError, r"cannot read nowhere\.spec: No such file"),
@@ -415,3 +418,124 @@ def test_two_processes_find_what_one_finds() -> None:
     assert json.loads(Path(".vai/Plain.sens").read_text()) == serial
     with pytest.raises(TypeError, match="takes from 2 to 3 positional arguments but 4 were given"):
         found.ana(Likeness(model, x), args=(1.0, 2.0), grid=(0.1,), gpus=["0", "1"], forced=True)
+
+
+def test_scores_that_are_no_numbers() -> None:
+    """Of the whole network: an error at once. Of a part: the worst there is, by either way of pruning."""
+    found = runner()[2]
+    calls = []
+
+    def score(network: nn.Module, sign: float) -> float:
+        calls.append(network.conv1.out_channels)
+        if network.conv1.out_channels < 8:
+            return float("nan")
+        return sign * network.conv1.out_channels + sign * network.conv2.out_channels / 10 + sign * 100
+
+    with pytest.raises(ValueError, match="the score of the whole network is a finite number, got nan"):
+        found.ana(lambda network: calls.append(0) or float("nan"))
+    assert calls == [0] and not Path(".vai").exists()
+    for mode, sign in (("max", 1.0), ("min", -1.0)):
+        found.ana(score, args=(sign,), mode=mode, forced=True)
+        assert found.prune(0.6, mode="slim").conv1.out_channels >= 8
+        assert found.prune(threshold=100, mode="slim").conv1.out_channels >= 8
+
+
+def stages() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    before = 1
+    for width in (16, 16, 32, 32, 64, 64):
+        stride = 2 if 1 < before != width else 1
+        layers += [nn.Conv2d(before, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()]
+        before = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+
+
+SLOPES = {"0": (38.9, 2.17), "3": (4.4, 1.54), "6": (49.2, 3.78), "9": (37.2, 3.32), "12": (33.5, 3.84),
+          "15": (49.3, 1.51)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["iterative", "one_step"])
+def test_rounds_are_nested(kind: str) -> None:
+    """From sparse weights in the baseline no channel of zeros is kept, though the search itself is not nested."""
+    groups = [
+        {"nodes": [n], "metrics": [[None, 90.0], *([s / 10, 90 - a * (s / 10) ** p] for s in range(1, 10))]}
+        for n, (a, p) in SLOPES.items()
+    ]
+    Path(".vai").mkdir()
+    Path(".vai/Sequential.sens").write_text(json.dumps({"groups": groups, "uncompleted_steps": []}))
+    model, x, before = stages(), torch.randn(2, 1, 28, 28), [64] * 6
+    for ratio in (0.2, 0.4, 0.6, 0.8):
+        found: Any = get_pruning_runner(model, x, kind)
+        settings: dict[str, Any] = {"removal_ratio": ratio, "channel_divisible": 8}
+        if kind == "one_step":
+            found.search(num_subnet=2, eval_fn=lambda network: 0.0, **settings)
+        sparse, slim = found.prune(mode="sparse", **settings), found.prune(mode="slim", **settings)
+        filters = [weight for weight in slim.state_dict().values() if weight.ndim == 4]
+        assert all(weight.flatten(1).any(1).all() for weight in filters)
+        widths = [len(weight) for weight in filters]
+        assert all(now <= then for now, then in zip(widths, before, strict=True)) and sum(widths) < sum(before)
+        before, model = widths, stages()
+        model.load_state_dict(sparse.state_dict())
+    if kind == "iterative":
+        again = get_pruning_runner(model, x, kind)
+        for way in ("removal_ratio", "threshold"):
+            state = again.prune(**{way: 0.0}, mode="slim").state_dict()
+            assert [len(weight) for weight in state.values() if weight.ndim == 4] == before
+        with pytest.raises(UnreachableRatio, match=r"earlier rounds removed 0\.[78]\d+ already"):
+            again.prune(0.3)
+
+
+def test_a_new_process_knows_what_the_analysis_excluded() -> None:
+    """From the file; until excludes are given, or an analysis without them is made."""
+    model, x = make("plain")
+    IterativePruningRunner(model, x).ana(lambda network: 1.0)
+    IterativePruningRunner(model, x).ana(lambda network: 1.0, excludes=[model.conv2])
+    content = json.loads(Path(".vai/Plain.sens").read_text())
+    assert (content["excludes"], content["with_group_conv"]) == (["conv2"], False)
+    assert IterativePruningRunner(model, x).prune(0.4, mode="slim").conv2.out_channels == 32
+    assert IterativePruningRunner(model, x).prune(0.7, excludes=(), mode="slim").conv2.out_channels < 32
+    IterativePruningRunner(model, x).ana(lambda network: 1.0)
+    assert IterativePruningRunner(model, x).prune(0.7, mode="slim").conv2.out_channels < 32
+    grouped, x = make("grouped")
+    for flag in (True, False):
+        IterativePruningRunner(grouped, x).ana(lambda network: 1.0, with_group_conv=flag)
+        slim = IterativePruningRunner(grouped, x).prune(threshold=0.0, mode="slim")
+        assert (slim.grouped.out_channels < 48) == flag
+
+
+def test_messages_name_the_way_out() -> None:
+    model, x, found = runner()
+    layers = [nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    with pytest.raises(ValueError, match="can be pruned; with_group_conv=True opens convolutions in groups"):
+        IterativePruningRunner(nn.Sequential(*layers).eval(), x).ana(lambda network: 0.0)
+    for grid in ([1.5], [], {"conv1": [0.0, 0.5]}, [float("nan")]):
+        with pytest.raises(ValueError, match=r"grid holds shares that are removed, between 0 and 1, got \["):
+            found.ana(lambda network: 0.0, grid=grid)
+    found.ana(lambda network: 1.0)
+    found.prune(np.float32(0.3))
+    assert Path(".vai/Plain_ratio_0.3.spec").exists()
+    with pytest.raises(ValueError, match="channel_divisible is a whole number of at least 1, got 0"):
+        found.prune(0.3, channel_divisible=0)
+    model.conv4.weight.requires_grad_(False)
+    model(x).square().mean().backward()
+    with pytest.raises(ValueError, match=r"needs gradients: .*; none have conv4\.weight$"):
+        IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 0.0)
+    model.conv4.weight.requires_grad_(True)
+    model.zero_grad()
+
+
+def test_damaged_analyses_are_refused() -> None:
+    found = runner()[2]
+    found.ana(lambda network: 1.0)
+    path = Path(".vai/Plain.sens")
+    content = json.loads(path.read_text())
+    for metrics, message in (
+        ([[None, 1.0], [0.5, "much"]], "is no sensitivity analysis"),
+        ([[None, 1.0], ["half", 0.5]], "is no sensitivity analysis"),
+        ("none", "is no sensitivity analysis"),
+        ([[0.5, 0.5]], r"has no score of the whole network, a row \[null, score\]"),
+        ([[None, float("nan")], [0.5, 0.5]], "the score of the whole network is a finite number"),
+    ):
+        path.write_text(json.dumps({**content, "groups": [{**row, "metrics": metrics} for row in content["groups"]]}))
+        with pytest.raises(ValueError, match=message):
+            found.prune(0.5)

@@ -225,6 +225,14 @@ def test_an_infeasible_range_fails_at_once() -> None:
         searched(lambda network: pytest.fail("nothing is evaluated"), 5.0, 6.0)
 
 
+def test_steps_and_divisors_are_above_zero() -> None:
+    model, x, found, supernet = pruner()
+    with pytest.raises(ValueError, match=r"macs_step, the width of a bin in million MACs, is above 0, got 0"):
+        found.run_evolutionary_search(supernet, None, (), len, (), "loss", "min", 0.3, 1.2, macs_step=0)
+    with pytest.raises(ValueError, match="channel_divisible is a whole number of at least 1, got 0"):
+        OFAPruner(model, x).ofa_model(channel_divisible=0)
+
+
 def test_a_killed_search_goes_on_to_the_same_end() -> None:
     """Nothing is evaluated again; the result is that of an uninterrupted search."""
     model, x, _, _ = pruner()

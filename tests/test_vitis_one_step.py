@@ -244,3 +244,14 @@ def steady(network: nn.Module, x: Tensor) -> None:
     network.train()
     with torch.no_grad():
         network(x)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_score_that_is_no_number_is_the_worst(mode: str) -> None:
+    values = iter([0.5, 3.0, float("nan"), 1.0, float("nan"), 2.0, 0.25])
+    found = list(searched(6, mode=mode, eval_fn=lambda network: next(values))["scores"].values())
+    assert [value != value for value in found] == [True, True, False, False, False, False]
+    assert found[2:] == sorted(found[2:], reverse=mode == "min")
+    searched(3, forced=True, eval_fn=lambda network: float("nan"))
+    with pytest.raises(ValueError, match="all 3 candidates scored nan"):
+        runner()[2].prune()

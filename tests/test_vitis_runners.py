@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -20,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitis_networks import Likeness, Plain, make, outputs
 
 import ofa
+import ofa.importance
 from ofa.export import export_onnx, export_program
 from ofa.space import Genome
 from search.one_step import OneStep
@@ -131,6 +133,32 @@ def test_nearly_all_proposals_are_accepted(name: str, ratio: float) -> None:
     assert len(np.unique(proposed, axis=0)) == 100
 
 
+def meddling(network: nn.Module) -> float:
+    """A score that leaves nothing of its network as it was."""
+    value = network(torch.ones(1, 1, 8, 8)).square().mean().item()
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            tensor.mul_(2)
+    network.register_forward_hook(lambda module, inputs, output: output + 1)
+    network[0].register_buffer("more", torch.zeros(1))
+    network[3].weight = nn.Parameter(torch.zeros(1))
+    network[1] = nn.Identity()
+    del network[8]
+    return value
+
+
+def test_what_a_score_does_to_its_network_is_undone() -> None:
+    """Scores are those of a copy; the next analysis finds the network whole."""
+    model = chain()
+    x, alone, shared = torch.randn(2, 1, 8, 8), Path("alone"), Path("shared")
+    for folder, score in ((alone, lambda network: meddling(copy.deepcopy(network))), (shared, meddling)):
+        runner = IterativePruningRunner(model, x)
+        for _ in range(2):
+            runner.ana(score, grid=(0.3, 0.6), forced=True)
+        Path(".vai/Sequential.sens").rename(folder)
+    assert alone.read_text() == shared.read_text()
+
+
 class Special(nn.Conv2d):
     """A type of which a network has one."""
 
@@ -179,6 +207,13 @@ def test_one_exclude_means_the_same_layer_to_every_pruner(pruner: str) -> None:
         assert reached(pruner, [selector]) == reached(pruner, selector) == everything - {"conv4"}, way
     with pytest.raises(ValueError, match="exclude 'conv9' matches no module"):
         reached(pruner, ["conv9"])
+
+
+@pytest.mark.parametrize("pruner", ["iterative", "one_step", "once_for_all"])
+def test_an_excluded_normalisation_keeps_the_layers_before_it(pruner: str) -> None:
+    model = plain_with_a_special_layer()[0]
+    assert reached(pruner, ["bn2"]) == reached(pruner, model.bn2) == reached(pruner, None) - {"conv2", "conv3"}
+    assert not reached(pruner, nn.BatchNorm2d) & {"conv1", "conv2", "conv3"}
 
 
 @pytest.mark.parametrize("name", ["depthwise", "transposed", "two_inputs"])
@@ -252,3 +287,69 @@ def test_gradients_of_the_users_network_rank(importance: str) -> None:
     kept = slim.conv4.out_channels
     rows = {tuple(row.tolist()) for row in model.conv4.bias.detach()[~unfelt, None]}
     assert kept < 48 and rows <= {tuple(row.tolist()) for row in slim.conv4.bias.detach()[:, None]}
+
+
+def flat(parameter: torch.Tensor, dim: int) -> torch.Tensor:
+    return torch.ones(parameter.shape[dim])
+
+
+def test_scores_by_one_importance_are_not_taken_for_anothers() -> None:
+    """Files name it; those of Vitis' own, which do not, are accepted."""
+    model, x = make("plain")
+    search = Path(".vai/Plain_ratio_0.5.search")
+    OneStepPruningRunner(model, x).search(num_subnet=2, eval_fn=Likeness(model, x))
+    analysed(model, x)
+    assert {json.loads(path.read_text())["importance"] for path in (search, Path(".vai/Plain.sens"))} == {"l1"}
+    for other, name in (("random", "random"), (flat, f"{__name__}.flat")):
+        one = OneStepPruningRunner(model, x, importance=other)
+        with pytest.raises(ValueError, match=f"was made with importance 'l1', here '{name}'"):
+            one.prune(removal_ratio=0.5)
+        with pytest.raises(ValueError, match=f"was made with importance 'l1', here '{name}'"):
+            one.search(num_subnet=3, eval_fn=Likeness(model, x))
+        two = IterativePruningRunner(model, x, importance=other)
+        with pytest.raises(ValueError, match=f"was made with importance='l1', asked is '{name}'"):
+            two.ana(Likeness(model, x))
+        with pytest.raises(ValueError, match=f"importance='l1', that of this runner is '{name}'"):
+            two.prune(0.5)
+    OneStepPruningRunner(model, x, importance=ofa.importance.l1).prune(removal_ratio=0.5)
+    for path in (search, Path(".vai/Plain.sens")):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "importance"}))
+    one.prune(removal_ratio=0.5)
+    two.prune(0.5)
+
+
+def test_scores_by_some_gradients_are_not_taken_for_others() -> None:
+    model, x = make("plain")
+    model(x).square().mean().backward()
+    one, two = (
+        OneStepPruningRunner(model, x, importance="taylor"),
+        IterativePruningRunner(model, x, importance="fisher"),
+    )
+    one.search(num_subnet=2, eval_fn=Likeness(model, x))
+    one.prune()
+    calls: list[int] = []
+
+    def dying(network: nn.Module) -> float:
+        calls.append(0)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        two.ana(dying)
+    model(x).square().mean().backward()
+    with pytest.raises(ValueError, match="was made with gradients_digest"):
+        one.prune()
+    with pytest.raises(ValueError, match="unfinished analysis of other gradients"):
+        two.ana(dying)
+
+
+@pytest.mark.parametrize("kind", [IterativePruningRunner, OneStepPruningRunner, OFAPruner])
+def test_a_sparse_network_is_pruned_on_from_its_weights_alone(kind: Any) -> None:
+    model, x = make("plain")
+    sparse = analysed(model, x).prune(0.3)
+    for given in (sparse, copy.deepcopy(sparse), nn.DataParallel(sparse)):
+        with pytest.raises(ValueError, match=r"this Plain is the sparse result of prune\(\), asked is the network"):
+            kind(given, x)
+    model.load_state_dict(sparse.state_dict())
+    kind(model, x)

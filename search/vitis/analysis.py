@@ -14,8 +14,10 @@ from search.curves import Curves, shares_of
 from search.sensitivity import Sensitivity, damage, grid_of, missing
 from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, option_at, share_removed
+from search.vitis.results import gain
 
 NOTHING: Mapping[str, float] = {}
+WORTHLESS = 1e6  # damage, above any that is measured
 _MILLION = 1_000_000  # shares as integers: options of a choice that holds those of another
 
 
@@ -24,7 +26,9 @@ class Analysis:
     """Scores by group and share removed; `rows` are the groups of the file, `mode` says which scores are better.
 
     `graph` and `weights` are digests, empty in a file of Vitis' own; `pending` names what is still to be scored;
-    `calibrated`: each network was, before it was scored. A row may have a `limit`, the most that its group loses.
+    `calibrated`: each network was, before it was scored; `importance` ranked the units, by `gradients` if that is a
+    digest; layers `excluded` by it are not pruned without being asked for, nor convolutions in groups without
+    `with_group_conv`. A row may have a `limit`, the most that its group loses.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -33,6 +37,10 @@ class Analysis:
     weights: str = ""
     pending: list[Any] = field(default_factory=list)
     calibrated: bool = False
+    importance: str = ""
+    gradients: str = ""
+    excluded: list[str] = field(default_factory=list)
+    with_group_conv: bool = True
 
     @classmethod
     def read(cls, path: Path) -> Analysis:
@@ -44,14 +52,17 @@ class Analysis:
         content = read_json(path, "groups")
         try:
             rows = [
-                {**row, "nodes": list(row["nodes"]), "metrics": [[share, float(v)] for share, v in row["metrics"]]}
+                {**row, "nodes": list(row["nodes"]), "metrics": [[share_of(s), float(v)] for s, v in row["metrics"]]}
                 for row in content["groups"]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
-        words = [str(content.get(key) or "") for key in ("mode", "graph_digest", "weights_digest")]
+        keys = ("mode", "graph_digest", "weights_digest", "importance", "gradients_digest")
+        mode, graph, weights, importance, gradients = (str(content.get(key) or "") for key in keys)
         steps = list(content.get("uncompleted_steps") or ())
-        return cls(rows, words[0] or "max", words[1], words[2], steps, bool(content.get("calibrated")))
+        barred, grouped = list(content.get("excludes") or ()), bool(content.get("with_group_conv", True))
+        calibrated = bool(content.get("calibrated"))
+        return cls(rows, mode or "max", graph, weights, steps, calibrated, importance, gradients, barred, grouped)
 
     def write(self, path: Path) -> None:
         content = {
@@ -61,6 +72,10 @@ class Analysis:
             "weights_digest": self.weights,
             "mode": self.mode,
             "calibrated": self.calibrated,
+            "importance": self.importance,
+            "gradients_digest": self.gradients,
+            "excludes": self.excluded,
+            "with_group_conv": self.with_group_conv,
         }
         write_json(path, content)
 
@@ -72,23 +87,33 @@ class Analysis:
     def scores(self, group: Group) -> dict[float, float]:
         """Scores of a group by share removed; the worst where several rows are about it."""
         found: dict[float, float] = {}
-        worst = min if self.mode == "max" else max
         for share, value in (m for row in self.rows if group.matches(row) for m in row["metrics"]):
             if share is not None:
-                found[float(share)] = worst(value, found.get(float(share), value))
+                both = (value, found.get(float(share), value))
+                found[float(share)] = min(both, key=lambda score: gain(score, self.mode))
         return found
 
     def damages(self, group: Group) -> dict[float, float]:
-        """Damage by share removed, as `Sensitivity` counts it."""
-        sign, whole = (1.0 if self.mode == "max" else -1.0), self.baseline
+        """Damage by share removed, as `Sensitivity` counts it; a score that is not finite is worth nothing at all."""
+        whole = self.baseline
         if whole is None:
             return {}
-        return {share: damage(sign * whole, sign * value) for share, value in self.scores(group).items()}
+        gains = {share: gain(score, self.mode) for share, score in self.scores(group).items()}
+        before = gain(whole, self.mode)
+        return {s: damage(before, g) if np.isfinite(g) else WORTHLESS for s, g in gains.items()}
 
     def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
-        """Damage curves over the options of `space`, which need not be the options that were scored."""
+        """Damage curves over the options of `space`, which need not be the options that were scored.
+
+        The largest of them, what an earlier round may have left, costs nothing any more.
+        """
+        every = {group.name: group.choice for group in groups}
         known = {group.name: self.damages(group) for group in groups}
-        damages = [curve(choice, known.get(choice.name, {})) for choice in space.choices]
+        damages = []
+        for choice in space.choices:
+            whole = every.get(choice.name, choice)
+            damage = curve(whole, known.get(choice.name, {}))[[whole.options.index(o) for o in choice.options]]
+            damages.append(np.append(damage[:-1], 0.0))
         return Curves(space, tuple(damages))
 
     def allowed(self, space: SearchSpace, groups: Sequence[Group]) -> SearchSpace:
@@ -109,6 +134,17 @@ def curve(choice: Choice, known: Mapping[float, float]) -> Any:
     fine = SearchSpace((Choice(choice.name, "width", tuple(every)),))
     (damages,) = Curves.through(fine, [{every.index(share): value for share, value in given.items()}]).damages
     return damages[np.searchsorted(every, own)]
+
+
+def share_of(value: Any) -> float | None:
+    """The share removed of a point in a file; None is the whole network's."""
+    return None if value is None else float(value)
+
+
+def check_baseline(score: float) -> None:
+    """Raise a ValueError where the whole network's score is no number that others could be compared with."""
+    if not np.isfinite(score):
+        raise ValueError(f"the score of the whole network is a finite number, got {score}: look at eval_fn")
 
 
 def rows_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,41 +15,46 @@ from ofa import Subnet, Supernet
 from ofa.slicing import find_modules, find_owners, installed, take
 
 Function = Callable[..., Any]
-Store = dict[str, Any]
+Store = Any  # a dictionary or a set
 
 
 @contextmanager
 def lent(supernet: Supernet, subnet: Subnet) -> Iterator[nn.Module]:
     """The supernet's own network as `subnet`, of the user's class and free to be called, moved and calibrated.
 
-    Its parameters are slices, its buffers copies; everything is put back afterwards, attributes of modules too.
+    Its parameters and buffers are copies of slices; whatever is done to it, or to its modules' attributes, children and
+    hooks, is undone afterwards.
     """
     model, plan = supernet.model, supernet.plan(subnet)
-    modules, attributes = find_modules(model), [(module, dict(module.__dict__)) for module in model.modules()]
-    undo: list[tuple[Store, str, Any]] = []
+    modules, before = find_modules(model), [(store, copy.copy(store)) for store in stores(model)]
     for name, places in find_owners(model).items():
-        for module, local in places:
-            store: Store = module._parameters if module._parameters.get(local) is not None else module._buffers
-            undo.append((store, local, store[local]))
-        part = slice_as(undo[-1][2], plan.indices.get(name, ()))
-        for store, local, _ in undo[-len(places) :]:
+        held: list[tuple[Store, str]] = [
+            (m._parameters if local in m._parameters else m._buffers, local) for m, local in places
+        ]
+        store, local = held[0]
+        part = copy_of(store[local], plan.indices.get(name, ()))
+        for store, local in held:
             store[local] = part
     try:
         with installed(modules, {}, {}, plan.changes, plan.skipped):
             yield model
     finally:
-        for store, local, whole in undo:
-            store[local] = whole
-        for module, own in attributes:
-            module.__dict__.clear()
-            module.__dict__.update(own)
+        for store, content in before:
+            store.clear()
+            store.update(content)
 
 
-def slice_as(tensor: Tensor, index: Any) -> Tensor:
-    """The kept part, as a parameter if the whole is one; a buffer's is a copy."""
+def stores(model: nn.Module) -> list[Store]:
+    """The attributes of all modules, and the dictionaries and sets among these: children, tensors, hooks."""
+    own = [vars(module) for module in model.modules()]
+    return [*own, *(value for store in own for value in store.values() if isinstance(value, (dict, set)))]
+
+
+def copy_of(tensor: Tensor, index: Any) -> Tensor:
+    """The kept part with memory of its own, as a parameter if the whole is one."""
     part = take(tensor.detach(), index)
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(part.contiguous(), tensor.requires_grad)
+        return nn.Parameter(part.clone(memory_format=torch.contiguous_format), tensor.requires_grad)
     return part.clone()
 
 
@@ -82,7 +88,8 @@ class Scorer:
         calibrate(network, *self.calib_args)
         if self.keep is not None:
             after = dict(network.named_buffers())
-            self.keep(subnet, {n: after[n].detach().cpu() for n, b in before.items() if not torch.equal(b, after[n])})
+            changed = {n: b for n, b in after.items() if n in before and not torch.equal(before[n], b)}
+            self.keep(subnet, {name: buffer.detach().cpu() for name, buffer in changed.items()})
 
 
 def number(value: Any, function: str) -> float:

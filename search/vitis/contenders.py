@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from ofa import Subnet, Supernet
 from ofa.extraction import State
 from search.vitis.files import read_json, write_json
 from search.vitis.groups import Group, share_removed, subnet_of
+from search.vitis.results import gain
 
-IDENTITY = ("graph_digest", "weights_digest", "mode", "channel_divisible", "excludes", "with_group_conv")
+IDENTITY = ("graph_digest", "weights_digest", "importance", "gradients_digest", "mode", "channel_divisible", "excludes",
+            "with_group_conv")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Contenders:
             for subnet, score in scores.items()
         ]
         rows = tuple(group.to_json() for group in groups)
-        members.sort(key=lambda m: m.score, reverse=identity["mode"] == "min")
+        members.sort(key=lambda member: gain(member.score, identity["mode"]))
         return cls(rows, whole, macs, tuple(members), identity)
 
     @classmethod
@@ -112,6 +115,8 @@ class Contenders:
             raise ValueError(f"index lies in 0 (the worst) to {last} (the best, also -1), got {index}")
         if last < 0:
             raise ValueError("no candidate is scored yet: call search() again")
+        if index is None and math.isnan(self.members[-1].score):
+            raise ValueError(f"all {last + 1} candidates scored nan: no one is the best")
         return self.members[-1 if index is None else index]
 
 

@@ -13,6 +13,7 @@ from search.curves import shares_of
 from search.one_step import OneStep
 from search.problem import Problem
 from search.vitis.groups import Group, open_space, part_costs
+from search.vitis.remains import remains
 
 SMALLEST = 0.1  # share of a group that every candidate keeps
 BAND = 0.01  # of the whole network's MACs, to either side
@@ -42,14 +43,14 @@ def candidates(
 ) -> ListedSearch:
     """`number` random subnets that remove a share of the MACs, to within 0.01, constructed and all distinct.
 
-    Only `groups` are pruned.
+    Only `groups` are pruned, and no candidate is wider than what earlier rounds left.
 
     Raises:
         ValueError: the share is out of reach; says what the space offers.
     """
     if not 0 < removal_ratio < 1 or number < 1:
         raise ValueError(f"removal_ratio lies in (0, 1) and num_subnet is at least 1, got {removal_ratio} and {number}")
-    space = kept_above(open_space(supernet.space, (group.name for group in groups)), SMALLEST)
+    space = remains(supernet, kept_above(open_space(supernet.space, (group.name for group in groups)), SMALLEST))
     whole, stays = supernet.cost(supernet.space.largest).macs, 1 - removal_ratio
     band = Constraint("macs", (stays + BAND) * whole, max(stays - BAND, 1e-6) * whole, absolute=True)
     problem = Problem.parse(space, [metric], part_costs(supernet, space), [band])

@@ -62,7 +62,16 @@ def shapes_of(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
 
 def weights_digest(model: nn.Module) -> str:
     """Identifies a network with its weights."""
-    digest = hashlib.sha256(repr(shapes_of(model)).encode())
-    for _, tensor in sorted(model.state_dict().items()):
+    return tensors_digest(model.state_dict())
+
+
+def gradients_digest(model: nn.Module) -> str:
+    """Identifies the gradients that a network has."""
+    return tensors_digest({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+
+
+def tensors_digest(tensors: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(repr(sorted((name, tuple(tensor.shape)) for name, tensor in tensors.items())).encode())
+    for _, tensor in sorted(tensors.items()):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

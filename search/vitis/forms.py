@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ofa.backbone import unwrapped
 from ofa.extraction import State, aliases, reduced, write
 from ofa.persistence import plan_from_json
 from ofa.slicing import Index, Plan, duplicate, find_modules, find_owners, installed, put, take
 
 NOTHING: State = {}
+LOST = "a pickled slim network has no sparse_state_dict(): call that of search.vitis, with the pruning-info file"
 
 
 class Mask:
@@ -84,7 +87,10 @@ def kept_part(tensor: Tensor, index: Sequence[Index]) -> Tensor:
 
 
 class Method:
-    """A function of a network as its attribute; the network's copy has its own, and its pickle none."""
+    """A function of a network as its attribute; the network's copy has its own.
+
+    Its pickle has one that says where it is, of the standard library alone.
+    """
 
     def __init__(self, function: Any, network: nn.Module) -> None:
         self.function, self.network = function, network
@@ -97,7 +103,7 @@ class Method:
         return Method(self.function, memo.get(id(self.network), self.network))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+        return partial, (getitem, {}, LOST)
 
 
 def sparse_network(model: nn.Module, plan: Plan, statistics: State = NOTHING) -> nn.Module:
@@ -111,6 +117,23 @@ def sparse_network(model: nn.Module, plan: Plan, statistics: State = NOTHING) ->
         put(buffers[name], plan.indices.get(name, ()), value.to(buffers[name].device), accumulate=False)
     Mask(network, plan).attach(network)
     network.__dict__["slim_state_dict"] = partial(_slim_state_of, network, plan)
+    return network
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The network inside what a script calls its model.
+
+    Raises:
+        ValueError: it is a sparse network, which has a mask already.
+        TypeError: it is no `nn.Module`.
+    """
+    network = unwrapped(model)
+    hooks = [hook for module in network.modules() for hook in module._forward_pre_hooks.values()]
+    if any(isinstance(getattr(hook, "__self__", None), Mask) for hook in hooks):
+        raise ValueError(
+            f"this {type(network).__name__} is the sparse result of prune(), asked is the network it was made from:"
+            " original.load_state_dict(sparse.state_dict()), and give that original"
+        )
     return network
 
 

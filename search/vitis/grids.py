@@ -31,14 +31,17 @@ class Points:
         """Read a grid; of several selectors that match a group the last counts.
 
         Raises:
-            ValueError: a selector matches nothing.
+            ValueError: a selector matches nothing, or a share is outside (0, 1).
         """
+        for shares in grid.values() if isinstance(grid, Mapping) else (grid,):
+            if not len(shares) or not all(0 < share < 1 for share in shares):
+                raise ValueError(f"grid holds shares that are removed, between 0 and 1, got {list(shares)}")
         if not isinstance(grid, Mapping):
             return cls(tuple(grid), {})
         own: dict[str, tuple[float, ...]] = {group.name: SPARSITIES for group in groups}  # which are not limited
         for selector, shares in grid.items():
             names = set(excluded(model, selector))
-            own |= {group.name: tuple(shares) for group in groups if names & set(group.nodes)}
+            own |= {group.name: tuple(shares) for group in groups if names & {*group.nodes, *group.members}}
         return cls(tuple(sorted({share for shares in own.values() for share in shares})), own)
 
     def settings(self, adaptive: bool) -> Sensitivity:

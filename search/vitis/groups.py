@@ -19,13 +19,15 @@ from search.vitis.names import in_groups, is_depthwise, module_of
 class Group:
     """A width choice, and the modules (`nodes`) whose outputs it decides.
 
-    `num_groups` counts those of a convolution in groups among them; `grouped`: one of these is sliced along any side.
+    `members` are all that have its channels as outputs, normalisations too. `num_groups` counts those of a convolution
+    in groups among the nodes; `grouped`: one of these is sliced along any side.
     """
 
     choice: Choice
     nodes: tuple[str, ...]
     num_groups: int = 1
     grouped: bool = False
+    members: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -51,17 +53,19 @@ def find_groups(supernet: Supernet) -> list[Group]:
             owners = {name: modules[name.rpartition(".")[0]] for name in indices if "." in name}
             axes = {name: output_axis(module, len(indices[name])) for name, module in owners.items()}
             made = [name for name, axis in axes.items() if axis is not None and indices[name][axis] is not None]
+            flat = [name for name, index in indices.items() if len(index) == 1 and name in owners]
+            members = tuple(dict.fromkeys(name.rpartition(".")[0] for name in (*made, *flat)))
             nodes = tuple(dict.fromkeys(name.rpartition(".")[0] for name in made))
             count = max((getattr(modules[n], "groups", 1) for n in nodes if in_groups(modules[n])), default=1)
             grouped = any(in_groups(module) for module in owners.values())
-            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped))
+            found.append(Group(choice, nodes or (choice.name.removesuffix(".width"),), count, grouped, members))
     return found
 
 
 def open_groups(groups: Iterable[Group], excluded: Iterable[str], with_group_conv: bool) -> list[Group]:
     """The groups that may be pruned: none of their layers is excluded, nor in groups, unless these may be pruned."""
     names = set(excluded)
-    return [g for g in groups if not names & set(g.nodes) and (with_group_conv or not g.grouped)]
+    return [g for g in groups if not names & {*g.nodes, *g.members} and (with_group_conv or not g.grouped)]
 
 
 def open_space(space: SearchSpace, names: Iterable[str]) -> SearchSpace:
@@ -93,14 +97,24 @@ def share_removed(choice: Choice, option: int | str) -> float:
     return 1 - int(option) / int(choice.largest)
 
 
-def subnet_of(supernet: Supernet, groups: Sequence[Group], rows: Iterable[tuple[Mapping[str, Any], float]]) -> Subnet:
-    """The subnet of rows of a file, each with the share removed of its group; the other choices stay whole.
+def subnet_of(
+    supernet: Supernet,
+    groups: Sequence[Group],
+    rows: Iterable[tuple[Mapping[str, Any], float]],
+    opened: Sequence[Group] | None = None,
+) -> Subnet:
+    """The subnet of rows of a file, each with the share removed of its group; of `groups` only those `opened` shrink.
 
     Raises:
-        ValueError: no row is about a group of this network.
+        ValueError: a row is about no group of this network, or its share is outside [0, 1).
     """
-    rows = list(rows)
-    removed = {g.name: option_at(g.choice, share) for row, share in rows for g in groups if g.matches(row)}
-    if rows and not removed:
-        raise ValueError("no group of the file is one of this network: its nodes are other layers")
+    removed: dict[str, int] = {}
+    for row, share in rows:
+        if not 0 <= share < 1:
+            raise ValueError(f"the share removed of a group lies in [0, 1), got {share} of {row['nodes']}")
+        found = [group for group in groups if group.matches(row)]
+        if share and not found:
+            units = f" of {row['units']} units" if "units" in row else ""
+            raise ValueError(f"{row['nodes']} of the file{units} is no group of this network: its layers are others")
+        removed |= {g.name: option_at(g.choice, share) for g in found if opened is None or g in opened}
     return supernet.space.largest.replace(**removed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +13,19 @@ from torch import nn
 
 from ofa import Subnet, Supernet
 from ofa.importance import Measure
-from search.vitis.analysis import Analysis, pending, rows_of
+from search.vitis.analysis import Analysis, check_baseline, pending, rows_of
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import weights_digest
 from search.vitis.grids import SPARSITIES, Grid, Points
 from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
-from search.vitis.names import Excludes
+from search.vitis.names import Excludes, excluded
 from search.vitis.ratio import within_ratio
+from search.vitis.remains import remains
 from search.vitis.results import Results
 from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from search.vitis.specification import read_spec, write_spec
 
+DIGITS = 7  # of numpy's short floats
 DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at
 
 
@@ -35,7 +38,7 @@ class IterativePruningRunner(PruningRunner):
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
         super().__init__(model, input_signature, importance=importance)
         self._excludes: Excludes = None
-        self._with_group_conv = True  # what the analysis knows nothing of stays
+        self._with_group_conv: bool | None = None
 
     def ana(
         self,
@@ -62,19 +65,24 @@ class IterativePruningRunner(PruningRunner):
         be pruned was run while converting.
 
         Raises:
-            ValueError: the file is of another network, or unfinished and of other weights; an exclude matches nothing.
+            ValueError: the file is of another network or importance, or unfinished and of other weights; an exclude
+                matches nothing; the whole network's score is not finite.
         """
         metric, path = metric_of(mode), self.path(".sens")
-        self._excludes, self._with_group_conv = excludes, with_group_conv
         supernet = self.supernet(DIVISOR)
         groups = self.open_groups(supernet, excludes, with_group_conv)
+        self._excludes, self._with_group_conv = excludes, with_group_conv
         points = Points.of(grid, self.model, groups)
         settings = points.settings(adaptive)
-        empty = Analysis([], mode, self.graph, weights_digest(self.model), calibrated=calibration_fn is not None)
+        digests = (self.graph, weights_digest(self.model))
+        ranked = (self.importance.name, self.gradients)
+        barred = sorted(excluded(self.model, excludes))
+        empty = Analysis([], mode, *digests, [], calibration_fn is not None, *ranked, barred, with_group_conv)
         before = empty if forced or not path.exists() else self._known(path, empty)
         others = [row for row in before.rows if not any(group.matches(row) for group in groups)]
 
         def save(scores: Mapping[Subnet, float]) -> None:
+            check_baseline(scores[supernet.space.largest])
             rows = rows_of(groups, scores, points.limits)
             missing = pending(rows, points.asked(groups), settings, mode)
             replace(empty, rows=rows + others, pending=missing).write(path)
@@ -100,38 +108,42 @@ class IterativePruningRunner(PruningRunner):
     ) -> nn.Module:
         """The network with its weights of now, pruned in one of three ways to multiples of `channel_divisible`.
 
-        By `removal_ratio`, the share of MACs removed, to within 0.01; by `threshold`, the relative
-        loss of score that each group alone may cost; or as a `.spec` file says. What the analysis has no curve of stays
-        whole. `mode` "sparse" keeps the shapes, with zeros that stay; "slim" has smaller layers. Without `excludes`
-        those of `ana` hold. Leaves `.vai/<Class>_ratio_<r>.spec` and `…_pruning_info.json`.
+        By `removal_ratio`, the share of MACs removed, to within 0.01; by `threshold`, the relative loss of score that
+        each group alone may cost; or as a `.spec` file says. What the analysis has no curve of stays whole; channels
+        that earlier rounds made zero do not come back. `mode` "sparse" keeps the shapes, with zeros that stay; "slim"
+        has smaller layers. Without `excludes` those of `ana` hold. Leaves `.vai/<Class>_ratio_<r>.spec` and
+        `…_pruning_info.json`.
 
         Raises:
-            ValueError: not exactly one way, no finished analysis, or a file of another network.
+            ValueError: not exactly one way, no finished analysis, or a file of another network or importance.
             UnreachableRatio: no subnet has the wanted MACs; the closest is named.
         """
         check_mode(mode)
         way, value = the_way(removal_ratio, threshold, spec_path)
         spec = read_spec(Path(value)) if way == "spec" else None
         divisor = channel_divisible if spec is None else spec.divisor
-        supernet, excludes = self.supernet(divisor), self._excludes if excludes is None else excludes
-        groups = self.open_groups(supernet, excludes, self._with_group_conv)
+        analysis = self._finished() if spec is None else Analysis()
+        excludes = self._excludes if excludes is None else excludes
+        with_group_conv = analysis.with_group_conv if self._with_group_conv is None else self._with_group_conv
+        supernet = self.supernet(divisor)
+        groups = self.open_groups(supernet, analysis.excluded if excludes is None else excludes, with_group_conv)
         if spec is not None:
             path = Path(value)
             self.check_graph(path, spec.graph)
-            subnet = subnet_of(supernet, find_groups(supernet), spec.rows)
+            subnet = subnet_of(supernet, find_groups(supernet), spec.rows, groups)
         else:
             path = self.path(f"_{way}_{value}.spec")
-            subnet = self._chosen(supernet, groups, way, value)
+            subnet = chosen(analysis, supernet, groups, way, value)
             write_spec(path, groups, subnet, divisor, self.graph)
         information = pruning_info_path or path.with_name(f"{path.stem}_pruning_info.json")
         return self.pruned(supernet, subnet, mode, Path(information))
 
     def transform(self, spec_path: str | Path) -> nn.Module:
-        """The slim network of a specification."""
-        return self.prune(spec_path=spec_path, mode="slim")
+        """The slim network of a specification, whatever was excluded."""
+        return self.prune(spec_path=spec_path, excludes=(), mode="slim")
 
-    def _chosen(self, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
-        """The subnet that the analysis leads to."""
+    def _finished(self) -> Analysis:
+        """The analysis in the work folder, checked to be one to prune from."""
         path = self.path(".sens")
         if not path.exists():
             raise ValueError(f"there is no analysis in {path}: call ana() before prune()")
@@ -139,14 +151,15 @@ class IterativePruningRunner(PruningRunner):
         self.check_graph(path, analysis.graph)
         if analysis.pending:
             raise ValueError(f"{path} is unfinished, {len(analysis.pending)} evaluations are missing: call ana() again")
-        curved = [group.name for group in groups if analysis.scores(group)]
-        if not curved:
-            raise ValueError(f"{path} has no group of this network that may be pruned: its nodes are other layers")
-        part = analysis.allowed(open_space(supernet.space, curved), groups)
-        curves = analysis.curves(part, groups)
-        if way == "threshold":
-            return part.decode(curves.at(value + 1e-8))
-        return within_ratio(curves, part_costs(supernet, part), value) if value else part.largest
+        if analysis.baseline is None:
+            raise ValueError(f"{path} has no score of the whole network, a row [null, score] in metrics")
+        check_baseline(analysis.baseline)
+        if analysis.importance not in ("", self.importance.name):
+            raise ValueError(
+                f"{path} was made with importance={analysis.importance!r}, that of this runner is"
+                f" {self.importance.name!r}: give it the same, or ana(forced=True) starts anew"
+            )
+        return analysis
 
     def _known(self, path: Path, asked: Analysis) -> Analysis:
         """What an earlier analysis found, checked to be of this network and, if unfinished, of these weights."""
@@ -154,11 +167,26 @@ class IterativePruningRunner(PruningRunner):
         self.check_graph(path, known.graph)
         if known.pending and known.weights and known.weights != asked.weights:
             raise ValueError(f"{path} is an unfinished analysis of other weights; forced=True starts anew")
-        for name in ("mode", "calibrated"):
+        if known.pending and known.gradients != asked.gradients and known.importance == asked.importance:
+            raise ValueError(f"{path} is an unfinished analysis of other gradients; forced=True starts anew")
+        for name in ("mode", "calibrated", "importance"):
             theirs, ours = getattr(known, name), getattr(asked, name)
-            if known.graph and theirs != ours:
+            if known.graph and theirs not in ("", ours):
                 raise ValueError(f"{path} was made with {name}={theirs!r}, asked is {ours!r}; forced=True starts anew")
         return replace(known, mode=asked.mode)
+
+
+def chosen(analysis: Analysis, supernet: Supernet, groups: Sequence[Group], way: str, value: float) -> Subnet:
+    """The subnet that an analysis leads to."""
+    curved = [group.name for group in groups if analysis.scores(group)]
+    if not curved:
+        raise ValueError("the analysis has no group of this network that may be pruned: its nodes are other layers")
+    part = remains(supernet, analysis.allowed(open_space(supernet.space, curved), groups))
+    curves = analysis.curves(part, groups)
+    if way == "threshold":
+        return part.decode(curves.at(value + 1e-8))
+    whole = supernet.cost(supernet.space.largest).macs
+    return within_ratio(curves, part_costs(supernet, part), value, whole) if value else part.largest
 
 
 def recall(results: Results, before: Analysis, groups: Sequence[Group], supernet: Supernet) -> None:
@@ -186,11 +214,12 @@ def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str
         got = ", ".join(ways) or "none"
         raise ValueError(f"prune by exactly one of removal_ratio, threshold and spec_path, got {got}")
     way, value = next(iter(ways.items()))
-    if way != "spec" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if way != "spec" and (isinstance(value, bool) or not isinstance(value, Real)):
         raise TypeError(f"{way} is a number, got {value!r}")
-    if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and value < 0):
+    if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and not value >= 0):
         raise ValueError(f"removal_ratio lies in [0, 1) and threshold is at least 0, got {way}={value}")
-    return way, value
+    plain = way == "spec" or isinstance(value, (int, float))
+    return way, value if plain else round(float(value), DIGITS)
 
 
 def warn_of_gains(analysis: Analysis, groups: Sequence[Group]) -> None:

@@ -18,9 +18,10 @@ from search import Archive, Constraint, Evolution
 from search.vitis.bins import MILLION, best_of_bins
 from search.vitis.candidates import Function, Scorer
 from search.vitis.files import FOLDER, read_json, weights_digest, write_json
+from search.vitis.forms import original
 from search.vitis.groups import find_groups, open_groups, open_space
 from search.vitis.names import Excludes, excluded
-from search.vitis.runner import evaluate, metric_of, progress
+from search.vitis.runner import check_divisor, evaluate, metric_of, progress
 from search.vitis.settings import Setting, Settings, layer_of
 
 
@@ -30,11 +31,12 @@ class OFAPruner:
     `seed` decides the random subnets: processes that draw equally often draw the same ones.
 
     Raises:
+        ValueError: `model` is the sparse result of a pruning.
         TypeError: `model` is no `nn.Module`.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> None:
-        self.model, self.inputs = unwrapped(model), inputs
+        self.model, self.inputs = original(model), inputs
         self.rng = np.random.default_rng(seed)
         self._settings: Settings | None = None
         self.space = SearchSpace(())
@@ -61,10 +63,12 @@ class OFAPruner:
         Raises:
             ValueError: an exclude matches nothing, or nothing can be made elastic.
         """
+        divisor = channel_divisble if channel_divisible is None else channel_divisible
+        check_divisor(divisor)
         config = SpaceConfig(
             tuple(float(ratio) for ratio in expand_ratio),
             depth=False,
-            divisor=channel_divisible or channel_divisble,
+            divisor=divisor,
             policy="auto",
             keep_ends=auto_add_excludes,
         )
@@ -183,6 +187,8 @@ class OFAPruner:
             ValueError: no subnet has so many MACs; says at once what the space offers.
         """
         supernet, metric = elastic(model), metric_of(min_or_max_metric)
+        if not macs_step > 0:
+            raise ValueError(f"macs_step, the width of a bin in million MACs, is above 0, got {macs_step}")
         children = max(mutate_size + crossover_size, 1)
         evaluations = parent_popu_size + max(iteration - 1, 0) * children
         engine = Evolution(parent_popu_size, evaluations, crossover_size / children, mutate_prob)

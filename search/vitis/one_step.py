@@ -21,7 +21,7 @@ from search.vitis.files import weights_digest
 from search.vitis.groups import find_groups
 from search.vitis.names import Excludes, excluded
 from search.vitis.results import Results
-from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of, on_gpu
+from search.vitis.runner import PruningRunner, check_divisor, check_mode, evaluate, metric_of, on_gpu
 from search.vitis.specification import write_spec
 
 
@@ -60,7 +60,8 @@ class OneStepPruningRunner(PruningRunner):
         on after a kill, a larger `num_subnet` adds what is missing; `forced` starts anew.
 
         Raises:
-            ValueError: no `eval_fn`, no subnet in the band, or a file of another network, weights or settings.
+            ValueError: no `eval_fn`, no subnet in the band, or a file of another network, weights, importance or
+                settings.
         """
         if eval_fn is None:
             raise ValueError("one-step pruning needs eval_fn, a function of a network that gives its score")
@@ -104,9 +105,11 @@ class OneStepPruningRunner(PruningRunner):
         Leaves `.vai/<Class>_ratio_<r>_best.spec` and `…_pruning_info.json`.
 
         Raises:
-            ValueError: no such search or index, other weights, or widths that are no multiples of `channel_divisible`.
+            ValueError: no such search or index, other weights or another importance, or widths that are no multiples of
+                `channel_divisible`.
         """
         check_mode(mode)
+        check_divisor(channel_divisible)
         ratio = self._ratio if removal_ratio is None else removal_ratio
         if ratio is None:
             raise ValueError("removal_ratio says which search to prune from; none was made here")
@@ -131,7 +134,9 @@ class OneStepPruningRunner(PruningRunner):
 
     def _identity(self, **settings: Any) -> dict[str, Any]:
         """What scores hold for."""
-        return {"graph_digest": self.graph, "weights_digest": weights_digest(self.model), **settings}
+        weights, importance = weights_digest(self.model), self.importance.name
+        ranked = {"importance": importance, "gradients_digest": self.gradients}
+        return {"graph_digest": self.graph, "weights_digest": weights, **ranked, **settings}
 
 
 def statistics_of(path: Path) -> Path:

@@ -24,8 +24,8 @@ class UnreachableRatio(ValueError):
         self.closest = closest
 
 
-def within_ratio(curves: Curves, costs: Costs, removal_ratio: float) -> Subnet:
-    """The subnet at the least damage that removes a share of the MACs, to within 1 % of the whole network's.
+def within_ratio(curves: Curves, costs: Costs, removal_ratio: float, whole: float) -> Subnet:
+    """The subnet at the least damage that removes a share of the `whole` network's MACs, to within 1 % of these.
 
     Where it can be, MACs are at most those wanted, and less by 1 % of them at most.
 
@@ -33,7 +33,6 @@ def within_ratio(curves: Curves, costs: Costs, removal_ratio: float) -> Subnet:
         UnreachableRatio: there is none; the closest is named.
     """
     space = curves.space
-    whole = float(costs(space.encode(space.largest)[None])["macs"][0])
     target, slack = (1 - removal_ratio) * whole, TOLERANCE * whole
     try:
         return space.decode(curves.within(band(curves, costs, (1 - TOLERANCE) * target, target)))
@@ -73,8 +72,10 @@ def unreachable(curves: Curves, costs: Costs, removal_ratio: float, whole: float
     ends = np.stack([space.encode(space.largest), space.encode(space.smallest)])
     removed = 1 - macs(np.concatenate([ends, drawn])) / whole
     closest = float(removed[np.argmin(np.abs(removed - removal_ratio))])
+    before = f"; earlier rounds removed {removed[0]:.4f} already" if removed[0] > TOLERANCE else ""
     return UnreachableRatio(
         f"removal_ratio={removal_ratio:g} cannot be met within 0.01: the closest is {closest:.4f},"
-        f" and removals reach from {removed[0]:.4f} to {removed[1]:.4f}; a smaller channel_divisible has more widths",
+        f" and removals reach from {removed[0]:.4f} to {removed[1]:.4f}; a smaller"
+        f" channel_divisible has more widths{before}",
         closest,
     )

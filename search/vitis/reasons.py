@@ -20,7 +20,7 @@ def reasons_of(
     found = {r.name: r.reason or r.held for r in supernet.report.layers if r.name not in nodes and (r.reason or r.held)}
     for group in groups:
         if group not in opened:
-            barred = [node for node in group.nodes if node in excluded]
+            barred = [name for name in (*group.nodes, *group.members) if name in excluded]
             grouped = "a convolution in groups is among what it changes; with_group_conv=True prunes it"
             for node in group.nodes:
                 together = f"changes only together with {barred[0]}" if barred else grouped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from ofa import Subnet
@@ -30,3 +31,10 @@ class Results(Archive):
         """Take in a score that the file has."""
         if subnet not in self:
             super().add(subnet, {self.metric: score})
+
+
+def gain(score: float, mode: str) -> float:
+    """A score as a number of which the largest is best; one that is no number is the worst."""
+    if math.isnan(score):
+        return -math.inf
+    return score if mode == "max" else -score

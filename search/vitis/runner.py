@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +14,27 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.backbone import unwrapped
 from ofa.extraction import State
-from ofa.importance import MEASURES, Measure, others
+from ofa.importance import FIRST_ORDER, MEASURES, Measure
 from search import Archive, Result, Search, run
 from search.objectives import written
 from search.vitis.candidates import Scorer
-from search.vitis.files import FOLDER, graph_digest
-from search.vitis.forms import NOTHING, slim_network, sparse_network
+from search.vitis.files import FOLDER, gradients_digest, graph_digest
+from search.vitis.forms import NOTHING, original, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
-from search.vitis.reasons import reasons_of, table_of
+from search.vitis.reasons import SHOWN, reasons_of, table_of
+from search.vitis.remains import Remaining
 from search.workers import workers
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""
 
 console = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """An importance that is nothing where nothing is left: what an earlier round removed goes first."""
-
-    measure: str | Measure
-
-    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
-        function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
-        scores = function(parameter, dim)
-        rest = others(parameter, dim)
-        present = parameter.abs().sum(rest) if rest else parameter.abs()
-        return None if scores is None else torch.where(present > 0, scores.to(present), 0)
 
 
 class PruningRunner:
@@ -58,14 +45,14 @@ class PruningRunner:
     `reasons` says of layers that were not pruned why.
 
     Raises:
-        ValueError: an unknown importance.
+        ValueError: an unknown importance, or `model` is the sparse result of another pruning.
         TypeError: `model` is no `nn.Module`.
     """
 
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
         if isinstance(importance, str) and importance not in MEASURES:
             raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
-        self.model, self.inputs, self.importance = unwrapped(model), input_signature, Remaining(importance)
+        self.model, self.inputs, self.importance = original(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
         self.reasons: dict[str, str] = {}
         self._supernets: dict[int, Supernet] = {}
@@ -75,12 +62,18 @@ class PruningRunner:
         """The digest of the network without its weights."""
         return graph_digest(self.model, self.inputs)
 
+    @property
+    def gradients(self) -> str:
+        """The digest of the gradients, where units are ranked by them."""
+        return gradients_digest(self.model) if self.importance.name in FIRST_ORDER else ""
+
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
         return FOLDER / f"{self.name}{ending}"
 
     def supernet(self, divisor: int) -> Supernet:
         """The network with its weights of now as a supernet of all widths, units ranked by importance."""
+        check_divisor(divisor)
         if divisor not in self._supernets:
             config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor)
             with progress("converting") as tell:
@@ -90,8 +83,18 @@ class PruningRunner:
         for mine, theirs in zip(supernet.model.parameters(), self.model.parameters(), strict=True):
             mine.grad = None if theirs.grad is None else theirs.grad.clone()
         supernet.activate(supernet.space.largest)
-        supernet.sort(self.importance, move=False)
+        self._rank(supernet)
         return supernet
+
+    def _rank(self, supernet: Supernet) -> None:
+        try:
+            supernet.sort(self.importance, move=False)
+        except ValueError as error:
+            lacking = [name for name, parameter in self.model.named_parameters() if parameter.grad is None]
+            if not lacking or self.importance.name not in FIRST_ORDER:
+                raise
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            raise ValueError(f"{error}; none have {', '.join(lacking[:SHOWN])}{more}") from None
 
     def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
         """The groups that may be pruned; why other layers may not is shown once.
@@ -102,7 +105,8 @@ class PruningRunner:
         groups, barred = find_groups(supernet), excluded(self.model, excludes)
         opened = open_groups(groups, barred, with_group_conv)
         if not opened:
-            raise ValueError(f"nothing of {self.name} can be pruned:\n{supernet.report}")
+            flag = "; with_group_conv=True opens convolutions in groups" if open_groups(groups, barred, True) else ""
+            raise ValueError(f"nothing of {self.name} can be pruned{flag}:\n{supernet.report}")
         reasons = reasons_of(supernet, groups, opened, barred)
         if reasons and reasons != self.reasons:
             console.print(table_of(self.name, reasons))
@@ -135,6 +139,11 @@ class PruningRunner:
 def check_mode(mode: str) -> None:
     if mode not in ("sparse", "slim"):
         raise ValueError(f"mode is 'sparse' or 'slim', got {mode!r}")
+
+
+def check_divisor(divisor: int) -> None:
+    if not isinstance(divisor, Integral) or divisor < 1:
+        raise ValueError(f"channel_divisible is a whole number of at least 1, got {divisor!r}")
 
 
 def metric_of(mode: str) -> str:
