@@ -516,11 +516,13 @@ def test_messages_name_the_way_out() -> None:
     assert Path(".vai/Plain_ratio_0.3.spec").exists()
     with pytest.raises(ValueError, match="channel_divisible is a whole number of at least 1, got 0"):
         found.prune(0.3, channel_divisible=0)
-    model.conv4.weight.requires_grad_(False)
+    model.conv1.weight.requires_grad_(False)  # does not count
     model(x).square().mean().backward()
+    IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 1.0, forced=True)
+    model.conv4.weight.grad = None
     with pytest.raises(ValueError, match=r"needs gradients: .*; none have conv4\.weight$"):
-        IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 0.0)
-    model.conv4.weight.requires_grad_(True)
+        IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 0.0, forced=True)
+    model.conv1.weight.requires_grad_(True)
     model.zero_grad()
 
 

@@ -90,7 +90,8 @@ class PruningRunner:
         try:
             supernet.sort(self.importance, move=False)
         except ValueError as error:
-            lacking = [name for name, parameter in self.model.named_parameters() if parameter.grad is None]
+            learning = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+            lacking = [name for name, parameter in learning if parameter.grad is None]
             if not lacking or self.importance.name not in FIRST_ORDER:
                 raise
             more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
