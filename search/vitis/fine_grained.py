@@ -71,6 +71,8 @@ class SparseWeight:
     def enter(self, layer: nn.Module, inputs: Any) -> None:
         before = layer.__dict__.setdefault(BEFORE, [])
         before.append(layer.weight)
+        if len(before) > 1 and not torch.is_grad_enabled():  # sparse already, and no graph to be made again
+            return
         layer.__dict__["weight"] = Straight.apply(before[0], *self.masked(layer), self.decay)
 
     def masked(self, layer: nn.Module) -> tuple[Tensor, Tensor]:
