@@ -14,6 +14,7 @@ from search.budget import Floats
 from search.objectives import written
 from search.problem import Problem
 
+_NOTHING = 1e-12
 _UNKNOWN = 1e6  # damage of what lies beyond everything known: only for a budget that needs it
 _TIE = 1e-9  # damage of a whole choice, so that equal curves shrink together instead of all at once
 _USED_UP = 0.99  # of a budget
@@ -165,6 +166,7 @@ def interpolated(shares: Floats, points: Mapping[int, float]) -> Floats:
     """Damage of every option, never falling as options get smaller; none is known beyond the smallest point."""
     options = sorted({*points, len(shares) - 1}, reverse=True)
     damage = np.maximum.accumulate([max(points.get(o, 0.0), 0.0) for o in options])[::-1]
+    damage = np.where(damage < _NOTHING, 0.0, damage)  # slopes of denormal numbers overflow
     known = shares[options][::-1]
     if len(options) == 1:
         return np.where(np.arange(len(shares)) < options[0], _UNKNOWN, 0.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from toy_space import toy_costs, toy_space
 
@@ -150,6 +150,7 @@ def test_one_point_engines_meet_the_budget() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example({1, 2}, {0: 0.0, 1: 2.2e-311})
 @given(
     st.sets(st.integers(1, 63), min_size=2, max_size=15),
     st.dictionaries(st.integers(0, 14), st.floats(-1, 1), max_size=6),
