@@ -6,7 +6,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile=default looks for new cases
+settings.load_profile("repeatable")
 torch.set_num_threads(1)
 
 
