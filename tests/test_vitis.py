@@ -318,6 +318,8 @@ for net in (runner.prune(0.5), pruner.ofa_model(channel_divisible=4)):
     both = [torch.zeros_like(mine) for _ in range(2)]
     dist.all_gather(both, mine)
     assert torch.equal(*both)
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
