@@ -85,6 +85,11 @@ class Pruner:
         space, given = self.supernet.space, self.job.constraints
         if not given and self.given.schedule:
             given = (Constraint("macs", upper=self.given.schedule[-1]),)
+        if self._bounded and self.given.schedule:
+            raise ValueError(
+                f"pruning.schedule={[*self.given.schedule]} leads to a budget, but this search stops by itself"
+                " (at a threshold, or at a given subnet): leave the schedule out"
+            )
         if not self._bounded and not any(c.upper is not None for c in given):
             raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
         whole = self.costs(space.encode(space.largest)[None])
@@ -97,7 +102,7 @@ class Pruner:
         Raises:
             ValueError: the budget is out of reach.
         """
-        pending = list(self.given.ladder(self._share)) if not self._bounded else [1.0] * (self.given.steps or 1)
+        pending = [1.0] * (self.given.steps or 1) if self._bounded else list(self.given.ladder(self._share))
         done: list[Step] = []
         halved, reached = 0, 0.0
         while pending:

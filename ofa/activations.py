@@ -65,7 +65,7 @@ def blockwise(model: nn.Module) -> Iterator[tuple[str, int]]:
     """The weights whose layers get sparse inputs, and the dimension that counts these."""
     for name, layer in model.named_modules():
         if any(isinstance(hook, BlockActivations) for hook in layer._forward_pre_hooks.values()):
-            yield f"{name}.weight", input_dim(layer)
+            yield f"{name}.weight".removeprefix("."), input_dim(layer)
 
 
 def restore_inputs(handles: Iterable[RemovableHandle]) -> None:

@@ -122,23 +122,15 @@ def importance(
     measure: str | Measure = "l1",
     indices: Mapping[str, Sequence[Index]] | None = None,
 ) -> list[FloatArray]:
-    """For each group its units' importance, shape (units,): the measure, scaled to mean 1 a parameter, averaged over
-    all that is coupled; so units of different groups compare. `indices` are the parts of parameters that count.
+    """For each group the importance of its channels, shape (strands, units), whose mean over the strands is that of its
+    units; one strand where there are none.
+
+    That is the measure, scaled to mean 1 a parameter, averaged over all that is coupled; so units of different groups
+    compare. `indices` are the parts of parameters that count.
 
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
     """
-    return [rows.mean(axis=0) for rows in strand_importance(model, groups, vectors, measure, indices)]
-
-
-def strand_importance(
-    model: nn.Module,
-    groups: Groups,
-    vectors: Vectors,
-    measure: str | Measure = "l1",
-    indices: Mapping[str, Sequence[Index]] | None = None,
-) -> list[FloatArray]:
-    """As `importance`, for the channels of each strand, shape (strands, units); one strand where there are none."""
     function = named(measure)
     scores = [np.zeros((groups.strands.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
     members = [0] * len(scores)

@@ -213,7 +213,7 @@ class Supernet(nn.Module):
         """
         scores = importance(self.model, self._groups, self._vectors, measure, self._plan.indices)
         return {
-            offer.choice.name: np.concatenate([scores[g] for g in offer.sizes])
+            offer.choice.name: np.concatenate([scores[g].mean(axis=0) for g in offer.sizes])
             for offer in self._offers
             if offer.choice.kind == "width"
         }
@@ -238,7 +238,7 @@ class Supernet(nn.Module):
         return decode(self._offers, self._groups, self._stages, genomes)
 
     def _report(self, found: Conversion) -> Report:
-        scores = importance(self.model, self._groups, self._vectors)
+        scores = [rows.mean(axis=0) for rows in importance(self.model, self._groups, self._vectors)]
         elastic, layers = make_report(self.model, found, scores)
         small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
         ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}

@@ -10,7 +10,7 @@ import torch
 from networks import build
 
 import ofa
-from ofa.importance import MEASURES, Random, importance, strand_importance
+from ofa.importance import MEASURES, Random, importance
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -96,7 +96,7 @@ def test_channels_of_grouped_convolutions_are_ranked_inside_each_group(name: str
 
 def strands_of(supernet: ofa.Supernet) -> list[Any]:
     """The importance of every channel inside its group of a grouped convolution."""
-    rows = strand_importance(supernet.model, supernet._groups, supernet._vectors, "l2")
+    rows = importance(supernet.model, supernet._groups, supernet._vectors, "l2")
     convolutions = [m for m in supernet.modules() if isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels]
     found = [row for row in rows if len(row) > 1]
     assert len(found) >= len(convolutions) > 2

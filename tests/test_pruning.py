@@ -195,6 +195,8 @@ def test_a_subnet_of_a_file_is_pruned_to_and_a_threshold_needs_no_budget(iterate
     once = ("method=iterative", "pruning.tolerance=null", "search.threshold=0.05")
     pruned(beside(trained, "threshold"), *once, "pruning.finetuning=null")  # the budget's steps are not for it
     (step,) = steps(trained.parent / "threshold")
+    with pytest.raises(ValueError, match=r"pruning.schedule=\[0.8, 0.5\] leads to a budget, but this search stops"):
+        pruned(beside(trained, "both"), *once, "pruning.schedule=[0.8,0.5]")
     assert any(step["subnet"][name] < size for name, size in {"0.0.0.width": 16, "0.1.0.width": 32}.items())
 
 
