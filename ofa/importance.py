@@ -141,12 +141,20 @@ def importance(
             for dim, vector in enumerate(vectors[name]):
                 if vector is not None and (groups.group_of[vector] != FIXED).any():
                     labels = groups.labels_along(name, dim, vector)
-                    found = [function(block, dim) for block in blocks(part, len(labels))]
-                    values = [v.double().cpu().numpy() for v in found if v is not None]
-                    if values:
-                        kept = kept_labels(labels, index[dim] if index else None)
-                        collect(scores, members, groups, kept, np.concatenate(values))
+                    values = measured(function, name, part, dim, len(labels))
+                    if values is not None:
+                        collect(scores, members, groups, kept_labels(labels, index[dim] if index else None), values)
     return [score / max(number, 1) for score, number in zip(scores, members, strict=True)]
+
+
+def measured(function: Measure, name: str, part: Tensor, dim: int, number: int) -> FloatArray | None:
+    """Scores along a dimension of a parameter's part, of one block of rows after the other."""
+    try:
+        found = [function(block, dim) for block in blocks(part, number)]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    values = [v.double().cpu().numpy() for v in found if v is not None]
+    return np.concatenate(values) if values else None
 
 
 def kept_part(parameter: Tensor, index: Sequence[Index]) -> Tensor:

@@ -520,7 +520,7 @@ def test_messages_name_the_way_out() -> None:
     model(x).square().mean().backward()
     IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 1.0, forced=True)
     model.conv4.weight.grad = None
-    with pytest.raises(ValueError, match=r"needs gradients: .*; none have conv4\.weight$"):
+    with pytest.raises(ValueError, match=r"^conv4\.weight: this importance needs gradients: run"):
         IterativePruningRunner(model, x, importance="taylor").ana(lambda network: 0.0, forced=True)
     model.conv1.weight.requires_grad_(True)
     model.zero_grad()

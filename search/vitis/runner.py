@@ -27,7 +27,7 @@ from search.vitis.forms import NOTHING, original, slim_network, sparse_network
 from search.vitis.groups import Group, find_groups, open_groups
 from search.vitis.information import write_information
 from search.vitis.names import Excludes, excluded
-from search.vitis.reasons import SHOWN, reasons_of, table_of
+from search.vitis.reasons import reasons_of, table_of
 from search.vitis.remains import Remaining
 from search.workers import workers
 
@@ -83,19 +83,8 @@ class PruningRunner:
         for mine, theirs in zip(supernet.model.parameters(), self.model.parameters(), strict=True):
             mine.grad = None if theirs.grad is None else theirs.grad.clone()
         supernet.activate(supernet.space.largest)
-        self._rank(supernet)
+        supernet.sort(self.importance, move=False)
         return supernet
-
-    def _rank(self, supernet: Supernet) -> None:
-        try:
-            supernet.sort(self.importance, move=False)
-        except ValueError as error:
-            learning = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
-            lacking = [name for name, parameter in learning if parameter.grad is None]
-            if not lacking or self.importance.name not in FIRST_ORDER:
-                raise
-            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-            raise ValueError(f"{error}; none have {', '.join(lacking[:SHOWN])}{more}") from None
 
     def open_groups(self, supernet: Supernet, excludes: Excludes, with_group_conv: bool) -> list[Group]:
         """The groups that may be pruned; why other layers may not is shown once.
