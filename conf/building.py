@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-TRUSTED = ("ofa", "train", "search", "conf")
+OURS = "ofa"
 
 
 def build(node: DictConfig | Mapping[str, Any], path: str) -> Any:
@@ -47,8 +47,8 @@ def build(node: DictConfig | Mapping[str, Any], path: str) -> Any:
 def resolve(target: Any, path: str) -> Any:
     """The dataclass of a dotted name inside this project."""
     package, _, name = str(target).rpartition(".")
-    if package.partition(".")[0] not in TRUSTED:
-        raise ValueError(f"{path}._target_ names a class of {', '.join(TRUSTED)}, got {target!r}")
+    if package.partition(".")[0] != OURS:
+        raise ValueError(f"{path}._target_ names a class of {OURS}, got {target!r}")
     try:
         cls = getattr(importlib.import_module(package), name)
     except (ImportError, AttributeError):
@@ -87,7 +87,7 @@ def component(hint: Any) -> type | None:
     """The class of a component that an annotation names, optional or not; None for anything else."""
     classes = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type) and a is not type(None)]
     known = len(classes) == 1 and (dataclasses.is_dataclass(classes[0]) or inspect.isabstract(classes[0]))
-    return classes[0] if known and classes[0].__module__.partition(".")[0] in TRUSTED else None
+    return classes[0] if known and classes[0].__module__.partition(".")[0] == OURS else None
 
 
 def plain(hint: Any) -> bool:

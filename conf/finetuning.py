@@ -13,17 +13,17 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from torch import nn
 
-from conf.job import Job
-from conf.journal import opened
-from conf.records import digest
+from ofa.conf.job import Job
+from ofa.conf.journal import opened
+from ofa.conf.records import digest
 from ofa.sparsity import Pattern
+from ofa.train import Recipe, Supervised, fit
+from ofa.train.distillation import AdaptiveSoft, SoftTargets
+from ofa.train.guards import Collapse
+from ofa.train.lesson import Lesson
+from ofa.train.masking import Masked, Masking
+from ofa.train.recipe import SCHEDULES
 from ofa.wanda import wanda
-from train import Recipe, Supervised, fit
-from train.distillation import AdaptiveSoft, SoftTargets
-from train.guards import Collapse
-from train.lesson import Lesson
-from train.masking import Masked, Masking
-from train.recipe import SCHEDULES
 
 
 @dataclass(frozen=True)

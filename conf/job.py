@@ -13,24 +13,24 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import ofa
-from conf.building import build, converted
-from conf.records import differences, digest, flat, read_json, write_json
-from conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from ofa.activations import sparsify_inputs
+from ofa.conf.building import build, converted
+from ofa.conf.records import differences, digest, flat, read_json, write_json
+from ofa.conf.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
 from ofa.fine_grained import FineGrained, eligible
+from ofa.search import Constraint, Objective
+from ofa.search.uniform import Smallest
 from ofa.sparsity import Pattern
-from search import Constraint, Objective
-from search.uniform import Smallest
-from train import Sandwich, Tracker, create
-from train import checkpoint as checkpoints
-from train.backbones import check_classes
-from train.distribution import rank
-from train.pictures import Pictures
-from train.progress import Progress
-from train.saliency import sort_by
+from ofa.train import Sandwich, Tracker, create
+from ofa.train import checkpoint as checkpoints
+from ofa.train.backbones import check_classes
+from ofa.train.distribution import rank
+from ofa.train.pictures import Pictures
+from ofa.train.progress import Progress
+from ofa.train.saliency import sort_by
 
 if TYPE_CHECKING:
-    from conf.pruning import Pruning
+    from ofa.conf.pruning import Pruning
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {

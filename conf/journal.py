@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from conf.records import differences
+from ofa.conf.records import differences
 
 
 def opened(path: Path, name: str, settings: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from conf.job import Job
+    from ofa.conf.job import Job
 
 CONFIG = Path(__file__).parent / "config.yaml"
 
@@ -46,7 +46,7 @@ def complaints(program: str) -> Iterator[None]:
     from rich.console import Console
     from rich.markup import escape
 
-    from train.guards import Terminated
+    from ofa.train.guards import Terminated
 
     try:
         yield
@@ -64,10 +64,10 @@ def execute(config: DictConfig) -> None:
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
-    from conf.job import TRAINED, Job
-    from conf.records import read_json
-    from search import Front
-    from train.distribution import joined
+    from ofa.conf.job import TRAINED, Job
+    from ofa.conf.records import read_json
+    from ofa.search import Front
+    from ofa.train.distribution import joined
 
     job = Job(config)
     try:
@@ -87,7 +87,7 @@ def execute(config: DictConfig) -> None:
 
 def complete(job: Job, stage: str) -> None:
     """Do a stage, unless the folder has it already."""
-    from conf.stages import STAGES
+    from ofa.conf.stages import STAGES
 
     job.begin(stage)
     if job.finished(stage):

@@ -14,24 +14,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from conf.finetuning import finetune
-from conf.job import NETWORK, Job
-from conf.pruning import between
-from conf.records import read_json, write_json
-from conf.scoring import context_of, costs_of, evaluators
+from ofa.conf.finetuning import finetune
+from ofa.conf.job import NETWORK, Job
+from ofa.conf.pruning import between
+from ofa.conf.records import read_json, write_json
+from ofa.conf.scoring import context_of, costs_of, evaluators
 from ofa.elastic_sparsity import DENSE
+from ofa.search import Archive, Constraint, Row, run
+from ofa.search.budget import Floats
+from ofa.search.engine import Search
+from ofa.search.objectives import written
+from ofa.search.picture import draw_curves
+from ofa.search.sensitivity import SensitivitySearch
+from ofa.search.uniform import Ranked
 from ofa.space import Genome, Subnet
 from ofa.sparsity import Pattern
-from search import Archive, Constraint, Row, run
-from search.budget import Floats
-from search.engine import Search
-from search.objectives import written
-from search.picture import draw_curves
-from search.sensitivity import SensitivitySearch
-from search.uniform import Ranked
-from train import checkpoint as checkpoints
-from train import evaluate
-from train.saliency import gather, sort_by
+from ofa.train import checkpoint as checkpoints
+from ofa.train import evaluate
+from ofa.train.saliency import gather, sort_by
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from conf.finetuning import Finetuning
-from search import Constraint
+from ofa.conf.finetuning import Finetuning
+from ofa.search import Constraint
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the stages of a run can be told, beyond the components of `ofa`, `train` and `search`."""
+"""What the stages of a run can be told, beyond the components of `ofa`, `ofa.train` and `ofa.search`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ofa.importance import MEASURES
-from train import Recipe, SandwichRule
-from train.distillation import AdaptiveSoft, SoftTargets
-from train.rules import Rule
+from ofa.train import Recipe, SandwichRule
+from ofa.train.distillation import AdaptiveSoft, SoftTargets
+from ofa.train.rules import Rule
 
 
 @dataclass(frozen=True)

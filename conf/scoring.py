@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from torch import nn
 
 import ofa
-from conf.job import Job
-from conf.records import digest
-from search import LatencyPredictor
-from search.evaluation import Evaluate, Map
-from search.problem import Costs
-from search.workers import workers
+from ofa.conf.job import Job
+from ofa.conf.records import digest
+from ofa.search import LatencyPredictor
+from ofa.search.evaluation import Evaluate, Map
+from ofa.search.problem import Costs
+from ofa.search.workers import workers
 
 
 def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:

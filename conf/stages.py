@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 
 import ofa
-from conf.job import NETWORK, Job
-from conf.pruner import Pruner
-from conf.records import digest, read_json, write_json
-from conf.scoring import context_of, costs_of, evaluators, weights_digest
+from ofa.conf.job import NETWORK, Job
+from ofa.conf.pruner import Pruner
+from ofa.conf.records import digest, read_json, write_json
+from ofa.conf.scoring import context_of, costs_of, evaluators, weights_digest
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.packing import save_packed
 from ofa.persistence import plan_to_json, save_subnet
-from search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
-from search.front import TEACHER
-from search.sampling import skewed, spread
-from train import Supervised, evaluate, fit
-from train import checkpoint as checkpoints
-from train.plan import estimates, known_rules, table
+from ofa.search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
+from ofa.search.front import TEACHER
+from ofa.search.sampling import skewed, spread
+from ofa.train import Supervised, evaluate, fit
+from ofa.train import checkpoint as checkpoints
+from ofa.train.plan import estimates, known_rules, table
 
 
 def train_teacher(job: Job) -> None:

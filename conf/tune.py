@@ -19,14 +19,14 @@ from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from conf.building import build
-from conf.job import Job
-from conf.journal import opened
-from conf.program import complaints, complete, prepare
-from conf.records import flat
-from conf.tuning import Dimension, Tuning, tunable
-from train import fit
-from train.guards import Collapse
+from ofa.conf.building import build
+from ofa.conf.job import Job
+from ofa.conf.journal import opened
+from ofa.conf.program import complaints, complete, prepare
+from ofa.conf.records import flat
+from ofa.conf.tuning import Dimension, Tuning, tunable
+from ofa.train import fit
+from ofa.train.guards import Collapse
 
 NAME = "ofa-tune"
 JOURNAL = "tuning.journal"
@@ -95,7 +95,7 @@ class Study:
             raise ValueError(f"{path}: the supernet's training has no such setting to tune; {hint}")
         if not isinstance(node, Mapping):
             raise ValueError(f"{path} is {{low, high, log}} or {{choices}}, got {node!r}")
-        dimension: Dimension = build({"_target_": "conf.tuning.Dimension", **node}, path)
+        dimension: Dimension = build({"_target_": "ofa.conf.tuning.Dimension", **node}, path)
         for value in dimension.ends:
             try:
                 build(composed([*self.overrides, assigned(key, value, "++")]).supernet, "supernet")

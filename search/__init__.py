@@ -1,14 +1,14 @@
 """Search over spaces: objectives, budgets, evaluation, archive, engines, front, latency."""
 
-from search.archive import Archive
-from search.budget import Constraint
-from search.engine import Search
-from search.evaluation import Result, run
-from search.evolution import Evolution
-from search.front import Front, Row
-from search.latency import LatencyPredictor, measure_onnx
-from search.objectives import Objective
-from search.random_search import RandomSearch
+from ofa.search.archive import Archive
+from ofa.search.budget import Constraint
+from ofa.search.engine import Search
+from ofa.search.evaluation import Result, run
+from ofa.search.evolution import Evolution
+from ofa.search.front import Front, Row
+from ofa.search.latency import LatencyPredictor, measure_onnx
+from ofa.search.objectives import Objective
+from ofa.search.random_search import RandomSearch
 
 __all__ = [
     "Archive",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.objectives import COSTS, written
+from ofa.search.objectives import COSTS, written
 
 Floats = npt.NDArray[np.float64]
 

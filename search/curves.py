@@ -9,10 +9,10 @@ from typing import Self
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from ofa.search.budget import Floats
+from ofa.search.objectives import written
+from ofa.search.problem import Problem
 from ofa.space import Choice, Genome, SearchSpace
-from search.budget import Floats
-from search.objectives import written
-from search.problem import Problem
 
 _NOTHING = 1e-12
 _UNKNOWN = 1e6  # damage of what lies beyond everything known: only for a budget that needs it

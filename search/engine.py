@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from ofa.search import sampling
+from ofa.search.budget import Constraint
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
 from ofa.space import Genome, SearchSpace, Subnet
-from search import sampling
-from search.budget import Constraint
-from search.objectives import Objective
-from search.problem import Costs, Problem
 
 _PROPOSED = 16  # rounds of the engine's own proposals before it is helped by random ones
 _ROUNDS = 48  # rounds of proposals after which a batch stays short

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ofa.search.archive import Archive, Record
+from ofa.search.engine import Search
+from ofa.search.front import Front, Row
 from ofa.space import Subnet
-from search.archive import Archive, Record
-from search.engine import Search
-from search.front import Front, Row
 
 Evaluate = Callable[[Subnet], Mapping[str, float]]
 Evaluated = tuple[Subnet, Record]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from deap import base, tools
 
+from ofa.search import sampling
+from ofa.search.budget import Constraint
+from ofa.search.engine import Search
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
 from ofa.space import Genome, SearchSpace
-from search import sampling
-from search.budget import Constraint
-from search.engine import Search
-from search.objectives import Objective
-from search.problem import Costs, Problem
 
 
 class Fitness(base.Fitness):  # type: ignore[misc]

@@ -12,9 +12,9 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
+from ofa.search.budget import Constraint, Floats
+from ofa.search.objectives import Objective, written
 from ofa.space import Subnet
-from search.budget import Constraint, Floats
-from search.objectives import Objective, written
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -169,7 +169,7 @@ class Front:
 
     def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:
         """Draw a PNG, SVG or PDF file; `across` and `up` name other metrics than the objectives."""
-        from search.picture import draw
+        from ofa.search.picture import draw
 
         return draw(self, Path(path), across, up)
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from ofa.search.budget import Floats
+from ofa.search.problem import Costs
 from ofa.space import Genome
-from search.budget import Floats
-from search.problem import Costs
 
 Inputs = Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike] | npt.NDArray[Any]
 Features = Mapping[str, npt.ArrayLike]

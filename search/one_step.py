@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from ofa.search.budget import Floats
+from ofa.search.engine import Search
+from ofa.search.random_search import RandomSearch
 from ofa.space import Genome
 from ofa.targets import towards
-from search.budget import Floats
-from search.engine import Search
-from search.random_search import RandomSearch
 
 
 class ConstructedSearch(Search):

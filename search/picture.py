@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.objectives import COSTS, Objective, axis
+from ofa.search.objectives import COSTS, Objective, axis
 
 if TYPE_CHECKING:
-    from search.front import Front, Row
+    from ofa.search.front import Front, Row
 
 _TEXT, _LINE = "#343a40", "#ced4da"
 _EVALUATED = {

@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
+from ofa.search import sampling
+from ofa.search.budget import Constraint, Floats
+from ofa.search.objectives import Objective, written
 from ofa.space import Genome, SearchSpace, Subnet
-from search import sampling
-from search.budget import Constraint, Floats
-from search.objectives import Objective, written
 
 Costs = Callable[[Genome], Mapping[str, Floats]]
 """Named costs, each of shape (population,), of genomes of shape (population, choices)."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ofa.search import sampling
+from ofa.search.budget import Constraint
+from ofa.search.engine import Search
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
 from ofa.space import Genome, SearchSpace
-from search import sampling
-from search.budget import Constraint
-from search.engine import Search
-from search.objectives import Objective
-from search.problem import Costs, Problem
 
 
 class UniformSearch(Search):

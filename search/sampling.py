@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ofa.search.budget import Floats
 from ofa.space import Genome, SearchSpace
-from search.budget import Floats
 
 
 def uniform(space: SearchSpace, rng: np.random.Generator, number: int) -> Genome:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ofa.search.budget import Constraint, Floats
+from ofa.search.curves import Curves, shares_of
+from ofa.search.engine import Search
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
 from ofa.space import Choice, Genome, SearchSpace, Subnet
-from search.budget import Constraint, Floats
-from search.curves import Curves, shares_of
-from search.engine import Search
-from search.objectives import Objective
-from search.problem import Costs, Problem
 
 Points = dict[int, float]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from ofa.persistence import load_subnet
+from ofa.search.budget import Constraint, Floats
+from ofa.search.curves import Curves
+from ofa.search.engine import Search
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
 from ofa.space import Genome, SearchSpace
-from search.budget import Constraint, Floats
-from search.curves import Curves
-from search.engine import Search
-from search.objectives import Objective
-from search.problem import Costs, Problem
 
 
 class PointSearch(Search):

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from ofa.search.evaluation import Evaluate, Map
 from ofa.space import Subnet
-from search.evaluation import Evaluate, Map
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from conf.program import relaxed
+from ofa.conf.program import relaxed
 
 
 def composed(*overrides: str) -> DictConfig:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("ofa.conf", version_base="1.3"):
         return compose("config", overrides=[relaxed(o) for o in overrides])

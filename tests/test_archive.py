@@ -10,7 +10,7 @@ import pytest
 from toy_space import accuracy, toy_costs, toy_space
 
 from ofa import Subnet
-from search import Archive, Evolution, run
+from ofa.search import Archive, Evolution, run
 
 FIRST, SECOND = Subnet({"width": 8, "kernel": 3}), Subnet({"width": 16, "kernel": 5})
 
@@ -100,7 +100,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {paths!r}
 from toy_space import accuracy, toy_costs, toy_space
-from search import Archive, Evolution, run
+from ofa.search import Archive, Evolution, run
 
 def evaluate(subnet):
     if len(archive) == {survivors}:

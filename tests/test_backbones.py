@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from train.backbones import check_classes, create
+from ofa.train.backbones import check_classes, create
 
 NAME = "test_efficientnet"  # timm's tiny network
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from train import checkpoint
+from ofa.train import checkpoint
 
 STATE = {"weights": {"w": torch.arange(2000.0)}, "steps_done": 3, "best": {"accuracy": 97.5}}
 

@@ -11,8 +11,8 @@ from composition import composed
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.building import build
-from train import FashionMNIST
+from ofa.conf.building import build
+from ofa.train import FashionMNIST
 
 ROOT = Path(__file__).parents[1] / "conf"
 GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
@@ -74,7 +74,7 @@ def test_a_large_data_set_says_how_long_to_train_and_the_command_line_wins(super
         ("space.divisor=none", r"space\.divisor is a whole number, got 'none'"),
         ("space.proof=maybe", r"proof is off, quick or full"),
         ("data._target_=os.system", r"data\._target_ names a class of ofa"),
-        ("data._target_=train.Nothing", r"there is no 'train.Nothing'"),
+        ("data._target_=ofa.train.Nothing", r"there is no 'ofa.train.Nothing'"),
         ("data=image_folder", r"data\.folder must be given"),
     ],
 )
@@ -103,7 +103,7 @@ def test_yaml_holds_no_value_that_is_the_default_already() -> None:
 
 
 def test_a_component_without_a_target_is_that_of_the_annotation() -> None:
-    node = {"_target_": "conf.schema.SupernetTraining", "recipe": {"epochs": 3}}
+    node = {"_target_": "ofa.conf.schema.SupernetTraining", "recipe": {"epochs": 3}}
     assert build(node, "supernet").recipe.epochs == 3
     with pytest.raises(ValueError, match=r"supernet.rule.schedule needs a _target_: which Schedule is meant"):
-        build({"_target_": "train.SandwichRule", "schedule": {"stages": 3}}, "supernet.rule")
+        build({"_target_": "ofa.train.SandwichRule", "schedule": {"stages": 3}}, "supernet.rule")

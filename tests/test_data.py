@@ -17,12 +17,12 @@ from shard_files import write_shard, write_shards
 from torch import Tensor
 from torchvision import datasets
 
-from train.augmentation import Mixing, ShiftFlip
-from train.cifar import CIFAR
-from train.data import Digits, FashionMNIST, read_idx
-from train.pictures import ImageFolder, TimmDataset
-from train.randomness import seeded
-from train.splits import Split, Splits, TensorSplit
+from ofa.train.augmentation import Mixing, ShiftFlip
+from ofa.train.cifar import CIFAR
+from ofa.train.data import Digits, FashionMNIST, read_idx
+from ofa.train.pictures import ImageFolder, TimmDataset
+from ofa.train.randomness import seeded
+from ofa.train.splits import Split, Splits, TensorSplit
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from ofa import SpaceConfig, Supernet
-from train import Digits, Recipe, Sandwich, SandwichRule, fit
-from train.distribution import joined, part, rank, world
-from train.fitting import Fitting
+from ofa.train import Digits, Recipe, Sandwich, SandwichRule, fit
+from ofa.train.distribution import joined, part, rank, world
+from ofa.train.fitting import Fitting
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
@@ -60,9 +60,9 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from torch import nn
-from train import Digits, Recipe, Supervised
-from train.distribution import joined, rank, world
-from train.fitting import Fitting
+from ofa.train import Digits, Recipe, Supervised
+from ofa.train.distribution import joined, rank, world
+from ofa.train.fitting import Fitting
 
 def first(split, pictures):
     return replace(split, images=split.images[:pictures], labels=split.labels[:pictures])
@@ -152,7 +152,7 @@ def test_the_program_runs_under_torchrun(tmp_path: Path) -> None:
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "conf.program",
+        "ofa.conf.program",
     ]
     settings = [f"run={tmp_path / 'run'}", *brief, "latency.samples=6", "export.subnets=1"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=500, cwd=tmp_path)

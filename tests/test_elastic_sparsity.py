@@ -16,9 +16,9 @@ from ofa.extraction import reduced
 from ofa.fine_grained import input_dim
 from ofa.packing import load_packed, pack, save_packed
 from ofa.persistence import plan_from_json, plan_to_json
+from ofa.search import Archive, Evolution, run
 from ofa.sparsity import Pattern
-from search import Archive, Evolution, run
-from train import Digits, Recipe, Sandwich, SandwichRule, fit
+from ofa.train import Digits, Recipe, Sandwich, SandwichRule, fit
 
 TEXTS = ("dense", "2:4", "4:8", "8:16", "12:16")
 CONFIG = ofa.SpaceConfig(width=(0.5, 0.75, 1.0), sparsity=TEXTS, proof="quick")

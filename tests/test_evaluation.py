@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from train.evaluation import evaluate, evaluating
+from ofa.train.evaluation import evaluate, evaluating
 
 
 class Echo(nn.Module):

@@ -20,9 +20,9 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
-from search.one_step import OneStep
-from search.sampling import spread
+from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
+from ofa.search.one_step import OneStep
+from ofa.search.sampling import spread
 
 ENGINES = [Evolution, OneStep, RandomSearch]
 BOTH = ["accuracy", "macs"]

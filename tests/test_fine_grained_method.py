@@ -13,13 +13,13 @@ from composition import composed
 from networks import small
 from safetensors.torch import load_file
 
-from conf.job import Job
-from conf.program import execute
+from ofa.conf.job import Job
+from ofa.conf.program import execute
 from ofa.extraction import reduced
 from ofa.packing import load_packed
 from ofa.persistence import plan_from_json
 from ofa.sparsity import Pattern
-from train import checkpoint
+from ofa.train import checkpoint
 
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "teacher.recipe.epochs=4", "method=fine_grained",

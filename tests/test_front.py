@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_space import REFERENCE, toy_front, toy_rows
 
 from ofa import Subnet
-from search import Front, Row
+from ofa.search import Front, Row
 
 TEACHER = Row("teacher", None, {"accuracy": 72.0, "macs": 2e6, "params": 40_000.0, "latency_ms": 0.9})
 
@@ -122,8 +122,8 @@ def test_picture_of_little(tmp_path: Path) -> None:
 
 
 def test_importing_search_imports_no_heavy_library() -> None:
-    heavy = ["timm", "hydra", "wandb", "ray", "onnx", "onnxruntime", "matplotlib", "sklearn", "train", "conf"]
-    code = f"import sys, search; print([name for name in {heavy} if name in sys.modules], len(search.__all__))"
+    heavy = ["timm", "hydra", "wandb", "ray", "onnx", "onnxruntime", "matplotlib", "sklearn", "ofa.train", "ofa.conf"]
+    code = f"import sys, ofa.search; print([m for m in {heavy} if m in sys.modules], len(ofa.search.__all__))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded, exported = done.stdout.rsplit(maxsplit=1)
     assert loaded == "[]"

@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from search import LatencyPredictor, measure_onnx
-from search.latency import HeldOut
+from ofa.search import LatencyPredictor, measure_onnx
+from ofa.search.latency import HeldOut
 
 
 def convolution(path: Path, channels: int, layers: int = 1, size: int = 16) -> Path:

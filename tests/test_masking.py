@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from ofa.fine_grained import layer_of
 from ofa.sparsity import Pattern
+from ofa.train.data import Digits
+from ofa.train.fitting import Fitting
+from ofa.train.lesson import Supervised
+from ofa.train.masking import UPDATES, Masked, Masking, Masks
+from ofa.train.recipe import Recipe
+from ofa.train.splits import Splits
+from ofa.train.training import fit
 from ofa.wanda import wanda
-from train.data import Digits
-from train.fitting import Fitting
-from train.lesson import Supervised
-from train.masking import UPDATES, Masked, Masking, Masks
-from train.recipe import Recipe
-from train.splits import Splits
-from train.training import fit
 
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.02, clip_value=None)
 PATTERNS = {"3": Pattern(2, 4), "7": Pattern(12, 16)}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from search import Constraint, Objective
-from search.objectives import axis, written
+from ofa.search import Constraint, Objective
+from ofa.search.objectives import axis, written
 
 
 def test_directions() -> None:

@@ -5,12 +5,12 @@ import torch
 from rich.console import Console
 
 from ofa import SpaceConfig, Supernet
-from train.data import Digits
-from train.plan import estimates, known_rules, table
-from train.recipe import Recipe
-from train.rules import MacsUniformRule, SandwichRule, UniformRule
-from train.sandwich import Sandwich
-from train.schedules import ProgressiveShrinking
+from ofa.train.data import Digits
+from ofa.train.plan import estimates, known_rules, table
+from ofa.train.recipe import Recipe
+from ofa.train.rules import MacsUniformRule, SandwichRule, UniformRule
+from ofa.train.sandwich import Sandwich
+from ofa.train.schedules import ProgressiveShrinking
 
 
 def test_a_plan_compares_rules_and_leaves_the_model_as_it_is() -> None:

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from train.progress import LINES, Progress
+from ofa.train.progress import LINES, Progress
 
 
 def shown(total: int, done: int = 0, *, terminal: bool = False, quiet: bool = False) -> str:

@@ -15,12 +15,12 @@ from composition import composed
 from pruning_runs import SHORT, TOY, beside, steps, taught
 from scipy.stats import spearmanr
 
-from conf.job import Job
-from conf.program import execute
-from conf.pruner import Pruner
-from search import Archive, run
-from search.one_step import OneStep
-from train import checkpoint
+from ofa.conf.job import Job
+from ofa.conf.program import execute
+from ofa.conf.pruner import Pruner
+from ofa.search import Archive, run
+from ofa.search.one_step import OneStep
+from ofa.train import checkpoint
 
 RAW = ("stages=[teacher,supernet,prune]", "pruning.finetuning=null")
 ONE_STEP = ("method=one_step", "budget.macs=[0.4,0.5]", "search.evaluations=8", "search.population=4")

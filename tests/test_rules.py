@@ -11,10 +11,10 @@ import torch
 
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.targets import towards
-from train.forecast import LossForecast
-from train.lesson import Step
-from train.rules import AttentiveRule, MacsUniformRule, Rule, SandwichRule, UniformRule
-from train.schedules import Everything, ProgressiveShrinking
+from ofa.train.forecast import LossForecast
+from ofa.train.lesson import Step
+from ofa.train.rules import AttentiveRule, MacsUniformRule, Rule, SandwichRule, UniformRule
+from ofa.train.schedules import Everything, ProgressiveShrinking
 
 RULES: list[Rule] = [SandwichRule(), UniformRule(nets=2), MacsUniformRule(nets=2), AttentiveRule(candidates=4)]
 

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa import SpaceConfig, Supernet
-from train.augmentation import Mixing
-from train.data import Digits
-from train.distillation import AdaptiveSoft, Soft, SoftTargets, cross_entropy
-from train.fitting import Fitting
-from train.lesson import Step
-from train.progress import Progress
-from train.recipe import Recipe
-from train.rules import SandwichRule
-from train.sandwich import Sandwich, unregularised
-from train.splits import Splits
-from train.training import fit
+from ofa.train.augmentation import Mixing
+from ofa.train.data import Digits
+from ofa.train.distillation import AdaptiveSoft, Soft, SoftTargets, cross_entropy
+from ofa.train.fitting import Fitting
+from ofa.train.lesson import Step
+from ofa.train.progress import Progress
+from ofa.train.recipe import Recipe
+from ofa.train.rules import SandwichRule
+from ofa.train.sandwich import Sandwich, unregularised
+from ofa.train.splits import Splits
+from ofa.train.training import fit
 
 STEP = Step(3, 10)
 

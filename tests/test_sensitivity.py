@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from toy_space import toy_costs, toy_space
 
 from ofa import Choice, SearchSpace, Subnet
+from ofa.search import Archive, Constraint, run
+from ofa.search.curves import Curves, interpolated, shares_of
+from ofa.search.problem import Problem
+from ofa.search.sensitivity import Sensitivity, damage, grid_of, missing
+from ofa.search.uniform import Ranked, Uniform
 from ofa.space import Genome
-from search import Archive, Constraint, run
-from search.curves import Curves, interpolated, shares_of
-from search.problem import Problem
-from search.sensitivity import Sensitivity, damage, grid_of, missing
-from search.uniform import Ranked, Uniform
 
 WIDTHS = SearchSpace(tuple(Choice(f"layer{i}", "width", tuple(range(4, 65, 4))) for i in range(8)))
 WORTH = np.array([0.0, 0.0, 1.0, 3.0, 10.0, 30.0, 60.0, 90.0])  # what is lost at nothing kept

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from train.tracking import Tracker, Wandb
+from ofa.train.tracking import Tracker, Wandb
 
 
 def rows(tracker: Tracker) -> list[dict[str, Any]]:
@@ -47,8 +47,9 @@ def test_rewinding_nothing_is_fine(tmp_path: Path) -> None:
 
 def test_training_imports_wandb_only_when_asked() -> None:
     program = """if True:
-        import sys, train
-        assert not {"wandb", "timm"} & set(sys.modules), "import train is light"
+        import sys
+        from ofa import train
+        assert not {"wandb", "timm"} & set(sys.modules), "importing ofa.train is light"
         model = train.create("test_efficientnet", 10)
         train.Recipe().optimizer_of(model)
         assert "timm" in sys.modules and "wandb" not in sys.modules

@@ -19,9 +19,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from conf.building import build
-from conf.program import relaxed
-from conf.tune import Study, tune
+from ofa.conf.building import build
+from ofa.conf.program import relaxed
+from ofa.conf.tune import Study, tune
 
 LR, SHARE = "supernet.recipe.lr", "supernet.rule.teacher_share"
 TOY = (
@@ -32,7 +32,7 @@ TOY = (
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "conf.tune", f"run={folder}", *TOY, *overrides]
+    command = [sys.executable, "-m", "ofa.conf.tune", f"run={folder}", *TOY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -66,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hydra() -> Iterator[None]:
     """What Hydra's own entry point prepares for `compose`."""
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("ofa.conf", version_base="1.3"):
         yield
 
 

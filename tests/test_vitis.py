@@ -16,7 +16,7 @@ import torch
 import torchvision
 from vitis_networks import Likeness
 
-import search.vitis
+from ofa import vitis
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,7 +207,7 @@ OFA = """
 
 def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     script = folder / "script.py"
-    script.write_text((COMMON + body).replace("from pytorch_nndct import", "from search.vitis import"))
+    script.write_text((COMMON + body).replace("from pytorch_nndct import", "from ofa.vitis import"))
     place = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         [sys.executable, str(script)], cwd=folder, env=place, capture_output=True, text=True, timeout=300
@@ -216,11 +216,11 @@ def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProc
 
 def test_the_readme_has_every_call() -> None:
     table = (ROOT / "README.md").read_text().partition("## Coming from the Vitis")[2].partition("## How it works")[0]
-    for name in set(search.vitis.__all__) - {"IterativePruningRunner", "OneStepPruningRunner"}:
+    for name in set(vitis.__all__) - {"IterativePruningRunner", "OneStepPruningRunner"}:
         assert name in table, name
-    methods = [name for name in vars(search.vitis.OFAPruner) if not name.startswith("_") and "config" not in name]
+    methods = [name for name in vars(vitis.OFAPruner) if not name.startswith("_") and "config" not in name]
     assert all(name in table for name in methods if name not in ("settings", "save_search_space")), methods
-    for name in re.findall(r"`((?:ofa|search)\.[\w.]+)", table):
+    for name in re.findall(r"`(ofa\.[\w.]+)", table):
         module, _, last = name.rpartition(".")
         found = importlib.import_module(module)
         assert hasattr(found, last) or importlib.import_module(name), name
@@ -272,11 +272,11 @@ def test_networks_on_which_vitis_fails_are_pruned(name: str, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model, x = WHERE_VITIS_FAILS[name]().eval(), torch.randn(2, 3, 64, 64)
-    runner = search.vitis.get_pruning_runner(model, x, "iterative")
-    assert isinstance(runner, search.vitis.IterativePruningRunner)
+    runner = vitis.get_pruning_runner(model, x, "iterative")
+    assert isinstance(runner, vitis.IterativePruningRunner)
     runner.ana(Likeness(model, x), grid=(0.5,), with_group_conv=True)
     sparse, slim = runner.prune(0.5), runner.prune(0.5, mode="slim")
-    (whole, _), (part, _) = (search.vitis.model_complexity(net, x) for net in (model, slim))
+    (whole, _), (part, _) = (vitis.model_complexity(net, x) for net in (model, slim))
     assert part / whole == pytest.approx(0.5, abs=0.01)
     with torch.no_grad():
         assert slim(x).shape == (2, 10)
@@ -285,7 +285,7 @@ def test_networks_on_which_vitis_fails_are_pruned(name: str, tmp_path: Path, mon
     torch.optim.SGD(sparse.parameters(), 1e-3, momentum=0.9, weight_decay=1e-2).step()
     slim.load_state_dict(sparse.slim_state_dict())
     path = next((tmp_path / ".vai").glob("*_pruning_info.json"))
-    rebuilt = search.vitis.slim_model_from_state_dict(model, sparse.state_dict(), path)
+    rebuilt = vitis.slim_model_from_state_dict(model, sparse.state_dict(), path)
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(x), slim.eval()(x))
 
@@ -298,7 +298,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, "tests")
 from vitis_networks import make
 import os
-from search.vitis import OFAPruner, get_pruning_runner
+from ofa.vitis import OFAPruner, get_pruning_runner
 dist.init_process_group("gloo")
 os.chdir(f"{sys.argv[1]}/{dist.get_rank()}")
 model, x = make("plain")

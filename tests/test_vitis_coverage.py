@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from vitis_networks import make
 
 from ofa.calibration import as_call
-from search.vitis import IterativePruningRunner, OneStepPruningRunner, get_pruning_runner
+from ofa.search.vitis import IterativePruningRunner, OneStepPruningRunner, get_pruning_runner
 
 
 def outputs(model: nn.Module, inputs: Any) -> Tensor:

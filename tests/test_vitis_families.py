@@ -11,7 +11,7 @@ from test_vitis import WHERE_VITIS_FAILS
 from torch import Tensor, nn
 from vitis_networks import Likeness
 
-from search.vitis import OFAPruner, OneStepPruningRunner, SparsePruner, calibrate_bn, model_complexity
+from ofa.search.vitis import OFAPruner, OneStepPruningRunner, SparsePruner, calibrate_bn, model_complexity
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("name", WHERE_VITIS_FAILS)]
 

@@ -18,10 +18,10 @@ from torch import nn
 
 from ofa.activations import sparsify_inputs
 from ofa.fine_grained import mask_of, sparsify
+from ofa.search.vitis import SparsePruner
+from ofa.search.vitis.fine_grained import BEFORE, Straight
 from ofa.semi_structured import semi_structured
 from ofa.sparsity import Pattern
-from search.vitis import SparsePruner
-from search.vitis.fine_grained import BEFORE, Straight
 
 
 def network() -> nn.Sequential:
@@ -110,7 +110,7 @@ def test_masks_are_made_once_a_step_and_never_in_evaluation(fused: bool, monkeyp
         made.append(given)
         return mask_of(*given, **others)
 
-    monkeypatch.setattr("search.vitis.fine_grained.mask_of", counted)
+    monkeypatch.setattr("ofa.search.vitis.fine_grained.mask_of", counted)
     sparse = SparsePruner(network()).sparse_model(block_size=4, excludes=["2", "5", "6"])
     optimizer = torch.optim.SGD(sparse.parameters(), 0.2, fused=fused)
     for step in range(1, 4):

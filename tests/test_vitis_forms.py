@@ -20,11 +20,11 @@ from vitis_networks import NETWORKS, make, outputs
 
 import ofa
 from ofa.persistence import plan_to_json
+from ofa.search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
+from ofa.search.vitis.forms import slim_network, sparse_network
+from ofa.search.vitis.information import write_information
+from ofa.search.vitis.remains import Remaining
 from ofa.slicing import Plan
-from search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
-from search.vitis.forms import slim_network, sparse_network
-from search.vitis.information import write_information
-from search.vitis.remains import Remaining
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -171,13 +171,13 @@ def test_copies_have_methods_of_their_own_and_files_are_free_of_this_library(tmp
         torch.save(net, tmp_path / f"{method}.pt")
         again = torch.load(tmp_path / f"{method}.pt", weights_only=False)
         assert torch.equal(again(x), net(x))
-    with pytest.raises(KeyError, match=r"a pickled slim network has no sparse_state_dict\(\): call that of search"):
+    with pytest.raises(KeyError, match=r"a pickled slim network has no sparse_state_dict\(\): call that of ofa"):
         again.sparse_state_dict()
     program = f"""
 import sys, torch
 sys.path.insert(0, "tests")
 net = torch.load("{tmp_path}/sparse_state_dict.pt", weights_only=False)
-assert not any(name.partition(".")[0] in ("ofa", "search") for name in sys.modules)
+assert not any(name.partition(".")[0] == "ofa" for name in sys.modules)
 net(torch.ones(1, 1, 8, 8))
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
@@ -254,7 +254,7 @@ def test_a_fresh_process_rebuilds_the_slim_network(tmp_path: Path) -> None:
 import sys, torch
 sys.path.insert(0, "tests")
 from vitis_networks import Depthwise
-from search.vitis import slim_model_from_state_dict
+from ofa.vitis import slim_model_from_state_dict
 saved = torch.load("{tmp_path}/net.pt")
 net = slim_model_from_state_dict(Depthwise().eval(), saved["state"], "{tmp_path}/info.json")
 assert torch.equal(net(saved["x"]), saved["y"])

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from vitis_networks import Likeness, Plain, make, outputs
 
-from search.vitis import IterativePruningRunner, UnreachableRatio, calibrate_bn, get_pruning_runner
-from search.vitis.groups import find_groups
+from ofa.search.vitis import IterativePruningRunner, UnreachableRatio, calibrate_bn, get_pruning_runner
+from ofa.search.vitis.groups import find_groups
 
 
 @cache

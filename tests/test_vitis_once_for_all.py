@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
 import ofa
-from search.vitis import OFAPruner
+from ofa.search.vitis import OFAPruner
 
 
 @cache

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
 import ofa
-from search.vitis import OneStepPruningRunner, calibrate_bn, get_pruning_runner
-from search.vitis.drawing import candidates
-from search.vitis.forms import slim_network, sparse_network
-from search.vitis.groups import find_groups
+from ofa.search.vitis import OneStepPruningRunner, calibrate_bn, get_pruning_runner
+from ofa.search.vitis.drawing import candidates
+from ofa.search.vitis.forms import slim_network, sparse_network
+from ofa.search.vitis.groups import find_groups
 
 
 @cache

@@ -15,7 +15,7 @@ from vitis_networks import NETWORKS, make
 
 from ofa.complexity import complexity
 from ofa.flow import slow_attention
-from search.vitis import model_complexity, profile
+from ofa.search.vitis import model_complexity, profile
 
 
 def counted(model: nn.Module, inputs: Any) -> int:

@@ -23,14 +23,14 @@ from vitis_networks import Likeness, Plain, make, outputs
 import ofa
 import ofa.importance
 from ofa.export import export_onnx, export_program
-from ofa.space import Genome
-from search.one_step import OneStep
-from search.vitis import (
+from ofa.search.one_step import OneStep
+from ofa.search.vitis import (
     IterativePruningRunner,
     OFAPruner,
     OneStepPruningRunner,
     SparsePruner,
 )
+from ofa.space import Genome
 
 ROOT = Path(__file__).parents[1]
 
@@ -237,7 +237,7 @@ FRESH = """
 import os, sys, torch
 sys.path.insert(0, "tests")
 from vitis_networks import Depthwise, Likeness
-from search.vitis import IterativePruningRunner, OneStepPruningRunner, slim_model_from_state_dict
+from ofa.vitis import IterativePruningRunner, OneStepPruningRunner, slim_model_from_state_dict
 os.chdir(sys.argv[1])
 assert not torch.cuda.is_available()
 saved = torch.load("saved.pt")

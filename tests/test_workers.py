@@ -18,11 +18,11 @@ from toy_evaluations import Failing, Telling, toy_search
 from toy_space import accuracy
 
 from ofa import SpaceConfig, Subnet, Supernet
-from search import Archive, Evolution, Result, run
-from search.evaluation import Evaluate
-from search.workers import visible, workers
-from train.data import Digits
-from train.sandwich import Sandwich
+from ofa.search import Archive, Evolution, Result, run
+from ofa.search.evaluation import Evaluate
+from ofa.search.workers import visible, workers
+from ofa.train.data import Digits
+from ofa.train.sandwich import Sandwich
 
 HERE = Path(__file__).parent
 
@@ -133,8 +133,8 @@ def test_a_killed_worker_is_one_clear_error_and_loses_one_evaluation(
 SEARCHING = """
 import sys
 sys.path[:0] = {paths!r}
-from search import Archive, run
-from search.workers import workers
+from ofa.search import Archive, run
+from ofa.search.workers import workers
 from toy_evaluations import Telling, toy_search
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from toy_space import accuracy, toy_costs, toy_space
 
 from ofa import Subnet
-from search import Archive, Evolution, Search
+from ofa.search import Archive, Evolution, Search
 
 
 def toy_search(evaluations: int = 12) -> Search:

@@ -8,8 +8,8 @@ from functools import cache
 import numpy as np
 
 from ofa import Choice, SearchSpace, Subnet
+from ofa.search.front import Front, Row
 from ofa.space import Genome
-from search.front import Front, Row
 
 WIDTHS = (8, 16, 24, 32)
 WEIGHTS = np.array([3.0, 1.0, 2.0, 0.5])  # what each width is worth

@@ -1,16 +1,16 @@
 """Training: data, backbones, distillation, the sandwich rule, recipes, checkpoints, tracking."""
 
-from train.backbones import create
-from train.data import Digits, FashionMNIST
-from train.evaluation import evaluate
-from train.fitting import Fitting
-from train.lesson import Supervised
-from train.pictures import ImageFolder
-from train.recipe import Recipe
-from train.rules import SandwichRule
-from train.sandwich import Sandwich
-from train.tracking import Tracker
-from train.training import fit
+from ofa.train.backbones import create
+from ofa.train.data import Digits, FashionMNIST
+from ofa.train.evaluation import evaluate
+from ofa.train.fitting import Fitting
+from ofa.train.lesson import Supervised
+from ofa.train.pictures import ImageFolder
+from ofa.train.recipe import Recipe
+from ofa.train.rules import SandwichRule
+from ofa.train.sandwich import Sandwich
+from ofa.train.tracking import Tracker
+from ofa.train.training import fit
 
 __all__ = [
     "Digits",

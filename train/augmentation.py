@@ -57,7 +57,7 @@ class Mixing:
 
     def __call__(self, images: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
         """Mixed images, and labels as probabilities (batch, classes); draws from numpy's global generator."""
-        from train.zoo import timm
+        from ofa.train.zoo import timm
 
         mix = timm.data.Mixup(self.mixup, self.cutmix, None, self.share, self.switch, "batch", True, 0.0, classes)
         spare = len(images) % 2  # timm pairs them off

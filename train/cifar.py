@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.augmentation import ShiftFlip
-from train.data import in_memory, stratified
-from train.splits import Splits
+from ofa.train.augmentation import ShiftFlip
+from ofa.train.data import in_memory, stratified
+from ofa.train.splits import Splits
 
 
 @dataclass(frozen=True)

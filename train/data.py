@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.augmentation import ShiftFlip
-from train.splits import Splits, TensorSplit
+from ofa.train.augmentation import ShiftFlip
+from ofa.train.splits import Splits, TensorSplit
 
 Labels = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train.distribution import summed
+from ofa.train.distribution import summed
 
 
 @contextmanager

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.distribution import averaged, part, rank, world
-from train.evaluation import device_of
-from train.guards import Bell, Collapse, Terminated
-from train.lesson import Constrained, Lesson, Step
-from train.progress import Progress
-from train.randomness import seeded
-from train.recipe import PRECISIONS, Recipe
+from ofa.train.distribution import averaged, part, rank, world
+from ofa.train.evaluation import device_of
+from ofa.train.guards import Bell, Collapse, Terminated
+from ofa.train.lesson import Constrained, Lesson, Step
+from ofa.train.progress import Progress
+from ofa.train.randomness import seeded
+from ofa.train.recipe import PRECISIONS, Recipe
 
 COLLAPSED = 0.5  # of the best accuracy
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
-from train.distribution import part
-from train.evaluation import evaluate, outputs
-from train.splits import Splits
+from ofa.train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.distribution import part
+from ofa.train.evaluation import evaluate, outputs
+from ofa.train.splits import Splits
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch.utils.hooks import RemovableHandle
 
 from ofa.fine_grained import check_pattern, layer_of, mask_of, sparsify, weight_of
 from ofa.sparsity import Pattern
-from train.lesson import Lesson, Step
-from train.splits import Splits
+from ofa.train.lesson import Lesson, Step
+from ofa.train.splits import Splits
 
 Update = Literal["fixed", "magnitude", "sr_ste"]
 UPDATES = ("fixed", "magnitude", "sr_ste")

@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from train.data import Labels, stratified
-from train.shards import Shards
-from train.splits import LoaderSplit, Splits
+from ofa.train.data import Labels, stratified
+from ofa.train.shards import Shards
+from ofa.train.splits import LoaderSplit, Splits
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,7 +41,7 @@ class Pictures:
 
     def suited(self, backbone: str) -> Self:
         """What is null as timm's pretrained weights of `backbone` want it; unchanged where timm has none."""
-        from train.zoo import timm
+        from ofa.train.zoo import timm
 
         known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
         if known is None:
@@ -57,7 +57,7 @@ class Pictures:
 
     def transform(self, augment: bool) -> Any:
         """timm's transform of a PIL picture."""
-        from train.zoo import timm
+        from ofa.train.zoo import timm
 
         return timm.data.create_transform(
             (3, self.size, self.size),
@@ -153,7 +153,7 @@ class TimmDataset(Pictures):
     def _part(self, split: str) -> Any:
         if self.name.startswith("wds/"):
             return Shards.open(self.folder, split, self.label_key)
-        from train.zoo import timm
+        from ofa.train.zoo import timm
 
         keys = {"input_key": self.image_key, "target_key": self.label_key}
         try:

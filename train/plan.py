@@ -9,13 +9,13 @@ from datetime import timedelta
 
 from rich.table import Table
 
-from train.distribution import part
-from train.fitting import Fitting
-from train.lesson import Step
-from train.recipe import Recipe
-from train.rules import Rule, SandwichRule, UniformRule
-from train.sandwich import Sandwich
-from train.schedules import ProgressiveShrinking
+from ofa.train.distribution import part
+from ofa.train.fitting import Fitting
+from ofa.train.lesson import Step
+from ofa.train.recipe import Recipe
+from ofa.train.rules import Rule, SandwichRule, UniformRule
+from ofa.train.sandwich import Sandwich
+from ofa.train.schedules import ProgressiveShrinking
 
 
 @dataclass(frozen=True)

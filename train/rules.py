@@ -17,9 +17,9 @@ from ofa import SearchSpace, Subnet, Supernet
 from ofa.arrays import FloatArray
 from ofa.space import Genome
 from ofa.targets import towards
-from train.forecast import LossForecast
-from train.lesson import Step
-from train.schedules import Everything, Schedule
+from ofa.train.forecast import LossForecast
+from ofa.train.lesson import Step
+from ofa.train.schedules import Everything, Schedule
 
 
 @dataclass(frozen=True)

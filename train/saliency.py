@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from ofa import Supernet
 from ofa.importance import FIRST_ORDER
-from train.evaluation import device_of
-from train.splits import Splits
+from ofa.train.evaluation import device_of
+from ofa.train.splits import Splits
 
 
 def sort_by(supernet: Supernet, measure: str, splits: Splits, batches: int = 8, batch_size: int = 64) -> None:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ofa import SearchSpace, Subnet, Supernet
-from train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
-from train.distribution import part
-from train.evaluation import device_of, evaluate, outputs
-from train.gradients import Gradients, cosine
-from train.lesson import Step
-from train.rules import Rule, SandwichRule
-from train.splits import Splits
+from ofa.train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.distribution import part
+from ofa.train.evaluation import device_of, evaluate, outputs
+from ofa.train.gradients import Gradients, cosine
+from ofa.train.lesson import Step
+from ofa.train.rules import Rule, SandwichRule
+from ofa.train.splits import Splits
 
 
 @dataclass(frozen=True, eq=False)

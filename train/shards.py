@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from train.data import Labels
+from ofa.train.data import Labels
 
 INFO = ("_info.json", "info.json")
 PICTURES = ("jpg", "png", "webp", "jpeg")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.augmentation import ShiftFlip
-from train.randomness import mix, seeded
+from ofa.train.augmentation import ShiftFlip
+from ofa.train.randomness import mix, seeded
 
 Batch = tuple[Tensor, Tensor]
 """Images, (batch, channels, height, width) and normalised; labels, (batch,)."""

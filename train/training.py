@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train import checkpoint
-from train.distribution import barrier, rank
-from train.fitting import Fitting
-from train.guards import Collapse, Terminated, listening
-from train.lesson import Lesson
-from train.progress import Progress
-from train.recipe import Recipe
-from train.tracking import Tracker
+from ofa.train import checkpoint
+from ofa.train.distribution import barrier, rank
+from ofa.train.fitting import Fitting
+from ofa.train.guards import Collapse, Terminated, listening
+from ofa.train.lesson import Lesson
+from ofa.train.progress import Progress
+from ofa.train.recipe import Recipe
+from ofa.train.tracking import Tracker
 
 KEPT = 2  # checkpoints: the last epoch's and the one before
 

@@ -25,9 +25,9 @@ from experiments.supernets.run import cut, recipe, teacher
 from ofa.activations import sparsify_inputs
 from ofa.fine_grained import eligible
 from ofa.sparsity import Pattern
-from train import FashionMNIST, Supervised, create, evaluate, fit
-from train.masking import Masked, Masking
-from train.splits import Splits, TensorSplit
+from ofa.train import FashionMNIST, Supervised, create, evaluate, fit
+from ofa.train.masking import Masked, Masking
+from ofa.train.splits import Splits, TensorSplit
 
 RESULTS = Path(__file__).parent / "results.csv"
 

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ofa.activations import sparsify_inputs
 from ofa.fine_grained import eligible
+from ofa.search.vitis import SparsePruner
 from ofa.sparsity import Pattern
-from search.vitis import SparsePruner
-from train.masking import Masking, Masks
-from train.zoo import timm
+from ofa.train.masking import Masking, Masks
+from ofa.train.zoo import timm
 
 RESULTS = Path(__file__).parent / "speed.csv"
 VARIANTS = (  # update, zeros of the weights, zeros of the activations

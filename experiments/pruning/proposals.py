@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from experiments import results
 from experiments.pruning.sensitivity import prepared, timed
+from ofa.search.one_step import OneStep
 from ofa.space import Genome, SearchSpace
-from search.one_step import OneStep
 
 RESULTS = Path(__file__).parent / "proposals.csv"
 NETWORKS = ("resnet18", "mobilenetv2_100", "mobilenetv3_small_100", "resnet50")

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hydra import compose, initialize_config_module
 
-from conf.program import execute, relaxed
 from experiments import results
+from ofa.conf.program import execute, relaxed
 
 RESULTS = Path(__file__).parent / "results.csv"
 BACKBONES = {
@@ -67,7 +67,7 @@ def run(backbone: str, name: str, seed: int, macs: float, epochs: int, folder: P
 
 
 def composed(*overrides: str) -> Any:
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("ofa.conf", version_base="1.3"):
         return compose("config", overrides=[relaxed(o) for o in overrides])
 
 

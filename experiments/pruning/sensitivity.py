@@ -23,11 +23,11 @@ import ofa
 from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import teacher
-from search import Archive, Search, run
-from search.evaluation import Evaluate
-from search.sensitivity import Sensitivity, SensitivitySearch
-from train import FashionMNIST, Sandwich
-from train.splits import TensorSplit
+from ofa.search import Archive, Search, run
+from ofa.search.evaluation import Evaluate
+from ofa.search.sensitivity import Sensitivity, SensitivitySearch
+from ofa.train import FashionMNIST, Sandwich
+from ofa.train.splits import TensorSplit
 
 RESULTS = Path(__file__).parent / "sensitivity.csv"
 SPACE = ofa.SpaceConfig(width="multiples", kernel=False, depth=False, divisor=2, proof="quick")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from ofa.flow import trace
 from ofa.groups import find_groups
-from train.zoo import timm
+from ofa.train.zoo import timm
 
 RESULTS = Path(__file__).parent / "engine.csv"
 

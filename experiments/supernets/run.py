@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from experiments import results
 from experiments.supernets.networks import build
-from train import FashionMNIST, Recipe, Sandwich, Supervised, evaluate, fit
-from train.distillation import AdaptiveSoft, Soft, SoftTargets
-from train.plan import estimates
-from train.rules import Rule, SandwichRule, UniformRule
-from train.sandwich import middle
-from train.schedules import ProgressiveShrinking
-from train.splits import Splits, TensorSplit
+from ofa.train import FashionMNIST, Recipe, Sandwich, Supervised, evaluate, fit
+from ofa.train.distillation import AdaptiveSoft, Soft, SoftTargets
+from ofa.train.plan import estimates
+from ofa.train.rules import Rule, SandwichRule, UniformRule
+from ofa.train.sandwich import middle
+from ofa.train.schedules import ProgressiveShrinking
+from ofa.train.splits import Splits, TensorSplit
 
 RESULTS = Path(__file__).parent / "results.csv"
 SPACE = ofa.SpaceConfig(width=(0.25, 0.5, 0.75, 1.0), divisor=4)

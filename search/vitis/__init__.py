@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from search.vitis.calibration import calibrate_bn
-from search.vitis.fine_grained import SparsePruner
-from search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
-from search.vitis.iterative import IterativePruningRunner
-from search.vitis.once_for_all import OFAPruner
-from search.vitis.one_step import OneStepPruningRunner
-from search.vitis.profiler import model_complexity, profile
-from search.vitis.ratio import UnreachableRatio
+from ofa.search.vitis.calibration import calibrate_bn
+from ofa.search.vitis.fine_grained import SparsePruner
+from ofa.search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
+from ofa.search.vitis.iterative import IterativePruningRunner
+from ofa.search.vitis.once_for_all import OFAPruner
+from ofa.search.vitis.one_step import OneStepPruningRunner
+from ofa.search.vitis.profiler import model_complexity, profile
+from ofa.search.vitis.ratio import UnreachableRatio
 
 __all__ = [
     "IterativePruningRunner",

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ofa import Choice, SearchSpace, Subnet
-from search.curves import Curves, shares_of
-from search.sensitivity import Sensitivity, damage, grid_of, missing
-from search.vitis.files import read_json, write_json
-from search.vitis.groups import Group, option_at, share_removed
-from search.vitis.results import gain
+from ofa.search.curves import Curves, shares_of
+from ofa.search.sensitivity import Sensitivity, damage, grid_of, missing
+from ofa.search.vitis.files import read_json, write_json
+from ofa.search.vitis.groups import Group, option_at, share_removed
+from ofa.search.vitis.results import gain
 
 NOTHING: Mapping[str, float] = {}
 WORTHLESS = 1e6  # damage, above any that is measured

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ofa import Subnet
-from search import Search
+from ofa.search import Search
 
 MILLION = 1e6
 

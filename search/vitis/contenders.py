@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ofa import Subnet, Supernet
 from ofa.extraction import State
-from search.vitis.files import read_json, write_json
-from search.vitis.groups import Group, share_removed, subnet_of
-from search.vitis.results import gain
+from ofa.search.vitis.files import read_json, write_json
+from ofa.search.vitis.groups import Group, share_removed, subnet_of
+from ofa.search.vitis.results import gain
 
 IDENTITY = ("graph_digest", "weights_digest", "importance", "gradients_digest", "mode", "channel_divisible", "excludes",
             "with_group_conv")  # fmt: skip

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Sequence
 
 from ofa import SearchSpace, Subnet, Supernet
+from ofa.search import Constraint, Search
+from ofa.search.curves import shares_of
+from ofa.search.one_step import OneStep
+from ofa.search.problem import Problem
+from ofa.search.vitis.groups import Group, open_space, part_costs
+from ofa.search.vitis.remains import remains
 from ofa.space import Genome
-from search import Constraint, Search
-from search.curves import shares_of
-from search.one_step import OneStep
-from search.problem import Problem
-from search.vitis.groups import Group, open_space, part_costs
-from search.vitis.remains import remains
 
 SMALLEST = 0.1  # share of a group that every candidate keeps
 BAND = 0.01  # of the whole network's MACs, to either side

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ofa.activations import BlockActivations, sparsify_inputs
 from ofa.backbone import unwrapped
 from ofa.fine_grained import FineGrained, eligible, input_dim, mask_of, sparsify, weight_of
+from ofa.search.vitis.names import Excludes, excluded
+from ofa.search.vitis.runner import console
 from ofa.slicing import duplicate
 from ofa.sparsity import Pattern
 from ofa.versions import version
-from search.vitis.names import Excludes, excluded
-from search.vitis.runner import console
 
 INPUTS, OUTPUTS = 16, 8  # multiples of channels that the hardware takes
 BEFORE = "_weights_before"  # the attribute of a layer that runs: what its weight was each time it was entered

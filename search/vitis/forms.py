@@ -18,7 +18,7 @@ from ofa.persistence import plan_from_json
 from ofa.slicing import Index, Plan, duplicate, find_modules, find_owners, installed, put, take
 
 NOTHING: State = {}
-LOST = "a pickled slim network has no sparse_state_dict(): call that of search.vitis, with the pruning-info file"
+LOST = "a pickled slim network has no sparse_state_dict(): call that of ofa.vitis, with the pruning-info file"
 
 
 class Mask:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ofa import SearchSpace
+from ofa.search.sensitivity import Sensitivity, grid_of
+from ofa.search.vitis.groups import Group
+from ofa.search.vitis.names import excluded
 from ofa.selection import Selector
-from search.sensitivity import Sensitivity, grid_of
-from search.vitis.groups import Group
-from search.vitis.names import excluded
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from ofa import Choice, SearchSpace, Subnet, Supernet
-from search.curves import shares_of
-from search.problem import Costs
-from search.vitis.names import in_groups, is_depthwise, module_of
+from ofa.search.curves import shares_of
+from ofa.search.problem import Costs
+from ofa.search.vitis.names import in_groups, is_depthwise, module_of
 
 
 @dataclass(frozen=True)

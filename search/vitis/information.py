@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ofa.persistence import plan_to_json
+from ofa.search.vitis.files import write_text
+from ofa.search.vitis.groups import output_axis
+from ofa.search.vitis.names import is_depthwise
 from ofa.slicing import Index, Plan
-from search.vitis.files import write_text
-from search.vitis.groups import output_axis
-from search.vitis.names import is_depthwise
 
 
 def write_information(path: str | Path, model: nn.Module, plan: Plan, facts: Mapping[str, Any]) -> None:

@@ -13,17 +13,17 @@ from torch import nn
 
 from ofa import Subnet, Supernet
 from ofa.importance import Measure
-from search.vitis.analysis import Analysis, check_baseline, pending, rows_of
-from search.vitis.candidates import Function, Scorer
-from search.vitis.files import weights_digest
-from search.vitis.grids import SPARSITIES, Grid, Points
-from search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
-from search.vitis.names import Excludes, excluded
-from search.vitis.ratio import within_ratio
-from search.vitis.remains import remains
-from search.vitis.results import Results
-from search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
-from search.vitis.specification import read_spec, write_spec
+from ofa.search.vitis.analysis import Analysis, check_baseline, pending, rows_of
+from ofa.search.vitis.candidates import Function, Scorer
+from ofa.search.vitis.files import weights_digest
+from ofa.search.vitis.grids import SPARSITIES, Grid, Points
+from ofa.search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
+from ofa.search.vitis.names import Excludes, excluded
+from ofa.search.vitis.ratio import within_ratio
+from ofa.search.vitis.remains import remains
+from ofa.search.vitis.results import Results
+from ofa.search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
+from ofa.search.vitis.specification import read_spec, write_spec
 
 DIGITS = 7  # of numpy's short floats
 DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at

@@ -12,9 +12,9 @@ from torch import nn
 
 from ofa.calibration import as_call
 from ofa.complexity import Complexity, complexity
+from ofa.search.objectives import written
+from ofa.search.vitis.runner import console
 from ofa.tracing import evaluating
-from search.objectives import written
-from search.vitis.runner import console
 
 WARMUP = 5
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from ofa import Supernet
-from search.vitis.groups import Group
+from ofa.search.vitis.groups import Group
 
 SHOWN = 4  # layers of one reason
 

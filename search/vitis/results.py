@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from ofa import Subnet
-from search import Archive
+from ofa.search import Archive
 
 Save = Callable[[Mapping[Subnet, float]], None]
 

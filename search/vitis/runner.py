@@ -19,17 +19,17 @@ from torch import nn
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.extraction import State
 from ofa.importance import FIRST_ORDER, MEASURES, Measure
-from search import Archive, Result, Search, run
-from search.objectives import written
-from search.vitis.candidates import Scorer
-from search.vitis.files import FOLDER, gradients_digest, graph_digest
-from search.vitis.forms import NOTHING, original, slim_network, sparse_network
-from search.vitis.groups import Group, find_groups, open_groups
-from search.vitis.information import write_information
-from search.vitis.names import Excludes, excluded
-from search.vitis.reasons import reasons_of, table_of
-from search.vitis.remains import Remaining
-from search.workers import workers
+from ofa.search import Archive, Result, Search, run
+from ofa.search.objectives import written
+from ofa.search.vitis.candidates import Scorer
+from ofa.search.vitis.files import FOLDER, gradients_digest, graph_digest
+from ofa.search.vitis.forms import NOTHING, original, slim_network, sparse_network
+from ofa.search.vitis.groups import Group, find_groups, open_groups
+from ofa.search.vitis.information import write_information
+from ofa.search.vitis.names import Excludes, excluded
+from ofa.search.vitis.reasons import reasons_of, table_of
+from ofa.search.vitis.remains import Remaining
+from ofa.search.workers import workers
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""

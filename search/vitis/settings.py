@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from ofa import Choice, SearchSpace, Subnet, Supernet
-from search.vitis.groups import find_groups, output_axis
-from search.vitis.names import module_of
+from ofa.search.vitis.groups import find_groups, output_axis
+from ofa.search.vitis.names import module_of
 
 Setting = list[list[dict[str, Any]]]
 """Groups of entries, one a layer: its name, its candidate widths and kernels, and the active ones (-1: not said)."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ofa import Subnet
-from search.vitis.files import read_json, write_json
-from search.vitis.groups import Group, share_removed
+from ofa.search.vitis.files import read_json, write_json
+from ofa.search.vitis.groups import Group, share_removed
 
 
 @dataclass(frozen=True)
