@@ -157,7 +157,7 @@ def test_sorting_inside_a_subnet_keeps_its_function_and_orders_what_it_keeps() -
     }
     for name, scores in supernet.importance("l2").items():
         kept = scores[: int(subnet[name])]
-        assert (np.diff(kept) <= 1e-6).all() and not scores[int(subnet[name]) :].any(), name
+        assert (np.diff(kept) <= 1e-5).all() and not scores[int(subnet[name]) :].any(), name
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3", "resnext", "regnet"])

@@ -46,5 +46,5 @@ def test_a_seven_steps_down_twice() -> None:
         weights[size] = net[0].weight.detach()
     five, three = (supernet.transforms.matrices[f"0/weight:{n}"] for n in (5, 3))  # type: ignore[union-attr]
     expected = (weights[7][:, :, 1:6, 1:6].flatten(2) @ five).reshape(8, 2, 5, 5)
-    assert torch.equal(weights[5], expected)
-    assert torch.equal(weights[3], (expected[:, :, 1:4, 1:4].flatten(2) @ three).reshape(8, 2, 3, 3))
+    torch.testing.assert_close(weights[5], expected)
+    torch.testing.assert_close(weights[3], (expected[:, :, 1:4, 1:4].flatten(2) @ three).reshape(8, 2, 3, 3))
