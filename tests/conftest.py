@@ -1,8 +1,9 @@
-"""What every test shares: one thread a process, and small real networks."""
+"""What every test shares: one thread a process, no GPU unless asked for, and small real networks."""
 
 import os
+import re
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # processes that tests start compute as this one does
 
 import pytest
 import torch
@@ -11,6 +12,13 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile=default looks for new cases
 settings.load_profile("repeatable")
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs unless tests marked so are asked for: the others compare bits of what a CPU computes."""
+    marks = config.option.markexpr
+    if marks and not re.search(r"(?<!not )\bgpu\b", marks):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def lesson() -> Sandwich:
 def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     taught = lesson()
     fronts, supernet = [], taught.supernet
-    with workers(taught.examine, 2) as (held, spread):
+    with workers(taught.examine, 2, threads=torch.get_num_threads()) as (held, spread):
         for name, evaluate, map_ in (("alone", taught.examine, map), ("workers", held, spread)):
             settings = Evolution(population=5, evaluations=10)
             search = settings.start(supernet.space, ["accuracy", "loss", "macs"], supernet.costs, seed=1)
@@ -131,13 +131,14 @@ def test_a_killed_worker_is_one_clear_error_and_loses_one_evaluation(
 
 
 SEARCHING = """
-import sys
+import signal, sys
 sys.path[:0] = {paths!r}
 from ofa.search import Archive, run
 from ofa.search.workers import workers
 from toy_evaluations import Telling, toy_search
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     with Archive(sys.argv[1]) as archive, workers(Telling(0.2), 2) as (held, spread):
         run(toy_search(1000), held, archive, map=spread)
 """

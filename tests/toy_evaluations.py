@@ -53,6 +53,7 @@ class Failing:
             return accuracy(subnet)
         mark.touch()
         self.wait(rows)
+        mark.touch()  # the time of the failure
         if manner == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ValueError("no such width") if manner == "error" else Refusal(7, "not today")
