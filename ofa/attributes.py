@@ -135,8 +135,12 @@ class Bindings:
         self.hopeless.add(family)
 
     def keep(self) -> None:
-        """The alternative at hand holds: try it first elsewhere."""
+        """The alternative at hand holds: attributes of the same names follow the same way wherever they can."""
         self.learned.update(self._trial)
+        for n, options in enumerate(self.options):
+            i = self._trial.get(self.names[n], self.chosen[n])
+            if i is None or i < len(options):
+                self.chosen[n] = i
 
     def _within(self, mine: Sequence[int], start: Sequence[int | None]) -> None:
         for n in mine:
@@ -147,7 +151,7 @@ class Bindings:
     def _attempts(
         self, mine: Sequence[int], start: Sequence[int | None], known: Mapping[tuple[type, str], int | None]
     ) -> Iterator[Mapping[tuple[type, str], int | None]]:
-        """By name of attribute: what was learned, one more, one less, another size, none, one only."""
+        """By name of attribute: what was learned, one more, one less, one instead of another, another size, none."""
         yield known
         off = dict.fromkeys(self.names[n] for n in mine if start[n] is None)
         on = dict.fromkeys(self.names[n] for n in mine if start[n] is not None)
@@ -156,6 +160,7 @@ class Bindings:
         yield dict.fromkeys(off, 0)
         yield from ({name: None} for name in on)
         yield from ({name: None for name in on if name[0] is kind} for kind in dict.fromkeys(name[0] for name in on))
+        yield from ({name: 0, other: None} for name in off for other in on)
         yield from ({name: i} for i in range(1, most) for name in (*on, *off))
         yield dict.fromkeys(on)
         yield from ({other: None for other in on if other != name} for name in on)

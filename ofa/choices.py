@@ -33,8 +33,9 @@ class SpaceConfig:
     input channels are zero); with `sparsity_padding` also layers whose last block is shorter, as if zeros filled it up.
     `overrides` maps a glob on module names to other options for the choices there: `width`
     (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
-    while converting: each choice alone (`full`), all together (`quick`), or not (`off`: attributes of attention, which
-    the proof chooses, may then be wrong).
+    while converting: with every pair of options of every two choices (`full`), at the smallest alone (`quick`), or not
+    (`off`: the smallest subnet is extracted and runs, no more). A choice that moves no output, so that nothing can be
+    shown, is frozen; `unproved="keep"` keeps it, and the report says so.
     """
 
     width: tuple[float, ...] | Literal["multiples"] = (0.25, 0.5, 0.75, 1.0)
@@ -50,6 +51,7 @@ class SpaceConfig:
     exclude: tuple[Selector, ...] = ()
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     proof: Literal["off", "quick", "full"] = "full"
+    unproved: Literal["freeze", "keep"] = "freeze"
 
     def __post_init__(self) -> None:
         check_ratios("width", self.ratios)
@@ -60,6 +62,8 @@ class SpaceConfig:
         check_patterns(self.sparsity)
         if self.proof not in ("off", "quick", "full"):
             raise ValueError(f"proof is off, quick or full, got {self.proof!r}")
+        if self.unproved not in ("freeze", "keep"):
+            raise ValueError(f"unproved is freeze or keep, got {self.unproved!r}")
         if self.policy not in POLICIES:
             raise ValueError(f"unknown policy {self.policy!r}; allowed: {', '.join(POLICIES)}")
         for glob, options in self.overrides.items():

@@ -11,32 +11,43 @@ from torch import nn
 
 from ofa.arrays import IntArray
 from ofa.attributes import Binding, Bindings, find_bindings
+from ofa.bench import Bench
+from ofa.benches import Benches
 from ofa.choices import Offer, SpaceConfig, make_offers, space_of, sparsity_offers
+from ofa.covering import covering_array
 from ofa.depth import Stage, find_stages
 from ofa.elastic_sparsity import SparseLayer, sparse_layers
 from ofa.flow import trace
 from ofa.groups import FIXED, Groups, find_groups
-from ofa.proof import Progress, Proof, perturbed
+from ofa.holders import read_past, with_containers
+from ofa.proof import Part, Point, Progress, Proof
+from ofa.randomised import Examples
+from ofa.slicing import find_owners
 from ofa.space import Genome, SearchSpace
 from ofa.strands import find_strands
 from ofa.tracing import Trace
 
+FEW = 20  # choices of which four options are paired; of more, the ends and what lies between in turn
 ROUNDS = 3  # of tying groups that fail alone
-POINTS = 6  # random subnets that are proved, besides the smallest
 Pair = tuple[IntArray, IntArray]
 
 
 @dataclass
 class Conversion:
-    """What converting a network found; `error` is the proof's largest relative difference."""
+    """What converting a network found; `error` is the proof's largest relative difference.
+
+    `moved` says for each group and stage by how much its removal moved the output, `ways` how it was compared.
+    """
 
     flow: Trace
     groups: Groups
     stages: list[Stage]
     offers: list[Offer]
     bindings: list[Binding]
-    failures: dict[str, str]
+    failures: Mapping[str, str]
     error: float
+    moved: Mapping[str, float]
+    ways: Mapping[str, str]
     sparse: Mapping[str, SparseLayer] = field(default_factory=dict)
     dense: Mapping[str, str] = field(default_factory=dict)  # why layers take no pattern
 
@@ -66,30 +77,34 @@ class Converter:
     def __init__(
         self,
         model: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        original: nn.Module,
+        examples: Examples,
         config: SpaceConfig,
         excluded: Mapping[str, str],
         progress: Progress,
     ) -> None:
-        self.model, self.args, self.kwargs, self.config, self.progress = model, args, kwargs, config, progress
+        self.model, self.config, self.progress = model, config, progress
         self.excluded = excluded
-        self.flow = trace(model, args, kwargs)
+        self.flow = trace(model, examples.args, examples.kwargs)
         self.stages = [s for s in find_stages(self.flow) if not any(b in self.excluded for b in s.blocks)]
-        self.twin = perturbed(model)
+        self.benches = Benches(model, examples)
+        self.first = next(self.benches.sizes()) if config.proof != "off" else self.benches.plain
+        self.past = read_past(model, original, with_containers(model, find_owners(model)), self.first.examples)
         self.memory: dict[tuple[str, str], Any] = {}
-        self.held: set[Any] = set()
 
     def run(self) -> Conversion:
-        best, tied = self.attempt(()), list[Pair]()
-        for _ in range(ROUNDS):
-            ties = candidates(best.flow, best.groups, best.failures)
-            if not ties:
-                break
-            found = self.attempt((*tied, *ties))
-            if found.elastic <= best.elastic:
-                break
-            best, tied = found, [*tied, *ties]
+        """Ties that help at the smallest subnet first, then those that help where all rows are compared."""
+        self.tying = False
+        tied, best = list[Pair](), self.attempt((), whole=False)
+        for whole in (False, True):
+            best = self.attempt(tied, whole) if whole else best
+            for _ in range(ROUNDS):
+                ties = candidates(best.flow, best.groups, best.failures)
+                self.tying |= bool(ties)
+                found = self.attempt((*tied, *ties), whole) if ties else best
+                if found.elastic <= best.elastic:
+                    break
+                best, tied = found, [*tied, *ties]
         return self._with_sparsity(best)
 
     def _with_sparsity(self, found: Conversion) -> Conversion:
@@ -100,35 +115,69 @@ class Converter:
         stages = [stage for stage in self.stages if stage.name in named]
         return replace(found, offers=[*found.offers, *sparsity_offers(sparse, stages)], sparse=sparse, dense=dense)
 
-    def attempt(self, ties: Sequence[Pair]) -> Conversion:
-        """Group with these ties, and prove."""
+    def attempt(self, ties: Sequence[Pair], whole: bool) -> Conversion:
+        """Group with these ties, and prove; only that a few subnets run where it is not the whole proof."""
         before = len(self.flow.labels.pairs)
         self.flow.labels.pairs.extend(ties)
-        groups = find_groups(self.flow, lambda name: self.excluded.get(name.rpartition(".")[0]))
+        groups = find_groups(self.flow, self._stays)
         find_strands(self.model, self.flow, groups)
         del self.flow.labels.pairs[before:]
         bindings = Bindings(self.model, find_bindings(self.model, self.flow, groups), groups)
         bindings.recall(self.memory)
         offers = make_offers(self.flow, groups, self.stages, self.config)
-        failures: dict[str, str] = {}
-        given = (self.twin, self.args, self.kwargs, groups, self.stages, self.flow.parameters, bindings, self.held)
-        proof = Proof(*given, self.progress)
-        if self.config.proof != "off":
-            points = [decode(offers, groups, self.stages, genome) for genome in genomes(offers)]
-            options = {g: units for offer in offers for g, units in offer.sizes.items()}
-            failures = proof.run(points, options, self.config.proof == "full")
-            groups.reasons.update(failures)
-            for index in proof.strands():
-                groups.unbraid(index)
-            offers = make_offers(self.flow, groups, self.stages, self.config, failures)
+        proof = Proof(groups, self.stages, self.flow.parameters, bindings, self.progress)
+        points = self._points(offers, groups, whole)
+        if whole and self.config.proof != "off":
+            self._prove(proof, points)
+        else:
+            proof.run(points, self.first, proof.parts(points[0]), zeroed=False)
+        offers = make_offers(self.flow, groups, self.stages, self.config, proof.failures)
+        groups.reasons.update(proof.failures)
         self.memory = bindings.remember()
-        return Conversion(self.flow, groups, self.stages, offers, bindings.final(), failures, proof.worst)
+        return Conversion(self.flow, groups, self.stages, offers, bindings.final(), *proof.found)
 
+    def _stays(self, parameter: str) -> str | None:
+        """Why a parameter must stay, None if nothing is known."""
+        return self.excluded.get(parameter.rpartition(".")[0]) or self.past.get(parameter)
 
-def genomes(offers: Sequence[Offer]) -> list[Genome]:
-    """Where to prove: the smallest subnet, and random ones, since a condition in the code may hold only in between."""
-    options, rng = np.array([len(offer.choice.options) for offer in offers], dtype=np.int64), np.random.default_rng(0)
-    return [np.zeros(len(offers), dtype=np.int64), *(rng.integers(0, options) for _ in range(POINTS))]
+    def _prove(self, proof: Proof, points: Sequence[Point]) -> None:
+        """Compare each part where it moves the output: as many as possible on one bench, the others on the next."""
+        pending = proof.parts(points[0])
+        bench, moving = self._suited(proof, pending, points[0])
+        proof.run(points, bench, moving)
+        if bench.cheap:
+            proof.run(points[:1], self.benches.at_full_size(bench), moving)
+        pending = [part for part in pending if part not in moving]
+        for other in self.benches.others() if pending else ():
+            moving = proof.moving(other, pending, points[0])
+            proof.run(points, other, moving)
+            pending = [part for part in pending if part not in moving]
+        if self.config.unproved == "keep":
+            proof.run(points, bench, pending)
+        proof.unshown(pending, keep=self.config.unproved == "keep")
+        for index in proof.strands(points[0]):
+            proof.groups.unbraid(index)
+
+    def _suited(self, proof: Proof, parts: Sequence[Part], smallest: Point) -> tuple[Bench, Sequence[Part]]:
+        """The smallest examples on which every part moves the output, or those on which most do."""
+        best: tuple[Bench, Sequence[Part]] | None = None
+        for bench in self.benches.sizes():
+            moving = proof.moving(bench, parts, smallest)
+            if best is None or len(moving) > len(best[1]):
+                best = bench, moving
+            if len(moving) == len(parts):
+                break
+        assert best is not None
+        return best
+
+    def _points(self, offers: Sequence[Offer], groups: Groups, whole: bool) -> list[Point]:
+        """Where to compare: the smallest subnet, the same with all blocks (one that is skipped hides its own widths),
+        and for the whole proof rows in which all pairs of options occur."""
+        counts = [1 if offer.choice.kind == "resolution" else len(offer.choice.options) for offer in offers]
+        rows = covering_array(counts, levels=4 if len(counts) <= FEW else 3)
+        deep = np.where([offer.choice.kind == "depth" for offer in offers], np.array(counts, dtype=np.int64) - 1, 0)
+        rows = rows[1:] if self.config.proof == "full" and (whole or self.tying) else rows[:0]
+        return [decode(offers, groups, self.stages, row) for row in (0 * deep, deep, *rows)]
 
 
 def decode(

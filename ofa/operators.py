@@ -31,13 +31,37 @@ def rule(names: str) -> Callable[[Rule], Rule]:
 
 
 def rule_for(func: Any, call: Call) -> Rule:
-    """The rule of an operator; the one that freezes where nobody knows the operator."""
+    """The rule of an operator; the one that freezes where nobody knows the operator, or where its rule fails."""
     found = RULES.get(call.name)
-    if found is not None:
-        return found
-    if torch.Tag.pointwise in func.tags:
-        return pointwise
-    return unknown if call.tensors else factory
+    if found is None and torch.Tag.pointwise in func.tags:
+        found = pointwise
+    return guarded(found or (unknown if call.tensors else factory))
+
+
+def guarded(found: Rule) -> Rule:
+    """The rule; an error in it, or labels that do not fit the result, freeze what the operator touches."""
+
+    def run(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
+        try:
+            layers = found(tracer, call, result)
+            check(layers, result)
+            return layers
+        except Exception as error:
+            fault = f"the rule of operator {call.name} failed, {type(error).__name__}: {str(error)[:80]}"
+            tracer.trace.faults.append(f"{fault} ({tracer.why})")
+            return frozen(tracer, call, result, f"{fault} ({tracer.why})")
+
+    return run
+
+
+def check(layers: Layers | list[Layers], result: Any) -> None:
+    """Raise a ValueError if labels do not stand over the elements of the result."""
+    outputs = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
+    rows = layers if isinstance(layers, list) else [layers] * len(outputs)
+    for output, own in zip(outputs, rows, strict=True):
+        shape = output.shape if isinstance(output, Tensor) else ()
+        if any(r.ndim != len(shape) or any(n not in (1, m) for n, m in zip(r.shape, shape, strict=True)) for r in own):
+            raise ValueError(f"labels of shape {[tuple(r.shape) for r in own]} over {tuple(shape)}")
 
 
 @rule(
@@ -51,7 +75,11 @@ def factory(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
 
 def unknown(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
     """Freeze everything that an operator without a rule touches, and say so."""
-    why = f"operator {call.name} is not understood ({tracer.why})"
+    return frozen(tracer, call, result, f"operator {call.name} is not understood ({tracer.why})")
+
+
+def frozen(tracer: Tracer, call: Call, result: Any, why: str) -> Layers | list[Layers]:
+    """Keep everything that an operator touches."""
     for tensor in call.tensors:
         for layer in tracer.tracked(tensor).layers:
             tracer.labels.freeze(layer, why)

@@ -1,28 +1,31 @@
-"""Prove a conversion: sliced equals zeroed, for each choice alone and all together; what fails is frozen, and why.
+"""Prove a conversion: sliced equals zeroed wherever options meet in pairs; what fails, or cannot be shown, is frozen.
 
-The network that is compared is a copy whose constant parameters (fresh batch norms, zero-initialised scales) are made
-random, so that no branch hides behind a zero.
+Rows of a covering array are compared on a randomised network (`ofa.bench`), in which each choice must move the output;
+a row that fails is halved until the part that is to blame is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
 
 from ofa.arrays import IntArray
 from ofa.attributes import Bindings
+from ofa.bench import Bench, DoesNotRun, Outputs, distance
 from ofa.depth import Stage
 from ofa.groups import Groups
-from ofa.slicing import Slicer, duplicate, find_modules, find_owners, installed, take
+from ofa.slicing import Plan, Slicer, make_plan, permute, take
 
 TOLERANCE = 1e-4
+MOVES = 100 * TOLERANCE  # what removing a choice's units must change, relative to the output's largest value
+DOUBTFUL = 1.5 * MOVES  # estimates below are measured
 ALMOST = 1e-12  # as good as zero, and with a square that is not
+OTHER_SHAPE, NOT_FINITE = "the smaller network's output has another shape", "the smaller network's output is not finite"
 Part = tuple[str, int]  # ("group" or "stage", its number)
 Progress = Callable[[int, int], None]  # how many of how many checks of a round are done
 Point = tuple[IntArray, IntArray]  # units of every group, blocks of every stage
@@ -34,217 +37,337 @@ def silent(done: int, total: int) -> None:
 
 @dataclass
 class Proof:
-    """Compares sliced with zeroed networks, chooses attribute bindings by what holds, and freezes what does not."""
+    """Compares sliced with zeroed networks, chooses attribute bindings by what holds, and finds what does not.
 
-    model: nn.Module
-    inputs: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    `moved` says by how much each part's removal moves the output, `ways` by which comparison it was shown, `worst` is
+    the largest relative difference of what holds.
+    """
+
     groups: Groups
     stages: Sequence[Stage]
     vectors: Mapping[str, Sequence[IntArray | None]]
     bindings: Bindings
-    held: set[Any] = field(default_factory=set)
     progress: Progress = silent
     worst: float = 0.0
+    moved: dict[str, float] = field(default_factory=dict)
+    ways: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    against_zeroed: bool = True
 
     def __post_init__(self) -> None:
-        self.owners, self.modules = find_owners(self.model), find_modules(self.model)
         self.slicer = Slicer(self.groups, self.vectors)
-        self.tensors = dict((*self.model.named_parameters(), *self.model.named_buffers()))
-
-    def run(self, points: Sequence[Point], options: Mapping[int, Sequence[int]], thorough: bool) -> dict[str, str]:
-        """Check every group and every stage at the first of some points in the space (the smallest), alone and
-        together; and all together at the others, which join what is checked alone where they fail. Gives failures.
-
-        `options` are the numbers of units that a group may keep.
-        """
-        self.points, self.options = list(points[:1]), options
         self.deep = np.array([len(s.blocks) for s in self.stages], dtype=np.int64)
-        (smallest, shallowest), full = points[0], self.groups.full
-        widths = [("group", g) for g in range(len(self.groups.groups)) if smallest[g] < full[g]]
-        parts = widths + [("stage", s) for s in range(len(self.stages)) if shallowest[s] < self.deep[s]]
-        # A skipped block would hide its own widths: all widths without it, too.
-        proved = not thorough and self.check(widths) is None and self.check(parts) is None
-        failures = {} if proved else self._round(parts)
-        for i, point in enumerate(points[1:], 2):
-            self.progress(i, len(points))
-            good = [part for part in parts if self._name(part) not in failures]
-            if self._at(point, good) is not None:
-                self.points.append(point)
-                failures |= self._round(good)
-        return failures
+        self.mixed = [g for g, group in enumerate(self.groups.groups) if not group.exact]
+        self.permuted: set[int] = set()  # mixed groups that are shown by permutation
 
-    def strands(self) -> list[int]:
-        """The groups whose strands may not keep other channels each, at the points of `run`."""
-        smallest, full = self.points[0][0], self.groups.full
+    # ------------------------------------------------------------ what is checked
+
+    @property
+    def found(self) -> tuple[Mapping[str, str], float, Mapping[str, float], Mapping[str, str]]:
+        """Failures, the largest difference of what holds, movements, and ways of comparison."""
+        return self.failures, self.worst, self.moved, self.ways
+
+    def parts(self, smallest: Point) -> list[Part]:
+        """The groups and stages that a point makes smaller."""
+        groups: list[Part] = [("group", g) for g in np.flatnonzero(smallest[0] < self.groups.full).tolist()]
+        return groups[: len(self.groups.groups)] + [
+            ("stage", s) for s in np.flatnonzero(smallest[1] < self.deep).tolist()
+        ]
+
+    def run(self, points: Sequence[Point], bench: Bench, sensitive: Sequence[Part], zeroed: bool = True) -> None:
+        """Check rows of choices, the smallest first, on one bench; only `sensitive` parts leave their full size.
+
+        Parts that fail are noted in `failures` and stay whole from then on. The first row is compared with the
+        extracted network as well, or without `zeroed` alone.
+        """
+        self.bench, self.against_zeroed = bench, zeroed
+        row, again = 0, len(self.groups.groups)
+        while row < len(points) and self._good(sensitive):
+            self.progress(row + 1, len(points))
+            reason = self._at(points[row], self._good(sensitive), row)
+            if reason is None:
+                row += 1
+            elif self._blame(points[row], self._good(sensitive), row, mend=again > 0):
+                row, again = 0, again - 1  # attributes follow otherwise now: all rows again
+        for part in self._good(sensitive):
+            permuted = part[0] == "group" and part[1] in self.permuted
+            inside = ", inside the network" if bench.inside else ""
+            way = "permuted" if permuted else f"sliced = zeroed{inside}" if zeroed else "sliced = extracted"
+            self.ways.setdefault(self.name(part), way)
+
+    def unshown(self, parts: Sequence[Part], keep: bool) -> None:
+        """Parts that move no output, whatever was tried: they are frozen, or kept and said to be so."""
+        for part in self._good(parts):
+            name = self.name(part)
+            self.ways[name] = "not shown"
+            if not keep:
+                most = self.moved.get(name, 0.0)
+                self.failures[name] = f"not shown: without it the output moves by {most:.0e} (relative) at most"
+
+    def _good(self, parts: Sequence[Part]) -> list[Part]:
+        return [part for part in parts if self.name(part) not in self.failures]
+
+    def _blame(self, point: Point, good: list[Part], row: int, mend: bool) -> bool:
+        """Find the part without which a row holds, by halving, and mend or fail it; whether it was mended."""
+        low, high = 0, len(good)  # good[:low] holds, good[:high] fails
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._at(point, good[:middle], row) is None else (low, middle)
+        part = good[high - 1]
+        alone = self._at(point, [part], row)
+        if alone is None:
+            reason = self._at(point, good[:high], row)
+            self.failures[self.name(part)] = f"holds alone, not with the others: {reason}"
+        elif part[0] == "group" and (
+            self._bound_otherwise(part, point, good[: high - 1]) or self._shown_permuted(part, point)
+        ):
+            return True
+        else:
+            self.failures[self.name(part)] = alone
+        return False
+
+    def _bound_otherwise(self, part: Part, point: Point, good: Sequence[Part]) -> bool:
+        """Let attributes follow a group otherwise, where what that touches still holds alone; and its like as well."""
+        for touched in self.bindings.alternatives(part[1]) if part[0] == "group" else ():
+            others = [p for p in good if p[0] == "group" and p[1] in touched]
+            if all(self._at(point, [p]) is None for p in (part, *others)):
+                self.bindings.keep()
+                return True
+        return False
+
+    def _shown_permuted(self, part: Part, point: Point) -> bool:
+        """Whether a group that a statistic mixes holds another way: its units change places and nothing changes."""
+        kind, group = part
+        if (
+            kind != "group"
+            or group not in self.mixed
+            or group in self.permuted
+            or self.permutation_error(group) is not None
+        ):
+            return False
+        self.permuted.add(group)
+        return self._at(point, [part]) is None
+
+    def strands(self, point: Point) -> list[int]:
+        """The groups whose strands may not keep other channels each."""
+        smallest, full = point[0], self.groups.full
         parts: list[Part] = [("group", g) for g in self.groups.strands if smallest[g] < full[g]]
         self.groups.shuffle(np.random.default_rng(0))
         self.slicer.forget()
         wrong: list[int] = []
-        if self.check(parts) is not None:
-            wrong = [g for _, g in parts if self.check([("group", g)]) is not None] or [g for _, g in parts]
+        if self._at(point, parts) is not None:
+            wrong = [g for _, g in parts if self._at(point, [("group", g)]) is not None] or [g for _, g in parts]
         self.groups.rank_of[:] = self.groups.home_of
         self.slicer.forget()
         return wrong
 
-    def _round(self, parts: Sequence[Part]) -> dict[str, str]:
-        """Every part alone, then all that hold together."""
-        failures: dict[str, str] = {}
-        good: list[Part] = []
-        for i, part in enumerate(parts, 1):
-            self.progress(i, len(parts))
-            reason = self._alone(part, good)
-            if reason is None:
-                good.append(part)
-            else:
-                failures[self._name(part)] = reason
-        return failures | self._together(good)
+    # ------------------------------------------------------------ one comparison
 
-    def check(self, parts: Sequence[Part]) -> str | None:
-        """What is wrong when these groups and stages, and no others, are at their sizes in one of the points."""
-        return next((reason for point in self.points if (reason := self._at(point, parts)) is not None), None)
+    def _at(self, point: Point, parts: Sequence[Part], row: int = 0) -> str | None:
+        """What is wrong when these parts, and no others, are at their sizes in a point.
 
-    def _at(self, point: Point, parts: Sequence[Part]) -> str | None:
+        In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
+        """
+        sizes, depths = self.sized(point, parts)
+        if bool((sizes == self.groups.full).all() and (depths == self.deep).all()):
+            return None
+        plan = self.plan(sizes, depths)
+        reason = None if self.against_zeroed else self.running_error(plan)
+        reason = reason or (self.extraction_error(plan) if row == 0 else None)
+        if reason or not self.against_zeroed:
+            return reason
+        return self.error(plan, sizes, depths, self.mixed if row % 2 else ())
+
+    def sized(self, point: Point, parts: Sequence[Part]) -> Point:
+        """Units and blocks where only some parts have those of a point."""
         sizes, depths = self.groups.full.copy(), self.deep.copy()
         for kind, i in parts:
             (sizes if kind == "group" else depths)[i] = point[0 if kind == "group" else 1][i]
-        whole = bool((sizes == self.groups.full).all() and (depths == self.deep).all())
-        return None if whole else self.error(sizes, depths)
+        return sizes, depths
 
-    def _alone(self, part: Part, good: Sequence[Part]) -> str | None:
-        """Check one part; for a group whose proof fails, other bindings, as long as what held before still holds."""
-        kind, i = part
-        if kind == "group" and self._signature(i) in self.held:
-            return None
-        reason = self.check([part])
-        if kind == "stage":
-            return reason
-        reason = reason or self._between(i)
-        if reason is not None:
-            for touched in self.bindings.alternatives(i):
-                others = [p for p in good if p[0] == "group" and p[1] in touched]
-                if all(self.check([p]) is None and self._between(p[1]) is None for p in (part, *others)):
-                    self.bindings.keep()
-                    self.held.update(self._signature(p[1]) for p in others)
-                    reason = None
-                    break
-        if reason is None:
-            self.held.add(self._signature(i))
-        return reason
+    def plan(self, sizes: IntArray, depths: IntArray) -> Plan:
+        return make_plan(self.slicer, self.bindings.final(), self.stages, sizes, depths)
 
-    def _between(self, group: int) -> str | None:
-        """Check a group at the options at which other attributes of a module are equal than at its smallest."""
-        seen: set[frozenset[tuple[str, str, str]]] = set()
-        for units in sorted(self.options.get(group, ())):
-            sizes = self.groups.full.copy()
-            sizes[group] = units
-            equalities = self.bindings.equalities(sizes)
-            if seen and equalities not in seen and units < self.groups.full[group]:
-                reason = self.error(sizes, self.deep)
-                if reason is not None:
-                    return reason
-            seen.add(equalities)
-        return None
+    def error(self, plan: Plan, sizes: IntArray, depths: IntArray, both: Iterable[int] = ()) -> str | None:
+        """What is wrong with the plan of a subnet; None if it equals the zeroed network.
 
-    def _signature(self, group: int) -> Any:
-        """What a group's proof depends on."""
-        sizes = frozenset(int(point[0][group]) for point in self.points)
-        return self.groups.groups[group], self.bindings.following(group), sizes
-
-    def _together(self, good: list[Part]) -> dict[str, str]:
-        """Parts that hold alone but not with the others: the largest prefix that holds grows by halving."""
-        failures: dict[str, str] = {}
-        held: list[Part] = []
-        pending = [good]
-        while pending:
-            batch = pending.pop(0)
-            reason = self.check(held + batch) if batch else None
-            if reason is None:
-                held += batch
-            elif len(batch) == 1:
-                failures[self._name(batch[0])] = f"holds alone, not with the others: {reason}"
-            else:
-                pending[:0] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-        return failures
-
-    def _name(self, part: Part) -> str:
-        return self.groups.groups[part[1]].name if part[0] == "group" else self.stages[part[1]].name
-
-    def error(self, sizes: IntArray, depths: IntArray) -> str | None:
-        """What is wrong with a subnet, None if it equals the zeroed network (or, where a norm mixes, runs)."""
+        Groups in `both`, and those that are shown by permutation, are sliced in the zeroed network as well.
+        """
         skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
-        exact = all(g.exact for g, n in zip(self.groups.groups, sizes, strict=False) if n < g.units)
         try:
             with torch.no_grad():
-                sliced = self._sliced(sizes, skipped)
-                zeroed = self._zeroed(sizes, skipped, 0.0)
-                if not all(t.isfinite().all() for t in tree_leaves(zeroed) if isinstance(t, Tensor)):
-                    zeroed = self._zeroed(sizes, skipped, ALMOST)  # a norm of zeros divides
-        except Exception as problem:
-            return f"the smaller network does not run: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}"
-        difference = distance(sliced, zeroed)
+                sliced = self.bench.sliced(plan)
+                zeroed = self._zeroed(sizes, skipped, 0.0, both)
+                if not all(bool(t.isfinite().all()) for t in zeroed.values()):
+                    zeroed = self._zeroed(sizes, skipped, ALMOST, both)  # a norm of zeros divides
+        except DoesNotRun as problem:
+            return str(problem)
+        return self.judged(sliced, zeroed, "zeroed")
+
+    def running_error(self, plan: Plan) -> str | None:
+        """What is wrong with a plan's outputs by themselves: they have another shape, or are not finite."""
+        try:
+            with torch.no_grad():
+                outputs = self.bench.sliced(plan)
+        except DoesNotRun as problem:
+            return str(problem)
+        if not self.bench.inside and {k: t.shape for k, t in outputs.items()} != self.bench.shapes:
+            return OTHER_SHAPE
+        return None if all(bool(t.isfinite().all()) for t in outputs.values()) else NOT_FINITE
+
+    def extraction_error(self, plan: Plan) -> str | None:
+        """What is wrong with the network that a plan extracts; None if it equals the sliced one."""
+        try:
+            with torch.no_grad():
+                return self.judged(self.bench.sliced(plan), self.bench.extracted(plan), "extracted")
+        except DoesNotRun as problem:
+            return str(problem)
+
+    def judged(self, outputs: Outputs, expected: Outputs, what: str) -> str | None:
+        """What is wrong with outputs, None if they are those that are expected."""
+        if self.bench.inside:
+            same = [k for k in outputs if k in expected and outputs[k].shape == expected[k].shape]
+            outputs, expected = ({k: o[k] for k in same} for o in (outputs, expected))
+        difference = distance(outputs, expected)
         if difference is None:
-            return "the smaller network's output has another shape"
+            return OTHER_SHAPE
         if not np.isfinite(difference):
-            return "the smaller network's output is not finite"
-        if exact and difference > TOLERANCE:
-            return f"sliced differs from zeroed by {difference:.1e} (relative)"
-        self.worst = max(self.worst, difference if exact else 0.0)
+            return NOT_FINITE
+        if difference > TOLERANCE:
+            return f"sliced differs from {what} by {difference:.1e} (relative)"
+        self.worst = max(self.worst, difference)
         return None
 
-    def _sliced(self, sizes: IntArray, skipped: Sequence[str]) -> Any:
-        tensors = {name: take(self.tensors[name], i).contiguous() for name, i in self.slicer.indices(sizes).items()}
-        with installed(self.modules, self.owners, tensors, self.bindings.changes(sizes), skipped):
-            return self.model(*self.inputs, **self.kwargs)
+    def _zeroed(self, sizes: IntArray, skipped: Sequence[str], zero: float, both: Iterable[int] = ()) -> Outputs:
+        """The whole network with zeros in place of what is removed, or slices for the groups in `both`."""
+        cut = self.groups.full.copy()
+        for g in {*both, *self.permuted}:
+            cut[g] = sizes[g]
+        slices = self.slicer.indices(cut)
+        tensors = {
+            name: take(self._with_zeros(name, sizes, zero), slices.get(name, ())).contiguous()
+            for name in self.slicer.indices(sizes)
+        }
+        changes = [c for b in self.bindings.final() if (c := b.change(self.groups, cut))]
+        mixing = any(sizes[g] < cut[g] for g in self.mixed)
+        return self.bench.zeroed(tensors, skipped, mixing, changes)
 
-    def _zeroed(self, sizes: IntArray, skipped: Sequence[str], zero: float) -> Any:
-        tensors = {}
-        for name in self.slicer.indices(sizes):
-            tensor = self.tensors[name].detach().clone()
-            for dim, vector in enumerate(self.vectors[name]):
-                if vector is not None:
-                    labels = self.groups.labels_along(name, dim, vector)
-                    for block, row in zip(tensor.chunk(len(labels)), labels, strict=True):
-                        gone = torch.from_numpy(np.flatnonzero(~self.groups.kept(row, sizes)))
-                        block.index_fill_(dim, gone.to(tensor.device), zero)
-            tensors[name] = tensor
-        with installed(self.modules, self.owners, tensors, (), skipped):
-            return self.model(*self.inputs, **self.kwargs)
+    def _with_zeros(self, name: str, sizes: IntArray, zero: float) -> Tensor:
+        """A tensor in which the places of all removed units are zero, along every dimension."""
+        tensor = self.bench.tensors[name].detach()
+        mask = torch.ones([1] * tensor.ndim, dtype=torch.bool)
+        for dim, vector in enumerate(self.vectors[name]):
+            if vector is not None:
+                labels = self.groups.labels_along(name, dim, vector)  # (blocks of rows, places)
+                kept = torch.from_numpy(self.groups.kept(labels, sizes))
+                if not kept.all():
+                    shape = [n if d == dim else 1 for d, n in enumerate(tensor.shape)]
+                    if len(kept) > 1:
+                        kept, shape[0] = kept.repeat_interleave(len(tensor) // len(kept), dim=0), len(tensor)
+                    mask = mask & kept.reshape(shape)
+        mask = mask.to(tensor.device)
+        return self.bench.masked(name, mask) if zero == 0 else tensor.where(mask, zero)
+
+    def permutation_error(self, group: int) -> str | None:
+        """What is wrong when the units of a group change places everywhere in the whole network; None: nothing."""
+        order = np.random.default_rng(0).permutation(self.groups.groups[group].units)
+        tensors: dict[str, Tensor] = {}
+        for name, dim, _ in self.groups.groups[group].members:
+            tensor = tensors.setdefault(name, self.bench.tensors[name].detach().clone())
+            labels = self.groups.labels_along(name, dim, self._vector(name, dim))
+            for block, row in zip(tensor.chunk(len(labels)), labels, strict=True):
+                permute(block, dim, self._sources(row, group, order))
+        try:
+            with torch.no_grad():
+                return self.judged(self.bench.zeroed(tensors, (), False), self.bench.whole(), "the permuted network")
+        except DoesNotRun as problem:
+            return str(problem)
+
+    def _sources(self, row: IntArray, group: int, order: IntArray) -> IntArray:
+        """Where each place takes its content from when the units of a group take those of others, in `order`."""
+        sources, mine = np.arange(len(row)), np.flatnonzero(self.groups.group_of[row] == group)
+        ranks = self.groups.rank_of[row[mine]]
+        places = {rank: mine[ranks == rank] for rank in np.unique(ranks).tolist()}
+        for rank, own in places.items():
+            sources[own] = places[int(order[rank])]
+        return sources
+
+    # ------------------------------------------------------------ whether a comparison can fail
+
+    def moving(self, bench: Bench, parts: Sequence[Part], point: Point) -> list[Part]:
+        """The parts whose removal, down to a point, moves the outputs of a bench enough to be seen.
+
+        Widths and kernels are estimated from one backward pass; skipped blocks, and what is in doubt, are measured.
+        """
+        self.bench = bench
+        found = self._estimates([part for part in parts if part[0] == "group"], point)
+        with torch.no_grad():
+            whole = bench.whole()
+            for part in parts:
+                if found.get(part, 0.0) < DOUBTFUL:
+                    found[part] = self._measured(part, point, whole)
+        for part, moved in found.items():
+            self.moved[self.name(part)] = max(moved, self.moved.get(self.name(part), 0.0))
+        return [part for part in parts if found[part] >= MOVES]
+
+    def _measured(self, part: Part, point: Point, whole: Outputs) -> float:
+        sizes, depths = self.sized(point, [part])
+        skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
+        try:
+            zeroed = self._zeroed(sizes, skipped, 0.0)
+        except DoesNotRun:
+            return float("inf")  # what fails cannot pass
+        return movement(zeroed, whole)
+
+    def _estimates(self, parts: Sequence[Part], point: Point) -> dict[Part, float]:
+        """To first order, for a random direction of the outputs; nothing where no gradient comes through."""
+        tensors = {n: t for n, t in self.bench.tensors.items() if t.requires_grad}
+        try:
+            with torch.enable_grad():
+                outputs = [y for y in self.bench.whole().values() if y.requires_grad]
+                gradients = torch.autograd.grad(projection(outputs), [*tensors.values()], allow_unused=True)
+        except (RuntimeError, DoesNotRun):
+            return {}
+        scores = {n: (t * g).detach() for (n, t), g in zip(tensors.items(), gradients, strict=True) if g is not None}
+        return {part: self._moved_by(part[1], point[0], scores) for part in parts}
+
+    def _moved_by(self, group: int, sizes: IntArray, scores: Mapping[str, Tensor]) -> float:
+        """The largest of what the tensors of a group say about the units that are removed."""
+        best = 0.0
+        for name, dim, _ in self.groups.groups[group].members:
+            if name in scores:
+                labels = self._vector(name, dim)
+                own = scores[name].movedim(dim, 0).reshape(len(labels), -1).sum(dim=1)
+                gone = (self.groups.group_of[labels] == group) & (self.groups.rank_of[labels] >= sizes[group])
+                best = max(best, float(own[torch.from_numpy(gone).to(own.device)].norm()))
+        return best
+
+    def _vector(self, name: str, dim: int) -> IntArray:
+        vector = self.vectors[name][dim]
+        assert vector is not None
+        return vector
+
+    def name(self, part: Part) -> str:
+        return self.groups.groups[part[1]].name if part[0] == "group" else self.stages[part[1]].name
 
 
-def distance(a: Any, b: Any) -> float | None:
-    """Largest difference of two outputs relative to the second's largest value; None if their shapes differ."""
-    left, right = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in (a, b))
-    if len(left) != len(right) or any(x.shape != y.shape for x, y in zip(left, right, strict=True)):
-        return None
-    worst = 0.0
-    for x, y in zip(left, right, strict=True):
-        if x.is_floating_point() and x.numel():
-            scale = float(y.abs().max().clamp_min(1e-12))
-            gap = float((x - y).abs().max()) / scale
-            worst = gap if not np.isfinite(gap) else max(worst, gap)
-    return worst
+def movement(outputs: Outputs, whole: Outputs) -> float:
+    """The largest difference in what has the same shape, relative to the largest value."""
+    same = [key for key in outputs if key in whole and outputs[key].shape == whole[key].shape]
+    return distance({key: outputs[key] for key in same}, {key: whole[key] for key in same}) or 0.0
 
 
-def perturbed(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose constant parameters and statistics are random, from a fixed seed."""
-    twin, generator = duplicate(model).eval(), torch.Generator().manual_seed(0)
+def projection(outputs: Sequence[Tensor]) -> Tensor:
+    """One number whose change is, for a random change of the outputs, about their largest relative one.
 
-    def uniform(tensor: Tensor, low: float, high: float) -> None:
-        values = torch.rand(tensor.shape, generator=generator) * (high - low) + low
-        tensor.copy_(values.to(tensor))
-
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            if (
-                parameter.is_floating_point()
-                and parameter.numel() > 1
-                and bool((parameter == parameter.flatten()[0]).all())
-            ):
-                uniform(parameter, 0.5, 1.5) if parameter.flatten()[0] > 1e-8 else uniform(parameter, -0.2, 0.3)
-        for name, buffer in twin.named_buffers():
-            if name.endswith("running_mean"):
-                uniform(buffer, -0.1, 0.1)
-            elif name.endswith("running_var"):
-                uniform(buffer, 0.5, 1.5)
-    return twin
+    Raises:
+        RuntimeError: no output has a gradient.
+    """
+    generator = torch.Generator().manual_seed(0)
+    total: Any = 0.0
+    for y in outputs:
+        signs = torch.randn(y.shape, generator=generator).sign().to(y)
+        total = total + (y * signs).sum() / (y.detach().abs().max().clamp_min(1e-12) * y.numel() ** 0.5)
+    if not isinstance(total, Tensor):
+        raise RuntimeError("no output has a gradient")
+    return total

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ofa.arrays import BoolArray, IntArray
+from ofa.depth import Stage
 from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
 from ofa.sparsity import Pattern
@@ -45,6 +46,13 @@ class Plan:
     def patterns(self) -> dict[str, Pattern]:
         """The pattern of each layer that has one, by the layer's name."""
         return {name.rpartition(".")[0]: zeros.pattern for name, zeros in self.zeros.items()}
+
+
+class SizeFollower(Protocol):
+    """An attribute that repeats a size."""
+
+    def change(self, groups: Groups, sizes: IntArray) -> Change | None:
+        """Its value in a subnet; None where it stays."""
 
 
 class Slicer:
@@ -85,6 +93,15 @@ class Slicer:
     def forget(self) -> None:
         """The ranks of units have changed."""
         self._memory.clear()
+
+
+def make_plan(
+    slicer: Slicer, bindings: Iterable[SizeFollower], stages: Sequence[Stage], sizes: IntArray, depths: IntArray
+) -> Plan:
+    """What a subnet changes that keeps so many units of every group and runs so many blocks of every stage."""
+    changes = (binding.change(slicer.groups, sizes) for binding in bindings)
+    skipped = tuple(b for s, n in zip(stages, depths, strict=True) for b in s.blocks[n:])
+    return Plan(slicer.indices(sizes), tuple(change for change in changes if change), skipped)
 
 
 def as_index(kept: BoolArray) -> Index:
@@ -190,7 +207,17 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     return copy.deepcopy(model, memo)
 
 
-Owners = Mapping[str, Sequence[tuple[nn.Module, str]]]
+Holder = nn.Module | list[Any] | dict[Any, Any]
+Owners = Mapping[str, Sequence[tuple[Holder, Any]]]
+"""For each tensor, by its first name, what holds it, a module first, and its name or place there."""
+
+
+def tensor_of(owners: Owners, name: str) -> Tensor:
+    """The parameter or buffer itself, whatever hides it for a while."""
+    module, local = owners[name][0]
+    assert isinstance(module, nn.Module)
+    found = module._parameters.get(local)
+    return cast(Tensor, module._buffers[local] if found is None else found)
 
 
 def find_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -199,7 +226,7 @@ def find_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """For each parameter and buffer, by its first name: every module that holds it, and its name there."""
+    """For each parameter and buffer, by its first name: every module that registers it, and its name there."""
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
     for module in model.modules():
@@ -221,17 +248,17 @@ def installed(
 
     An entry in a module's `__dict__` hides the parameter of the same name; nothing else of the module changes.
     """
-    undo: list[tuple[dict[str, Any], str, Any]] = []
+    undo: list[tuple[Any, Any, Any]] = []
     missing = object()
 
-    def replace(store: dict[str, Any], name: str, value: Any) -> None:
-        undo.append((store, name, store.get(name, missing)))
+    def replace(store: Any, name: Any, value: Any) -> None:
+        undo.append((store, name, store.get(name, missing) if isinstance(store, dict) else store[name]))
         store[name] = value
 
     try:
         for name, tensor in tensors.items():
-            for module, local in owners[name]:
-                replace(module.__dict__, local, tensor)
+            for holder, local in owners[name]:
+                replace(holder.__dict__ if isinstance(holder, nn.Module) else holder, local, tensor)
         for change in changes:
             replace(modules[change.module].__dict__, change.attribute, change.value)
         for path in skipped:

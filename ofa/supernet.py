@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,13 @@ from ofa.conversion import Conversion, Converter, decode
 from ofa.costs import Cost
 from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
+from ofa.holders import with_containers
 from ofa.importance import Measure, importance
 from ofa.kernels import KernelTransforms, kernel_edges
 from ofa.persistence import identity, load_supernet, save_supernet
 from ofa.prices import Prices
 from ofa.proof import Progress, silent
+from ofa.randomised import Examples
 from ofa.report import Report, make_report
 from ofa.resolution import resized, traces
 from ofa.selection import select
@@ -39,9 +41,11 @@ from ofa.slicing import (
     find_modules,
     find_owners,
     installed,
+    make_plan,
     put,
     slice_of,
     take,
+    tensor_of,
 )
 from ofa.sorting import move_units, rank_units
 from ofa.space import Genome, Subnet
@@ -78,11 +82,14 @@ class Supernet(nn.Module):
         args, kwargs = as_call(example_inputs)
         check_parameters(self.model)
         excluded = select(unwrapped(model), config.exclude)
-        found = Converter(self.model, args, kwargs, config, excluded, progress).run()
+        found = Converter(self.model, model, Examples(args, kwargs), config, excluded, progress).run()
         self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
         self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
         self._sparse = found.sparse
-        self._owners, self._modules_by_name = find_owners(self.model), find_modules(self.model)
+        self._owners, self._modules_by_name = (
+            with_containers(self.model, find_owners(self.model)),
+            find_modules(self.model),
+        )
         self._slicer = Slicer(self._groups, self._vectors)
         self._plans: dict[Subnet, Plan] = {}
         edges = kernel_edges(self._offers, self._groups, self._tensor) if config.kernel_transform else {}
@@ -115,12 +122,10 @@ class Supernet(nn.Module):
         if subnet in self._plans:
             return self._plans[subnet]
         sizes, depths = self._sizes(self.space.encode(subnet))
-        changes = [b.change(self._groups, sizes) for b in self._bindings]
-        skipped = tuple(b for s, n in zip(self._stages, depths, strict=True) for b in s.blocks[n:])
         if len(self._plans) >= REMEMBERED:
             self._plans.pop(next(iter(self._plans)))
-        zeros = zeros_of(subnet, self._sparse)
-        self._plans[subnet] = Plan(self._slicer.indices(sizes), tuple(c for c in changes if c), skipped, zeros)
+        plan = make_plan(self._slicer, self._bindings, self._stages, sizes, depths)
+        self._plans[subnet] = replace(plan, zeros=zeros_of(subnet, self._sparse))
         return self._plans[subnet]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -275,9 +280,7 @@ class Supernet(nn.Module):
         return {**self.__dict__, "_cache": None}
 
     def _tensor(self, name: str) -> Tensor:
-        module, local = self._owners[name][0]
-        found = module._parameters.get(local)
-        return cast(Tensor, module._buffers[local] if found is None else found)
+        return tensor_of(self._owners, name)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Slices for one forward pass: differentiable ones in training, remembered ones otherwise."""

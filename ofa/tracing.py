@@ -89,6 +89,7 @@ class Trace:
     kernels: list[Kernel] = field(default_factory=list)
     calls: list[ModuleCall] = field(default_factory=list)
     ran: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)  # rules that failed, and how
     batch: int = 1
 
 

@@ -127,7 +127,7 @@ names = collections.defaultdict(list)
 for name, module in list(sys.modules.items()):
     if os.path.isabs(getattr(module, "__file__", None) or ""):
         names[os.path.realpath(module.__file__)].append(name)
-own = {path: found for path, found in names.items() if path.startswith(sys.argv[1])}
+own = {path: found for path, found in names.items() if path.startswith(sys.argv[1]) and "site-packages" not in path}
 print(len(own), [name for name in sys.modules if name.partition(".")[0] in ("search", "train", "conf")],
       [found for found in own.values() if len(found) > 1])
 """
