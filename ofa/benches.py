@@ -37,9 +37,9 @@ class Benches:
         yield self.full
 
     def others(self) -> Iterator[Bench]:
-        """What is tried where a choice moves no output: all weights random, then outputs inside the network."""
+        """What is tried where a choice moves no output: all weights random, then outputs inside that network."""
         yield self.shuffled
-        yield self.within
+        yield self.within(self.shuffled)
 
     @cached_property
     def full(self) -> Bench:
@@ -55,10 +55,9 @@ class Benches:
         bench = self._bench([self.full.examples], cheap=False, everything=True)
         return bench or self.full
 
-    @cached_property
-    def within(self) -> Bench:
-        """The outputs of every module of the network, too."""
-        return Bench(self.full.network, self.full.examples, inside=True)
+    def within(self, bench: Bench) -> Bench:
+        """The outputs of every module of a network, too."""
+        return Bench(bench.network, bench.examples, bench.cheap, inside=True)
 
     @cached_property
     def plain(self) -> Bench:

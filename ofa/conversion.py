@@ -29,6 +29,7 @@ from ofa.tracing import Trace
 
 FEW = 20  # choices of which four options are paired; of more, the ends and what lies between in turn
 ROUNDS = 3  # of tying groups that fail alone
+SPARSE = 6  # a row of so many shows what holds only where all sizes change alike
 Pair = tuple[IntArray, IntArray]
 
 
@@ -93,13 +94,16 @@ class Converter:
         self.memory: dict[tuple[str, str], Any] = {}
 
     def run(self) -> Conversion:
-        """Ties that help at the smallest subnet first, then those that help where all rows are compared."""
+        """Ties that help in a few subnets first, then those that help where all rows are compared."""
         self.tying = False
+        tried: set[frozenset[str]] = set()
         tied, best = list[Pair](), self.attempt((), whole=False)
         for whole in (False, True):
-            best = self.attempt(tied, whole) if whole else best
+            best = self.attempt(tied, whole, best.failures) if whole else best
             for _ in range(ROUNDS):
-                ties = candidates(best.flow, best.groups, best.failures)
+                known = (names := frozenset(best.failures)) in tried
+                ties = [] if known else candidates(best.flow, best.groups, best.failures)
+                tried.add(names)
                 self.tying |= bool(ties)
                 found = self.attempt((*tied, *ties), whole) if ties else best
                 if found.elastic <= best.elastic:
@@ -115,8 +119,11 @@ class Converter:
         stages = [stage for stage in self.stages if stage.name in named]
         return replace(found, offers=[*found.offers, *sparsity_offers(sparse, stages)], sparse=sparse, dense=dense)
 
-    def attempt(self, ties: Sequence[Pair], whole: bool) -> Conversion:
-        """Group with these ties, and prove; only that a few subnets run where it is not the whole proof."""
+    def attempt(self, ties: Sequence[Pair], whole: bool, failures: Mapping[str, str] | None = None) -> Conversion:
+        """Group with these ties, and prove; only that a few subnets run where it is not the whole proof.
+
+        `failures` are known from an earlier attempt with the same ties.
+        """
         before = len(self.flow.labels.pairs)
         self.flow.labels.pairs.extend(ties)
         groups = find_groups(self.flow, self._stays)
@@ -126,6 +133,7 @@ class Converter:
         bindings.recall(self.memory)
         offers = make_offers(self.flow, groups, self.stages, self.config)
         proof = Proof(groups, self.stages, self.flow.parameters, bindings, self.progress)
+        proof.failures |= failures or {}
         points = self._points(offers, groups, whole)
         if whole and self.config.proof != "off":
             self._prove(proof, points)
@@ -142,7 +150,7 @@ class Converter:
 
     def _prove(self, proof: Proof, points: Sequence[Point]) -> None:
         """Compare each part where it moves the output: as many as possible on one bench, the others on the next."""
-        pending = proof.parts(points[0])
+        pending = proof.good(proof.parts(points[0]))
         bench, moving = self._suited(proof, pending, points[0])
         proof.run(points, bench, moving)
         if bench.cheap:
@@ -159,24 +167,26 @@ class Converter:
             proof.groups.unbraid(index)
 
     def _suited(self, proof: Proof, parts: Sequence[Part], smallest: Point) -> tuple[Bench, Sequence[Part]]:
-        """The smallest examples on which every part moves the output, or those on which most do."""
+        """The smallest examples on which every part moves the output, or those on which most do, there or inside."""
         best: tuple[Bench, Sequence[Part]] | None = None
         for bench in self.benches.sizes():
             moving = proof.moving(bench, parts, smallest)
             if best is None or len(moving) > len(best[1]):
                 best = bench, moving
             if len(moving) == len(parts):
-                break
+                return best
         assert best is not None
-        return best
+        within = self.benches.within(best[0])
+        moving = proof.moving(within, parts, smallest)
+        return (within, moving) if len(moving) > len(best[1]) else best
 
     def _points(self, offers: Sequence[Offer], groups: Groups, whole: bool) -> list[Point]:
         """Where to compare: the smallest subnet, the same with all blocks (one that is skipped hides its own widths),
-        and for the whole proof rows in which all pairs of options occur."""
+        and rows in which all pairs of options occur; a few of those where it is not the whole proof."""
         counts = [1 if offer.choice.kind == "resolution" else len(offer.choice.options) for offer in offers]
         rows = covering_array(counts, levels=4 if len(counts) <= FEW else 3)
         deep = np.where([offer.choice.kind == "depth" for offer in offers], np.array(counts, dtype=np.int64) - 1, 0)
-        rows = rows[1:] if self.config.proof == "full" and (whole or self.tying) else rows[:0]
+        rows = rows[1 :: 1 if whole or self.tying else SPARSE] if self.config.proof == "full" else rows[:0]
         return [decode(offers, groups, self.stages, row) for row in (0 * deep, deep, *rows)]
 
 

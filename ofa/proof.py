@@ -6,6 +6,7 @@ a row that fails is halved until the part that is to blame is known.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,14 +83,14 @@ class Proof:
         """
         self.bench, self.against_zeroed = bench, zeroed
         row, again = 0, len(self.groups.groups)
-        while row < len(points) and self._good(sensitive):
+        while row < len(points) and self.good(sensitive):
             self.progress(row + 1, len(points))
-            reason = self._at(points[row], self._good(sensitive), row)
+            reason = self._at(points[row], self.good(sensitive), row)
             if reason is None:
                 row += 1
-            elif self._blame(points[row], self._good(sensitive), row, mend=again > 0):
+            elif self._blame(points[row], self.good(sensitive), row, mend=again > 0):
                 row, again = 0, again - 1  # attributes follow otherwise now: all rows again
-        for part in self._good(sensitive):
+        for part in self.good(sensitive):
             permuted = part[0] == "group" and part[1] in self.permuted
             inside = ", inside the network" if bench.inside else ""
             way = "permuted" if permuted else f"sliced = zeroed{inside}" if zeroed else "sliced = extracted"
@@ -97,40 +98,54 @@ class Proof:
 
     def unshown(self, parts: Sequence[Part], keep: bool) -> None:
         """Parts that move no output, whatever was tried: they are frozen, or kept and said to be so."""
-        for part in self._good(parts):
+        for part in self.good(parts):
             name = self.name(part)
             self.ways[name] = "not shown"
             if not keep:
                 most = self.moved.get(name, 0.0)
                 self.failures[name] = f"not shown: without it the output moves by {most:.0e} (relative) at most"
 
-    def _good(self, parts: Sequence[Part]) -> list[Part]:
+    def good(self, parts: Sequence[Part]) -> list[Part]:
+        """Those of some parts that have not failed."""
         return [part for part in parts if self.name(part) not in self.failures]
 
     def _blame(self, point: Point, good: list[Part], row: int, mend: bool) -> bool:
-        """Find the part without which a row holds, by halving, and mend or fail it; whether it was mended."""
+        """Find the part without which a row holds, by halving, and mend or fail it; whether it was mended.
+
+        What has the same name in other blocks often fails for the same reason, and is looked at next.
+        """
+        extracted = row == 0 and self._at(point, good, row, extracted=False) is None
         low, high = 0, len(good)  # good[:low] holds, good[:high] fails
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._at(point, good[:middle], row) is None else (low, middle)
+            holds = self._at(point, good[:middle], row, extracted) is None
+            low, high = (middle, high) if holds else (low, middle)
         part = good[high - 1]
-        alone = self._at(point, [part], row)
-        if alone is None:
-            reason = self._at(point, good[:high], row)
+        if self._at(point, [part], row, extracted) is None:
+            reason = self._at(point, good[:high], row, extracted)
             self.failures[self.name(part)] = f"holds alone, not with the others: {reason}"
-        elif part[0] == "group" and (
-            self._bound_otherwise(part, point, good[: high - 1]) or self._shown_permuted(part, point)
-        ):
-            return True
-        else:
-            self.failures[self.name(part)] = alone
+            return False
+        name = self.like(part)
+        for other in (part, *(p for p in good if p != part and self.like(p) == name)):
+            alone = self._at(point, [other], row, extracted)
+            if alone is not None and mend and self._mended(other, point, good[: high - 1]):
+                return True
+            if alone is not None:
+                self.failures[self.name(other)] = alone
         return False
+
+    def _mended(self, part: Part, point: Point, good: Sequence[Part]) -> bool:
+        return part[0] == "group" and (self._bound_otherwise(part, point, good) or self._shown_permuted(part, point))
+
+    def like(self, part: Part) -> str:
+        """A part's name without the numbers of its block."""
+        return re.sub(r"\d+", "#", self.name(part))
 
     def _bound_otherwise(self, part: Part, point: Point, good: Sequence[Part]) -> bool:
         """Let attributes follow a group otherwise, where what that touches still holds alone; and its like as well."""
-        for touched in self.bindings.alternatives(part[1]) if part[0] == "group" else ():
+        for touched in self.bindings.alternatives(part[1]):
             others = [p for p in good if p[0] == "group" and p[1] in touched]
-            if all(self._at(point, [p]) is None for p in (part, *others)):
+            if all(self._at(point, [p], extracted=False) is None for p in (part, *others)):
                 self.bindings.keep()
                 return True
         return False
@@ -163,8 +178,8 @@ class Proof:
 
     # ------------------------------------------------------------ one comparison
 
-    def _at(self, point: Point, parts: Sequence[Part], row: int = 0) -> str | None:
-        """What is wrong when these parts, and no others, are at their sizes in a point.
+    def _at(self, point: Point, parts: Sequence[Part], row: int = 0, extracted: bool = True) -> str | None:
+        """What is wrong when these parts, and no others, are at their sizes in a point; `extracted` in the first row.
 
         In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
         """
@@ -173,7 +188,7 @@ class Proof:
             return None
         plan = self.plan(sizes, depths)
         reason = None if self.against_zeroed else self.running_error(plan)
-        reason = reason or (self.extraction_error(plan) if row == 0 else None)
+        reason = reason or (self.extraction_error(plan) if row == 0 and extracted else None)
         if reason or not self.against_zeroed:
             return reason
         return self.error(plan, sizes, depths, self.mixed if row % 2 else ())
@@ -193,16 +208,19 @@ class Proof:
 
         Groups in `both`, and those that are shown by permutation, are sliced in the zeroed network as well.
         """
-        skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
         try:
             with torch.no_grad():
-                sliced = self.bench.sliced(plan)
-                zeroed = self._zeroed(sizes, skipped, 0.0, both)
-                if not all(bool(t.isfinite().all()) for t in zeroed.values()):
-                    zeroed = self._zeroed(sizes, skipped, ALMOST, both)  # a norm of zeros divides
+                return self.judged(self.bench.sliced(plan), self.reference(sizes, depths, both), "zeroed")
         except DoesNotRun as problem:
             return str(problem)
-        return self.judged(sliced, zeroed, "zeroed")
+
+    def reference(self, sizes: IntArray, depths: IntArray, both: Iterable[int] = ()) -> Outputs:
+        """The outputs of the whole network with zeros in place of what a subnet removes."""
+        skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
+        zeroed = self._zeroed(sizes, skipped, 0.0, both)
+        if all(bool(t.isfinite().all()) for t in zeroed.values()):
+            return zeroed
+        return self._zeroed(sizes, skipped, ALMOST, both)  # a norm of zeros divides
 
     def running_error(self, plan: Plan) -> str | None:
         """What is wrong with a plan's outputs by themselves: they have another shape, or are not finite."""

@@ -99,8 +99,10 @@ def randomised(model: nn.Module, examples: Examples, seed: int = 0, everything: 
 
 
 def randomise(parameter: Tensor, generator: torch.Generator, everything: bool) -> None:
-    """Give a constant parameter random values: scales around one, zeros around zero."""
-    values = torch.rand(parameter.shape, generator=generator)
+    """Give a constant parameter scattered values: scales around one, zeros around zero."""
+    step, start = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    values = (torch.arange(parameter.numel()) * (0.35 + 0.3 * step) + start).remainder(1)  # neighbours differ by 0.35
+    values = values.reshape(parameter.shape)
     first = float(parameter.flatten()[0]) if parameter.numel() else 0.0
     if bool((parameter == first).all()):
         if parameter.numel() > 1 or abs(first) < 1e-3:
@@ -108,7 +110,8 @@ def randomise(parameter: Tensor, generator: torch.Generator, everything: bool) -
             if parameter.numel() == 1:
                 parameter.fill_(0.5)
     elif everything and parameter.ndim > 1:
-        parameter.copy_((values - 0.5).to(parameter) * parameter.std() * math.sqrt(12))
+        noise = torch.rand(parameter.shape, generator=generator) - 0.5
+        parameter.copy_(noise.to(parameter) * parameter.std() * math.sqrt(12))
 
 
 class Fitting(TorchDispatchMode):
