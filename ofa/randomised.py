@@ -22,7 +22,7 @@ from ofa.slicing import duplicate
 
 WANTED = (0.2, 5.0)  # standard deviation over positions and examples that a contraction's output may keep
 LARGEST = 3.0  # root mean square that rescaling goes up to: sigmoids behind it must not saturate
-EDGES = (64, 96, 128, 160, 192)  # of small images
+SLIGHT = 1e-2  # largest value of parameters that are as good as zero
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,27 @@ def randomised(model: nn.Module, examples: Examples, seed: int = 0, everything: 
 
 
 def randomise(parameter: Tensor, generator: torch.Generator, everything: bool) -> None:
-    """Give a constant parameter scattered values: scales around one, zeros around zero."""
-    step, start = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-    values = (torch.arange(parameter.numel()) * (0.35 + 0.3 * step) + start).remainder(1)  # neighbours differ by 0.35
-    values = values.reshape(parameter.shape)
+    """Give a parameter that is constant, or next to zero, scattered values: scales around one, zeros around zero."""
     first = float(parameter.flatten()[0]) if parameter.numel() else 0.0
-    if bool((parameter == first).all()):
-        if parameter.numel() > 1 or abs(first) < 1e-3:
-            parameter.copy_((values + 0.5 if abs(first) > 1e-8 else values * 0.5 - 0.2).to(parameter))
-            if parameter.numel() == 1:
-                parameter.fill_(0.5)
+    constant = bool((parameter == first).all())
+    if parameter.numel() == 1 and abs(first) < SLIGHT:
+        parameter.fill_(0.5)
+    elif parameter.numel() > 1 and (constant or float(parameter.abs().max()) < SLIGHT):
+        scale = constant and abs(first) > 1e-8
+        values = scattered(parameter.shape, generator)
+        parameter.copy_((values + 0.5 if scale else values * 0.5 - 0.2).to(parameter))
     elif everything and parameter.ndim > 1:
         noise = torch.rand(parameter.shape, generator=generator) - 0.5
         parameter.copy_(noise.to(parameter) * parameter.std() * math.sqrt(12))
+
+
+def scattered(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Values in [0, 1); those of vectors lie on a lattice on which neighbours differ by 0.35 at least."""
+    if math.prod(shape) > max(shape):
+        return torch.rand(shape, generator=generator)
+    step, start = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    places = torch.arange(max(shape), dtype=torch.float64)
+    return torch.remainder(places * (0.35 + 0.3 * step) + start, 1).reshape(shape)
 
 
 class Fitting(TorchDispatchMode):

@@ -50,9 +50,11 @@ def smallest_torchvision() -> dict[str, str]:
     return {family: name for family, (_, name) in found.items()}
 
 
-def quiet(name: str) -> dict[str, bool]:
-    """GoogLeNet and Inception warn unless told how to start."""
-    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+def quiet(name: str) -> dict[str, bool | None]:
+    """GoogLeNet and Inception warn unless told how to start; detection networks would download a backbone."""
+    if name in ("googlenet", "inception_v3"):
+        return {"init_weights": False}
+    return {"weights_backbone": None} if name in torchvision.models.list_models(torchvision.models.detection) else {}
 
 
 def build(family: str, name: str) -> tuple[nn.Module, torch.Tensor]:

@@ -19,7 +19,7 @@ DIVISOR = 8  # by which sizes are off
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake of a `kind` at a place: in the plan of a subnet, or in the labels that plans and zeros are made from."""
+    """A mistake of a `kind` at a place: in a subnet's plan, or in the labels that plans and zeros are made from."""
 
     kind: str
     where: str

@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ofa.train.zoo import timm  # noqa: F401, I001  (first: timm without the tracker that it imports along)
+from ofa.train.zoo import timm  # noqa: I001  (first: timm without the tracker that it imports along)
 import torch
 import torchvision
 from torch import nn
