@@ -69,6 +69,7 @@ class Bindings:
             for rows in options
         ]
         self.learned: dict[tuple[type, str], int | None] = {}
+        self.settled: set[int] = set()
         self.hopeless: set[frozenset[tuple[type, str]]] = set()
 
     def changes(self, sizes: IntArray) -> list[Change]:
@@ -129,18 +130,20 @@ class Bindings:
             self._within(mine, start)
             if self.chosen == start:
                 continue
-            self._trial = {self.names[n]: self.chosen[n] for n in mine}
+            self._mine, self._trial = mine, {self.names[n]: self.chosen[n] for n in mine}
             yield set().union(*(self.touched[n] for n in mine if self.chosen[n] != start[n])) - {group}
         self.chosen = start
         self.hopeless.add(family)
 
     def keep(self) -> None:
-        """The alternative at hand holds: attributes of the same names follow the same way wherever they can."""
+        """The alternative at hand holds: attributes of the same names, with as many options, follow the same way, but
+        for those that were settled before."""
         self.learned.update(self._trial)
+        self.settled |= set(self._mine)
+        alike = {(self.names[n], len(self.options[n])): self.chosen[n] for n in self._mine}
         for n, options in enumerate(self.options):
-            i = self._trial.get(self.names[n], self.chosen[n])
-            if i is None or i < len(options):
-                self.chosen[n] = i
+            if n not in self.settled:
+                self.chosen[n] = alike.get((self.names[n], len(options)), self.chosen[n])
 
     def _within(self, mine: Sequence[int], start: Sequence[int | None]) -> None:
         for n in mine:

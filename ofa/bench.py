@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ofa.extraction import reduced
 from ofa.holders import with_containers
 from ofa.randomised import Examples
-from ofa.reference import Surviving, skipping
+from ofa.reference import skipping, surviving
 from ofa.slicing import Change, Owners, Plan, find_modules, find_owners, installed, take
 from ofa.tracing import evaluating
 
@@ -88,7 +88,7 @@ class Bench:
 
         With `mixing`, statistics over channels leave out those that are zero.
         """
-        statistics: Any = Surviving() if mixing else contextlib.nullcontext()
+        statistics: Any = surviving() if mixing else contextlib.nullcontext()
         with installed(self.modules, self.owners, tensors, changes, ()), skipping(self.modules, skipped), statistics:
             return self.outputs(self.network)
 

@@ -1,4 +1,4 @@
-"""The benches that a proof may use, cheapest first: small images, the given size, other weights, outputs inside."""
+"""The benches that a proof may use, cheapest first: small images, the given size, larger ones, other weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ofa.bench import Bench, DoesNotRun
-from ofa.randomised import Examples, randomised, shrunk, varied
+from ofa.randomised import Examples, randomised, resized, varied
 
 EDGES = (64, 96, 128, 160, 192)  # of small images, in pixels
 SMALL, MOST = 2, 8  # variants of an example: of small images, and at most
+LARGER = 2  # times the size of the images that were given
 ELEMENTS = 40_000  # of all variants of other inputs together
 
 
@@ -22,22 +23,27 @@ class Benches:
 
     def __init__(self, model: nn.Module, examples: Examples) -> None:
         self.model, self.examples = model, few(examples)
-        edge = max((min(t.shape[2:]) for t in examples.leaves() if t.ndim == 4 and t.is_floating_point()), default=0)
-        self.edges = [e for e in EDGES if e < edge]
+        images = [t for t in examples.leaves() if t.ndim == 4 and t.is_floating_point()]
+        self.edge = max((min(t.shape[2:]) for t in images), default=0)
+        self.edges = [e for e in EDGES if e < self.edge]
         self._small: dict[int, Bench | None] = {}
 
     def sizes(self) -> Iterator[Bench]:
         """Randomised networks on images of growing size, at last on those that were given."""
         for edge in self.edges:
             if edge not in self._small:
-                self._small[edge] = self._bench([several(shrunk(self.examples, edge), SMALL)], cheap=True)
+                self._small[edge] = self._bench([several(resized(self.examples, edge), SMALL)], cheap=True)
             bench = self._small[edge]
             if bench is not None:
                 yield bench
         yield self.full
 
     def others(self) -> Iterator[Bench]:
-        """What is tried where a choice moves no output: all weights random, then outputs inside that network."""
+        """What is tried where a choice moves no output: larger images (the border of a kernel may lie outside of small
+        ones), all weights random, then outputs inside that network."""
+        if self.edge:
+            larger = self._bench([resized(self.examples, LARGER * self.edge)], cheap=False)
+            yield from [larger] if larger else []
         yield self.shuffled
         yield self.within(self.shuffled)
 

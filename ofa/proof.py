@@ -26,6 +26,7 @@ TOLERANCE = 1e-4
 MOVES = 100 * TOLERANCE  # what removing a choice's units must change, relative to the output's largest value
 DOUBTFUL = 1.5 * MOVES  # estimates below are measured
 ALMOST = 1e-12  # as good as zero, and with a square that is not
+NOT_SHOWN = "not shown"
 OTHER_SHAPE, NOT_FINITE = "the smaller network's output has another shape", "the smaller network's output is not finite"
 Part = tuple[str, int]  # ("group" or "stage", its number)
 Progress = Callable[[int, int], None]  # how many of how many checks of a round are done
@@ -100,10 +101,10 @@ class Proof:
         """Parts that move no output, whatever was tried: they are frozen, or kept and said to be so."""
         for part in self.good(parts):
             name = self.name(part)
-            self.ways[name] = "not shown"
+            self.ways[name] = NOT_SHOWN
             if not keep:
                 most = self.moved.get(name, 0.0)
-                self.failures[name] = f"not shown: without it the output moves by {most:.0e} (relative) at most"
+                self.failures[name] = f"{NOT_SHOWN}: without it the output moves by {most:.0e} (relative) at most"
 
     def good(self, parts: Sequence[Part]) -> list[Part]:
         """Those of some parts that have not failed."""
@@ -135,7 +136,23 @@ class Proof:
         return False
 
     def _mended(self, part: Part, point: Point, good: Sequence[Part]) -> bool:
-        return part[0] == "group" and (self._bound_otherwise(part, point, good) or self._shown_permuted(part, point))
+        """Whether a part holds otherwise: attributes follow it in another way, a statistic over its units is taken over
+        those that are left, or it is shown by permutation."""
+        return part[0] == "group" and (
+            self._bound_otherwise(part, point, good)
+            or self._shown_mixed(part, point)
+            or self._shown_permuted(part, point)
+        )
+
+    def _shown_mixed(self, part: Part, point: Point) -> bool:
+        """Whether a group holds if the whole network counts only units that are left (attention's default scale)."""
+        if part[1] in self.mixed or not self.against_zeroed:
+            return False
+        self.mixed.append(part[1])
+        if self._at(point, [part]) is None:
+            return True
+        self.mixed.remove(part[1])
+        return False
 
     def like(self, part: Part) -> str:
         """A part's name without the numbers of its block."""
@@ -152,13 +169,8 @@ class Proof:
 
     def _shown_permuted(self, part: Part, point: Point) -> bool:
         """Whether a group that a statistic mixes holds another way: its units change places and nothing changes."""
-        kind, group = part
-        if (
-            kind != "group"
-            or group not in self.mixed
-            or group in self.permuted
-            or self.permutation_error(group) is not None
-        ):
+        group = part[1]
+        if group not in self.mixed or group in self.permuted or self.permutation_error(group) is not None:
             return False
         self.permuted.add(group)
         return self._at(point, [part]) is None

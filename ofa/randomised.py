@@ -73,17 +73,17 @@ def variant(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return tensor.flatten()[order].reshape(tensor.shape)
 
 
-def shrunk(examples: Examples, edge: int) -> Examples:
+def resized(examples: Examples, edge: int) -> Examples:
     """Images (four dimensions) whose longer edge has so many pixels."""
     longest = max((max(t.shape[2:]) for t in examples.leaves() if t.ndim == 4), default=0)
 
-    def smaller(tensor: Tensor) -> Tensor:
+    def other(tensor: Tensor) -> Tensor:
         if tensor.ndim != 4 or not tensor.is_floating_point():
             return tensor
         size = [max(1, round(n * edge / longest)) for n in tensor.shape[2:]]
         return F.interpolate(tensor, size=size, mode="nearest")
 
-    return examples.mapped(smaller)
+    return examples.mapped(other)
 
 
 def randomised(model: nn.Module, examples: Examples, seed: int = 0, everything: bool = False) -> nn.Module:

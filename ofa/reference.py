@@ -1,7 +1,8 @@
 """What a smaller network is compared with: the whole one, in which everything that is removed is zero.
 
 Where a statistic is taken over channels (LayerNorm, a mean, a softmax over them), zeros would count: there the removed
-channels, which are zero everywhere, are left out, and what is left is computed by the same operator.
+channels, which are zero everywhere, are left out, and what is left is computed by the same operator. Attention that is
+scaled by the size of its heads takes the size that is left.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 NORMS = ("native_layer_norm", "_fused_rms_norm")
@@ -34,6 +37,25 @@ def skipping(modules: Mapping[str, nn.Module], blocks: Sequence[str]) -> Iterato
 def first(value: Any, *_: Any, **__: Any) -> Any:
     """A block without an effect."""
     return value
+
+
+@contextlib.contextmanager
+def surviving() -> Iterator[None]:
+    """Statistics over channels, and scales by their number, leave out those that are zero everywhere."""
+    with Scales(), Surviving():
+        yield
+
+
+class Scales(TorchFunctionMode):
+    """Attention without a scale of its own is scaled by the channels that are not zero."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention and kwargs.get("scale") is None:
+            query = args[0] if args else kwargs["query"]
+            kept = alive(query, -1)
+            kwargs["scale"] = (query.shape[-1] if kept is None else len(kept)) ** -0.5
+        return func(*args, **kwargs)
 
 
 class Surviving(TorchDispatchMode):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from ofa.arrays import FloatArray
 from ofa.conversion import Conversion
 from ofa.depth import skipped_by
+from ofa.proof import NOT_SHOWN
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,28 @@ class Layer:
 
 @dataclass(frozen=True)
 class Elastic:
-    """One choice: its options, the layers that follow it, and the importance (L1) of its weakest and strongest unit."""
+    """One choice: its options, the layers that follow it, and the importance (L1) of its weakest and strongest unit.
+
+    `way` says how it was shown that the options are right (sliced = zeroed, permuted, sliced = extracted; inside the
+    network, or not shown), `moved` by how much the output changes without what the smallest option removes, relative to
+    its largest value: a comparison of what moves nothing could not fail.
+    """
 
     name: str
     kind: str
     options: tuple[int | str, ...]
     layers: tuple[str, ...]
     importance: tuple[float, float] | None
+    way: str = ""
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
     """Every choice and every layer of a supernet; `error` is the proof's largest relative difference.
 
-    `ranges` are the (smallest, largest) subnet's costs by name: macs, params, peak_bytes.
+    `ranges` are the (smallest, largest) subnet's costs by name: macs, params, peak_bytes. `notes` are faults of the
+    engine's own that were met: rules of operators that failed, and froze what they touched.
     """
 
     elastic: tuple[Elastic, ...]
@@ -50,6 +60,7 @@ class Report:
     space_size: int
     error: float
     ranges: Mapping[str, tuple[float, float]]
+    notes: tuple[str, ...] = ()
 
     @property
     def elastic_share(self) -> float:
@@ -61,6 +72,16 @@ class Report:
     def summary(self) -> str:
         share = f"{self.elastic_share:.0%} of the parameters elastic"
         return f"{len(self.elastic)} choices, {self.space_size:.3g} subnets, {share}"
+
+    @property
+    def shown(self) -> str:
+        """How many choices were shown in which way, and the least that one of them moves the output."""
+        ways = Counter(row.way for row in self.elastic if row.way)
+        least = min((row.moved for row in self.elastic if row.moved is not None and row.way != NOT_SHOWN), default=None)
+        counts = ", ".join(
+            f"{number} by {way}" if way != NOT_SHOWN else f"{number} {way}" for way, number in ways.items()
+        )
+        return f"shown: {counts}" + (f"; each moves the output by {least:.1g} of its range at least" if least else "")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -82,11 +103,14 @@ class Report:
         from rich.table import Table
 
         costs = ", ".join(f"{name} {low:,.0f} to {high:,.0f}" for name, (low, high) in self.ranges.items())
-        choices = Table("choice", "options", "layers", "importance", title=f"{self.summary}\n{costs}")
+        choices = Table(title="\n".join((self.summary, costs, self.shown, *self.notes)))
+        choices.add_column("choice", no_wrap=True)
+        for column in ("options", "layers", "moves"):
+            choices.add_column(column, overflow="fold")
         for row in self.elastic:
-            spread = "" if row.importance is None else "{:.2f} to {:.2f}".format(*row.importance)
-            more = f" and {len(row.layers) - 4} more" if len(row.layers) > 4 else ""
-            choices.add_row(row.name, ", ".join(map(str, row.options)), ", ".join(row.layers[:4]) + more, spread)
+            moved = "" if row.moved is None else f"{row.moved:.1g}"
+            more = f" and {len(row.layers) - 2} more" if len(row.layers) > 2 else ""
+            choices.add_row(row.name, ", ".join(map(str, row.options)), ", ".join(row.layers[:2]) + more, moved)
         frozen = Table("layer", "type", "params", "stays because", title="layers that stay as they are")
         for layer in self.layers:
             if not layer.choices:
@@ -127,7 +151,11 @@ def make_report(
         values = [float(v) for g in offer.sizes for v in scores[g]] if offer.choice.kind == "width" else []
         spread = (min(values), max(values)) if values else None
         choice = offer.choice
-        rows.append(Elastic(choice.name, choice.kind, choice.options, tuple(dict.fromkeys(layers)), spread))
+        parts = [groups.groups[g].name for g in offer.sizes] or [choice.name]
+        way = ", ".join(dict.fromkeys(found.ways[part] for part in parts if part in found.ways))
+        moved = min((found.moved[part] for part in parts if part in found.moved), default=None)
+        layers = tuple(dict.fromkeys(layers))
+        rows.append(Elastic(choice.name, choice.kind, choice.options, layers, spread, way, moved))
     return tuple(rows), tuple(layer_rows(model, found, decides))
 
 

@@ -96,8 +96,8 @@ class Supernet(nn.Module):
         self.transforms = KernelTransforms(edges) if config.kernel_transform else None
         flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
         self._prices = Prices.of(self.model, flows, found)
-        self.report = self._report(found)
         self.activate(self.space.largest)
+        self.report = self._report(found)
 
     # ------------------------------------------------------------ subnets
 
@@ -247,7 +247,14 @@ class Supernet(nn.Module):
         elastic, layers = make_report(self.model, found, scores)
         small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
         ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}
-        return Report(elastic, layers, self.space.size, found.error, ranges)
+        return Report(
+            elastic, layers, self.space.size, found.error, ranges, (*found.flow.faults, *self._miscounted(small))
+        )
+
+    def _miscounted(self, cost: Cost) -> list[str]:
+        """What is wrong with the cost of the smallest subnet: its network, extracted, has other parameters."""
+        params = sum(p.numel() for p in self.extract(self.space.smallest).parameters())
+        return [] if params == cost.params else [f"the smallest subnet has {params:,} parameters, not {cost.params:,}"]
 
     # ------------------------------------------------------------ identity
 
