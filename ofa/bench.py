@@ -19,8 +19,7 @@ from ofa.extraction import reduced
 from ofa.holders import with_containers
 from ofa.randomised import Examples
 from ofa.reference import skipping, surviving
-from ofa.slicing import Change, Owners, Plan, find_modules, find_owners, installed, take
-from ofa.tracing import evaluating
+from ofa.slicing import Change, Index, Owners, Plan, find_modules, find_owners, installed, take
 
 Outputs = dict[str, Tensor]
 """Floating tensors by where they came out: of the network, `output 0`, or of a call of a module, `head:0 0`."""
@@ -51,15 +50,19 @@ class Bench:
     def __post_init__(self) -> None:
         self.modules = find_modules(self.network)
         self.owners = with_containers(self.network, find_owners(self.network))
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[str, tuple[Tensor, Sequence[Index]]] = {}
         self.tensors = dict((*self.network.named_parameters(), *self.network.named_buffers()))
 
-    def masked(self, name: str, mask: Tensor) -> Tensor:
-        """A tensor times a mask, in memory of this bench's that the next call writes again."""
+    def masked(self, name: str, kept: Sequence[Index]) -> Tensor:
+        """A tensor with zeros where an index keeps nothing, in memory that the next call writes again."""
         tensor = self.tensors[name].detach()
         if name not in self._memory:
-            self._memory[name] = torch.empty_like(tensor)
-        return torch.mul(tensor, mask, out=self._memory[name])
+            self._memory[name] = torch.zeros_like(tensor), ()
+        memory, before = self._memory[name]
+        self._memory[name] = memory, kept
+        take(memory, before).zero_()
+        take(memory, kept).copy_(take(tensor, kept))
+        return memory
 
     def whole(self) -> Outputs:
         """The outputs of the network as it is."""
@@ -93,7 +96,7 @@ class Bench:
             return self.outputs(self.network)
 
     def outputs(self, model: nn.Module) -> Outputs:
-        """Run a network of these modules in evaluation mode; always with the same random numbers.
+        """Run a network of these modules; always with the same random numbers.
 
         Raises:
             DoesNotRun: its code fails.
@@ -110,7 +113,7 @@ class Bench:
 
         hooks = [m.register_forward_hook(noting(note, n)) for n, m in model.named_modules() if n and self.inside]
         try:
-            with evaluating(model), torch.random.fork_rng(devices=[]), watch, own_errors():
+            with torch.random.fork_rng(devices=[]), watch, own_errors():
                 torch.manual_seed(0)
                 output = model(*self.examples.args, **self.examples.kwargs)
         finally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ofa.bench import Bench, DoesNotRun
 from ofa.randomised import Examples, randomised, resized, varied
+from ofa.slicing import duplicate
 
 EDGES = (64, 96, 128, 160, 192)  # of small images, in pixels
 SMALL, MOST = 2, 8  # variants of an example: of small images, and at most
@@ -22,7 +23,7 @@ class Benches:
     """Makes benches of a network on demand, each once."""
 
     def __init__(self, model: nn.Module, examples: Examples) -> None:
-        self.model, self.examples = model, few(examples)
+        self.model, self.examples = duplicate(model).eval(), few(examples)
         images = [t for t in examples.leaves() if t.ndim == 4 and t.is_floating_point()]
         self.edge = max((min(t.shape[2:]) for t in images), default=0)
         self.edges = [e for e in EDGES if e < self.edge]

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ofa.arrays import IntArray
+from ofa.arrays import BoolArray, IntArray
 from ofa.attributes import Bindings
 from ofa.bench import Bench, DoesNotRun, Outputs, distance
 from ofa.depth import Stage
 from ofa.groups import Groups
-from ofa.slicing import Plan, Slicer, make_plan, permute, take
+from ofa.slicing import Plan, Slicer, as_index, make_plan, permute, take
 
 TOLERANCE = 1e-4
 MOVES = 100 * TOLERANCE  # what removing a choice's units must change, relative to the output's largest value
@@ -285,18 +285,22 @@ class Proof:
     def _with_zeros(self, name: str, sizes: IntArray, zero: float) -> Tensor:
         """A tensor in which the places of all removed units are zero, along every dimension."""
         tensor = self.bench.tensors[name].detach()
+        rows = [None if v is None else self._kept(name, d, v, sizes) for d, v in enumerate(self.vectors[name])]
+        kept = [None if row is None else as_index(row) for row in rows]
+        if zero == 0 and all(i is None or isinstance(i, slice) for i in kept):
+            return self.bench.masked(name, kept)
         mask = torch.ones([1] * tensor.ndim, dtype=torch.bool)
-        for dim, vector in enumerate(self.vectors[name]):
-            if vector is not None:
-                labels = self.groups.labels_along(name, dim, vector)  # (blocks of rows, places)
-                kept = torch.from_numpy(self.groups.kept(labels, sizes))
-                if not kept.all():
-                    shape = [n if d == dim else 1 for d, n in enumerate(tensor.shape)]
-                    if len(kept) > 1:
-                        kept, shape[0] = kept.repeat_interleave(len(tensor) // len(kept), dim=0), len(tensor)
-                    mask = mask & kept.reshape(shape)
-        mask = mask.to(tensor.device)
-        return self.bench.masked(name, mask) if zero == 0 else tensor.where(mask, zero)
+        for dim, row in enumerate(rows):
+            if row is not None:
+                shape = [n if d == dim else 1 for d, n in enumerate(tensor.shape)]
+                if len(row) > 1:
+                    row, shape[0] = row.repeat(len(tensor) // len(row), axis=0), len(tensor)
+                mask = mask & torch.from_numpy(row).reshape(shape)
+        return tensor.where(mask.to(tensor.device), zero)
+
+    def _kept(self, name: str, dim: int, vector: IntArray, sizes: IntArray) -> BoolArray:
+        """Which places of a dimension stay, (blocks of rows, places)."""
+        return self.groups.kept(self.groups.labels_along(name, dim, vector), sizes)
 
     def permutation_error(self, group: int) -> str | None:
         """What is wrong when the units of a group change places everywhere in the whole network; None: nothing."""

@@ -1,0 +1,73 @@
+"""Time conversions with their proofs, in forward passes' time, beside those of another checkout.
+
+python experiments/speed/conversion.py [--beside CHECKOUT] [--rounds 3] [NAME…]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parent / "conversion.csv"
+NAMES = ("resnet50", "densenet121", "mobilenetv2_100", "efficientnet_b0", "swin_tiny_patch4_window7_224",
+         "vit_small_patch16_224")  # fmt: skip
+
+ONE = """
+import sys, time
+import timm, torch
+import ofa
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model, x = timm.create_model(sys.argv[1]).eval(), torch.randn(1, 3, 224, 224)
+def seconds(work):
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+with torch.no_grad():
+    model(x)
+    forward = sorted(seconds(lambda: model(x)) for _ in range(9))[4]
+print(forward, seconds(lambda: ofa.Supernet(model, x)))
+"""
+
+
+def measured(root: Path, name: str) -> tuple[float, float]:
+    """Process time of a forward pass, and of a conversion, on one thread of a fresh process."""
+    place = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", ONE, name], env=place, cwd=root, capture_output=True, check=True)
+    forward, conversion = map(float, done.stdout.split()[-2:])
+    return forward, conversion
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--beside", type=Path, help="another checkout, measured in turns")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    for name in options.names:
+        roots = [ROOT, *([options.beside.resolve()] if options.beside else [])]
+        turns = [[measured(root, name) for root in roots] for _ in range(options.rounds)]
+        forward = median(f for turn in turns for f, _ in turn)
+        ours, *others = (median(turn[i][1] for turn in turns) for i in range(len(roots)))
+        flat = [name, *(f"{v:.3g}" for v in (forward, ours, ours / forward))]
+        flat += [f"{v:.3g}" for b in others for v in (b, b / forward, ours / b)]
+        print(*flat, flush=True)
+        write(flat)
+
+
+def write(row: list[str]) -> None:
+    """Keep the rows of other networks."""
+    head = ["model", "forward, s", "conversion, s", "in forward passes", "beside, s", "in forward passes", "ratio"]
+    known = list(csv.reader(RESULTS.read_text().splitlines()))[1:] if RESULTS.exists() else []
+    with RESULTS.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *(r for r in known if r[0] != row[0]), row])
+
+
+if __name__ == "__main__":
+    main()
