@@ -1,6 +1,9 @@
-"""The backbone: the network that the user brings, unwrapped and checked before anything is traced."""
+"""The backbone: the network that the user brings, unwrapped and checked before anything is traced, and its inputs."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -22,3 +25,10 @@ def check_parameters(model: nn.Module) -> None:
             )
         if parameter.is_meta:
             raise ValueError(f"parameter {name!r} is on the meta device: materialise the model before converting it")
+
+
+def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs (a tensor, a tuple of positional ones, a dict of keyword ones) as arguments of a call."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ofa.backbone import as_call
 from ofa.slicing import Change, Owners, Plan, find_modules, installed
 from ofa.tracing import evaluating
 
@@ -44,10 +45,3 @@ def cumulative_statistics(
     if not count:
         raise ValueError("calibration needs at least one batch, got none")
     return statistics
-
-
-def as_call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs (a tensor, a tuple of positional ones, a dict of keyword ones) as arguments of a call."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return (tuple(inputs), {}) if isinstance(inputs, (tuple, list)) else ((inputs,), {})

@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ofa.backbone import unwrapped
-from ofa.calibration import as_call
+from ofa.backbone import as_call, unwrapped
 from ofa.flow import trace
 from ofa.tracing import Product
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ofa.arrays import IntArray
 from ofa.attributes import Binding
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.choices import SpaceConfig
 from ofa.extraction import full_size, reduced
 from ofa.groups import FIXED, Groups

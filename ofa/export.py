@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.tracing import evaluating
 
 

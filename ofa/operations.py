@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ofa import contraction, normalisation
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.flow import slow_attention
 from ofa.operators import RULES
 from ofa.tracing import evaluating

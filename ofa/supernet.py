@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ofa.activations import blockwise
 from ofa.arrays import FloatArray, IntArray
-from ofa.backbone import check_parameters, unwrapped
-from ofa.calibration import as_call, cumulative_statistics
+from ofa.backbone import as_call, check_parameters, unwrapped
+from ofa.calibration import cumulative_statistics
 from ofa.choices import SpaceConfig
 from ofa.conversion import Conversion, Converter, decode
 from ofa.costs import Cost

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.activations import input_name
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.fine_grained import TRANSPOSED, layer_of, weight_of
 from ofa.tracing import evaluating
 

@@ -14,7 +14,7 @@ from patterns import PATTERNS
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.expansion import expanded
 from ofa.export import export_onnx
 

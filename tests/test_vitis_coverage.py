@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from vitis_networks import make
 
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.search.vitis import IterativePruningRunner, OneStepPruningRunner, get_pruning_runner
 
 

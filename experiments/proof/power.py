@@ -130,7 +130,7 @@ class Truth:
     def __init__(self, proof: Recorder, model: nn.Module, example: Any) -> None:
         self.proof = proof
         examples = several(proof.rounds[0][1].examples, 2).mapped(lambda t: t.double() if t.is_floating_point() else t)
-        double = randomised(model, Examples(*ofa.calibration.as_call(example)), seed=7).double()
+        double = randomised(model, Examples(*ofa.backbone.as_call(example)), seed=7).double()
         self.bench = Bench(double, examples, before_selection=proof.rounds[0][1].before_selection)
         self.right: dict[int, Outputs] = {}
 
@@ -180,7 +180,7 @@ def cost_faults(supernet: ofa.Supernet, example: Any, most: int) -> Iterator[tup
 def counted(supernet: ofa.Supernet, subnet: ofa.Subnet, example: Any) -> tuple[int, ...]:
     """MACs, parameters, the peak of activations and all that is written, of the network that is extracted."""
     net = supernet.extract(subnet)
-    cost, flow = complexity(net, example), trace(net, *ofa.calibration.as_call(example))
+    cost, flow = complexity(net, example), trace(net, *ofa.backbone.as_call(example))
     return cost.macs, cost.params, cost.peak_bytes, round(sum(size(term) for term in flow.bytes) / flow.batch)
 
 

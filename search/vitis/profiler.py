@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.complexity import Complexity, complexity
 from ofa.search.objectives import written
 from ofa.search.vitis.runner import console
