@@ -179,10 +179,7 @@ class Proof:
     # ------------------------------------------------------------ one comparison
 
     def _at(self, point: Point, parts: Sequence[Part], row: int = 0, extracted: bool = True) -> str | None:
-        """What is wrong when these parts, and no others, are at their sizes in a point; `extracted` in the first row.
-
-        In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
-        """
+        """What is wrong when these parts, and no others, have a point's sizes; `extracted` in the first row."""
         sizes, depths = self.sized(point, parts)
         if bool((sizes == self.groups.full).all() and (depths == self.deep).all()):
             return None
@@ -191,7 +188,14 @@ class Proof:
         reason = reason or (self.extraction_error(plan) if row == 0 and extracted else None)
         if reason or not self.against_zeroed:
             return reason
-        return self.error(plan, sizes, depths, self.mixed if row % 2 else ())
+        return self.error(plan, sizes, depths, self.on_both_sides(row))
+
+    def on_both_sides(self, row: int) -> Sequence[int]:
+        """In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
+
+        Not in the second row of all: some blocks may run in this one alone.
+        """
+        return self.mixed if row > 1 and row % 2 else ()
 
     def sized(self, point: Point, parts: Sequence[Part]) -> Point:
         """Units and blocks where only some parts have those of a point."""
