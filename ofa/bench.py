@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from ofa.extraction import reduced
 from ofa.flow import slow_attention
 from ofa.holders import with_containers
+from ofa.interruptions import interrupts
 from ofa.randomised import Examples
 from ofa.reference import Surviving, skipping
 from ofa.slicing import Change, Owners, Plan, find_modules, find_owners, installed, take
@@ -160,25 +160,11 @@ def own_errors() -> Iterator[None]:
     """Errors of the network's own code as `DoesNotRun`; want of memory, and what a signal raised, pass through."""
     try:
         yield
-    except (MemoryError, OSError, torch.OutOfMemoryError):
-        raise
     except Exception as problem:
-        if signalled(problem):
+        if interrupts(problem):
             raise
         first = (str(problem).splitlines() or [""])[0][:200]
         raise DoesNotRun(f"the smaller network does not run: {type(problem).__name__}: {first}") from problem
-
-
-def signalled(problem: BaseException) -> bool:
-    """Whether the handler of a signal, such as that of a time-out, raised an exception."""
-    handlers = (signal.getsignal(s) for s in signal.valid_signals())
-    codes = {getattr(handler, "__code__", None) for handler in handlers}
-    trace = problem.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return True
-        trace = trace.tb_next
-    return False
 
 
 class Selections(TorchDispatchMode):

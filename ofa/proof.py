@@ -20,6 +20,7 @@ from ofa.attributes import Bindings
 from ofa.bench import Bench, DoesNotRun, Outputs, distance
 from ofa.depth import Stage
 from ofa.groups import Groups
+from ofa.interruptions import signalled
 from ofa.slicing import Plan, Slicer, make_plan, permute, take
 
 TOLERANCE = 1e-4
@@ -348,7 +349,9 @@ class Proof:
             with torch.enable_grad():
                 outputs = [y for y in self.bench.whole().values() if y.requires_grad]
                 gradients = torch.autograd.grad(projection(outputs), [*tensors.values()], allow_unused=True)
-        except (RuntimeError, DoesNotRun):
+        except (RuntimeError, DoesNotRun) as problem:
+            if signalled(problem):
+                raise
             return {}
         scores = {n: (t * g).detach() for (n, t), g in zip(tensors.items(), gradients, strict=True) if g is not None}
         return {part: self._moved_by(part[1], point[0], scores) for part in parts}
