@@ -21,7 +21,7 @@ class Benches:
     """Makes benches of a network on demand, each once."""
 
     def __init__(self, model: nn.Module, examples: Examples) -> None:
-        self.model, self.examples = model, few(examples)
+        self.model, self.examples = model, fewest(model, examples)
         edge = max((min(t.shape[2:]) for t in examples.leaves() if t.ndim == 4 and t.is_floating_point()), default=0)
         self.edges = [e for e in EDGES if e < edge]
         self._small: dict[int, Bench | None] = {}
@@ -82,6 +82,14 @@ class Benches:
 
 def several(examples: Examples, copies: int) -> Examples:
     return varied(examples, copies, torch.Generator().manual_seed(0))
+
+
+def fewest(model: nn.Module, examples: Examples) -> Examples:
+    """At most two of a batch, if the network runs on them: the first dimension may be another one."""
+    with contextlib.suppress(DoesNotRun), torch.no_grad():
+        Bench(model, few(examples)).whole()
+        return few(examples)
+    return examples
 
 
 def few(examples: Examples) -> Examples:
