@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ofa.extraction import reduced
+from ofa.flow import slow_attention
 from ofa.holders import with_containers
+from ofa.interruptions import interrupts
 from ofa.randomised import Examples
 from ofa.reference import skipping, surviving
 from ofa.slicing import Change, Index, Owners, Plan, find_modules, find_owners, installed, take
@@ -91,9 +92,11 @@ class Bench:
 
         With `mixing`, statistics over channels leave out those that are zero.
         """
-        statistics: Any = surviving() if mixing else contextlib.nullcontext()
-        with installed(self.modules, self.owners, tensors, changes, ()), skipping(self.modules, skipped), statistics:
-            return self.outputs(self.network)
+        with installed(self.modules, self.owners, tensors, changes, ()), skipping(self.modules, skipped):
+            if not mixing:
+                return self.outputs(self.network)
+            with slow_attention(), surviving():  # a fused encoder hides its statistics
+                return self.outputs(self.network)
 
     def outputs(self, model: nn.Module) -> Outputs:
         """Run a network of these modules; always with the same random numbers.
@@ -160,25 +163,11 @@ def own_errors() -> Iterator[None]:
     """Errors of the network's own code as `DoesNotRun`; want of memory, and what a signal raised, pass through."""
     try:
         yield
-    except (MemoryError, OSError, torch.OutOfMemoryError):
-        raise
     except Exception as problem:
-        if signalled(problem):
+        if interrupts(problem):
             raise
         first = (str(problem).splitlines() or [""])[0][:200]
         raise DoesNotRun(f"the smaller network does not run: {type(problem).__name__}: {first}") from problem
-
-
-def signalled(problem: BaseException) -> bool:
-    """Whether the handler of a signal, such as that of a time-out, raised an exception."""
-    handlers = (signal.getsignal(s) for s in signal.valid_signals())
-    codes = {getattr(handler, "__code__", None) for handler in handlers}
-    trace = problem.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code in codes:
-            return True
-        trace = trace.tb_next
-    return False
 
 
 class Selections(TorchDispatchMode):

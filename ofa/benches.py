@@ -23,7 +23,8 @@ class Benches:
     """Makes benches of a network on demand, each once."""
 
     def __init__(self, model: nn.Module, examples: Examples) -> None:
-        self.model, self.examples = duplicate(model).eval(), few(examples)
+        self.model = duplicate(model).eval()
+        self.examples = fewest(self.model, examples)
         images = [t for t in examples.leaves() if t.ndim == 4 and t.is_floating_point()]
         self.edge = max((min(t.shape[2:]) for t in images), default=0)
         self.edges = [e for e in EDGES if e < self.edge]
@@ -89,6 +90,17 @@ class Benches:
 
 def several(examples: Examples, copies: int) -> Examples:
     return varied(examples, copies, torch.Generator().manual_seed(0))
+
+
+def fewest(model: nn.Module, examples: Examples) -> Examples:
+    """At most two of a batch, if the network runs on them: the first dimension may be another one."""
+    smaller = few(examples)
+    if [t.shape for t in smaller.leaves()] == [t.shape for t in examples.leaves()]:
+        return examples
+    with contextlib.suppress(DoesNotRun), torch.no_grad():
+        Bench(model, smaller).whole()
+        return smaller
+    return examples
 
 
 def few(examples: Examples) -> Examples:

@@ -68,7 +68,8 @@ def matrix_product(tracer: Tracer, call: Call, result: Tensor) -> Layers | list[
     "scaled_dot_product_attention"
 )
 def attention(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
-    query, key, value = (tracer.operand(call[name]) for name in ("query", "key", "value"))
+    query, *others = (tracer.operand(call[name]) for name in ("query", "key", "value"))
+    key, value = (for_queries(operand, query) for operand in others)
     layers = contract(tracer, rows(query), columns(transposed_last(key)), "matmul")
     shape = (*query.shape[:-1], key.shape[-2])
     scores = Operand(shape, tuple(layers), frozenset())
@@ -77,6 +78,15 @@ def attention(tracer: Tracer, call: Call, result: Any) -> Layers | list[Layers]:
         scores = Operand(shape, tuple(tracer.labels.merge([scores, tracer.operand(bias)], tracer.why)), frozenset())
     out = tuple(contract(tracer, rows(scores), columns(value), "matmul"))
     return out if isinstance(result, Tensor) else [out, *(() for _ in list(result)[1:])]
+
+
+def for_queries(operand: Operand, query: Operand) -> Operand:
+    """Keys or values (…, heads, positions, channels), each head as often as queries share it."""
+    heads, own = (o.shape[-3] if len(o.shape) > 3 else 1 for o in (query, operand))
+    if own in (1, heads):
+        return operand
+    layers = (e.repeat_interleave(heads // own, -3) if e.shape[-3] > 1 else e for e in operand.layers)
+    return Operand((*operand.shape[:-3], heads, *operand.shape[-2:]), tuple(layers), operand.rigid)
 
 
 @rule("convolution _convolution mkldnn_convolution cudnn_convolution")

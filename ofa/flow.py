@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ofa import contraction, movement, normalisation
+from ofa.interruptions import interrupts
 from ofa.memory import Lifetimes
 from ofa.operators import rule_for
 from ofa.tracing import ModuleCall, Trace, Tracer, Tracked, evaluating
@@ -35,6 +36,8 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         try:
             output = model(*inputs, **kwargs)
         except Exception as error:
+            if interrupts(error):
+                raise
             shapes = tree_map(lambda t: tuple(t.shape) if isinstance(t, Tensor) else t, (inputs, dict(kwargs)))
             hint = mismatch(model, (inputs, kwargs))
             raise ValueError(f"the model does not run on the example inputs {shapes}: {hint}{error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ofa.interruptions import interrupts
 from ofa.tracing import Call, Tracer
 
 Layers = tuple[Tensor, ...]
@@ -47,6 +48,8 @@ def guarded(found: Rule) -> Rule:
             check(layers, result)
             return layers
         except Exception as error:
+            if interrupts(error):
+                raise
             fault = f"the rule of operator {call.name} failed, {type(error).__name__}: {str(error)[:80]}"
             tracer.trace.faults.append(f"{fault} ({tracer.why})")
             return frozen(tracer, call, result, f"{fault} ({tracer.why})")

@@ -20,6 +20,7 @@ from ofa.attributes import Bindings
 from ofa.bench import Bench, DoesNotRun, Outputs, distance
 from ofa.depth import Stage
 from ofa.groups import Groups
+from ofa.interruptions import signalled
 from ofa.slicing import Plan, Slicer, as_index, make_plan, permute, take
 
 TOLERANCE = 1e-4
@@ -191,10 +192,7 @@ class Proof:
     # ------------------------------------------------------------ one comparison
 
     def _at(self, point: Point, parts: Sequence[Part], row: int = 0, extracted: bool = True) -> str | None:
-        """What is wrong when these parts, and no others, are at their sizes in a point; `extracted` in the first row.
-
-        In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
-        """
+        """What is wrong when these parts, and no others, have a point's sizes; `extracted` in the first row."""
         sizes, depths = self.sized(point, parts)
         if bool((sizes == self.groups.full).all() and (depths == self.deep).all()):
             return None
@@ -203,7 +201,14 @@ class Proof:
         reason = reason or (self.extraction_error(plan) if row == 0 and extracted else None)
         if reason or not self.against_zeroed:
             return reason
-        return self.error(plan, sizes, depths, self.mixed if row % 2 else ())
+        return self.error(plan, sizes, depths, self.on_both_sides(row))
+
+    def on_both_sides(self, row: int) -> Sequence[int]:
+        """In every second row, groups that a statistic mixes are sliced on both sides, which is cheaper.
+
+        Not in the second row of all: some blocks may run in this one alone.
+        """
+        return self.mixed if row > 1 and row % 2 else ()
 
     def sized(self, point: Point, parts: Sequence[Part]) -> Point:
         """Units and blocks where only some parts have those of a point."""
@@ -360,7 +365,9 @@ class Proof:
             with torch.enable_grad():
                 outputs = [y for y in self.bench.whole().values() if y.requires_grad]
                 gradients = torch.autograd.grad(projection(outputs), [*tensors.values()], allow_unused=True)
-        except (RuntimeError, DoesNotRun):
+        except (RuntimeError, DoesNotRun) as problem:
+            if signalled(problem):
+                raise
             return {}
         scores = {n: (t * g).detach() for (n, t), g in zip(tensors.items(), gradients, strict=True) if g is not None}
         return {part: self._moved_by(part[1], point[0], scores) for part in parts}

@@ -50,6 +50,11 @@ class Recorder(Proof):
         Recorder.last = self
         self.rounds = [*getattr(self, "rounds", []), (points, bench, self.good(sensitive))]
 
+    @property
+    def compared(self) -> list[Part]:
+        """The parts that any round compared."""
+        return list(dict.fromkeys(part for *_, parts in self.rounds for part in self.good(parts)))
+
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
@@ -86,12 +91,13 @@ class Judge:
         self.known: dict[tuple[int, int], Outputs] = {}
 
     def faults(self) -> list[Fault]:
-        points, self.proof.bench, parts = self.proof.rounds[0]
+        points, self.proof.bench, _ = self.proof.rounds[0]
+        parts = self.proof.compared
         every = [f for point in points[:2] for f in faults(self.proof, self.proof.sized(point, parts))]
         return list({(f.kind, f.where): f for f in every}.values())
 
     def add(self, fault: Fault, result: Power) -> None:
-        if any(self.notices(fault, n, row) for n, row in self.rows()):
+        if any(self.notices(fault, n, row) for n, row in self.rows()) or self.moves_wrong_units(fault):
             result.tried, result.noticed = result.tried + 1, result.noticed + 1
         elif self.truth.changes(fault):
             result.tried += 1
@@ -100,8 +106,8 @@ class Judge:
             result.equal += 1
 
     def rows(self) -> Iterator[tuple[int, int]]:
-        """(round, row); the rows in which everything is compared, round by round."""
-        return ((n, row) for n, (points, _, _) in enumerate(self.proof.rounds) for row in range(0, len(points), 2))
+        """(round, row), round by round."""
+        return ((n, row) for n, (points, _, _) in enumerate(self.proof.rounds) for row in range(len(points)))
 
     def notices(self, fault: Fault, n: int, row: int) -> bool:
         points, self.proof.bench, parts = self.proof.rounds[n]
@@ -116,11 +122,18 @@ class Judge:
             return True
         return self.proof.judged(outputs, expected, "zeroed") is not None
 
+    def moves_wrong_units(self, fault: Fault) -> bool:
+        """Whether groups that are shown by permutation, and sliced on both sides, fail it with wrong labels."""
+        self.proof.bench = self.proof.rounds[0][1]
+        wrong = fault.proof(self.proof)
+        return wrong is not self.proof and any(wrong.permutation_error(g) for g in sorted(wrong.permuted))
+
     def expected(self, fault: Fault, point: Point, key: tuple[int, int]) -> Outputs:
+        both = self.proof.on_both_sides(key[1])
         if fault.in_labels:
-            return fault.proof(self.proof).reference(*point)
+            return fault.proof(self.proof).reference(*point, both)
         if key not in self.known:
-            self.known[key] = self.proof.reference(*point)
+            self.known[key] = self.proof.reference(*point, both)
         return self.known[key]
 
 
@@ -135,8 +148,9 @@ class Truth:
         self.right: dict[int, Outputs] = {}
 
     def changes(self, fault: Fault) -> bool:
-        points, _, parts = self.proof.rounds[0]
-        return any(self.differs(fault, row, self.proof.sized(points[row], parts)) for row in range(POINTS))
+        points = self.proof.rounds[0][0][:POINTS]
+        sized = (self.proof.sized(point, self.proof.compared) for point in points)
+        return any(self.differs(fault, row, point) for row, point in enumerate(sized))
 
     def differs(self, fault: Fault, row: int, point: Point) -> bool:
         with torch.no_grad():
