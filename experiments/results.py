@@ -28,12 +28,22 @@ def append(path: Path, *rows: dict[str, Any]) -> None:
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows whose columns may differ, in place of what the file held."""
+    """Rows whose columns may differ, in place of what the file held; they are shown."""
+    save(path, rows)
+    print(path.read_text())
+
+
+def save(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
         writer.writeheader()
         writer.writerows(rows)
-    print(path.read_text())
+
+
+def put(path: Path, row: dict[str, Any], key: str) -> None:
+    """A row in place of the one that has the same `key`; the others stay, and all are sorted by it."""
+    rows = {known[key]: known for known in read(path)} | {str(row[key]): row}
+    save(path, [rows[name] for name in sorted(rows)])
 
 
 def by(rows: Iterable[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ofa.bench import Bench, DoesNotRun
+from ofa.bench import Bench, DoesNotRun, own_errors
 from ofa.randomised import Examples, randomised, resized, varied
 from ofa.slicing import duplicate
 
@@ -55,7 +55,7 @@ class Benches:
         copies = max(1, min(MOST, ELEMENTS // max(1, sum(t.numel() for t in self.examples.leaves()))))
         variants = [several(self.examples, n) for n in dict.fromkeys((copies, 1))]
         bench = self._bench([*variants, self.examples], cheap=False)
-        return bench or Bench(self.model, self.examples)
+        return bench or self.plain
 
     @cached_property
     def shuffled(self) -> Bench:
@@ -76,9 +76,10 @@ class Benches:
         """A bench on the first examples that the network runs on, None if there are none."""
         for examples in variants:
             with contextlib.suppress(DoesNotRun), torch.no_grad():
-                Bench(self.model, examples).whole()
                 for seed in range(2):
-                    bench = Bench(randomised(self.model, examples, seed, everything), examples, cheap)
+                    with own_errors():
+                        network = randomised(self.model, examples, seed, everything)
+                    bench = Bench(network, examples, cheap)
                     if bench.works():
                         return bench
         return None
@@ -105,8 +106,7 @@ def fewest(model: nn.Module, examples: Examples) -> Examples:
 
 def few(examples: Examples) -> Examples:
     """At most two of a batch."""
-    sizes = [t.shape[0] for t in examples.leaves() if t.ndim]
-    batch = max(set(sizes), key=sizes.count, default=1)
+    batch = examples.batch
 
     def first(tensor: Tensor) -> Tensor:
         return tensor[:2] if tensor.ndim and tensor.shape[0] == batch else tensor

@@ -33,7 +33,7 @@ class SpaceConfig:
     input channels are zero); with `sparsity_padding` also layers whose last block is shorter, as if zeros filled it up.
     `overrides` maps a glob on module names to other options for the choices there: `width`
     (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
-    while converting: with every pair of options of every two choices (`full`), at the smallest alone (`quick`), or not
+    while converting: where options of every two choices meet in pairs (`full`), at the smallest alone (`quick`), or not
     (`off`: the smallest subnet is extracted and runs, no more). A choice that moves no output, so that nothing can be
     shown, is frozen; `unproved="keep"` keeps it, and the report says so.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ofa.tracing import ModuleCall, Trace
@@ -35,6 +35,11 @@ def find_stages(trace: Trace) -> list[Stage]:
         Stage(f"{p if p and parents.count(p) == 1 else stage[0].module}.depth", tuple(b.module for b in stage))
         for p, stage in zip(parents, stages, strict=True)
     ]
+
+
+def skipped_blocks(stages: Sequence[Stage], depths: Iterable[int]) -> tuple[str, ...]:
+    """The blocks that do not run where so many of every stage do."""
+    return tuple(b for stage, n in zip(stages, depths, strict=True) for b in stage.blocks[n:])
 
 
 def is_chain(block: ModuleCall, blocks: Sequence[ModuleCall]) -> bool:

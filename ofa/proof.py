@@ -18,7 +18,7 @@ from torch import Tensor
 from ofa.arrays import BoolArray, IntArray
 from ofa.attributes import Bindings
 from ofa.bench import Bench, DoesNotRun, Outputs, distance
-from ofa.depth import Stage
+from ofa.depth import Stage, skipped_blocks
 from ofa.groups import Groups
 from ofa.interruptions import signalled
 from ofa.slicing import Plan, Slicer, as_index, make_plan, permute, take
@@ -174,7 +174,10 @@ class Proof:
         if group not in self.mixed or group in self.permuted or self.permutation_error(group) is not None:
             return False
         self.permuted.add(group)
-        return self._at(point, [part]) is None
+        if self._at(point, [part]) is None:
+            return True
+        self.permuted.remove(group)
+        return False
 
     def strands(self, point: Point) -> list[int]:
         """The groups whose strands may not keep other channels each."""
@@ -233,7 +236,7 @@ class Proof:
 
     def reference(self, sizes: IntArray, depths: IntArray, both: Iterable[int] = ()) -> Outputs:
         """The outputs of the whole network with zeros in place of what a subnet removes."""
-        skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
+        skipped = skipped_blocks(self.stages, depths)
         zeroed = self._zeroed(sizes, skipped, 0.0, both)
         if all(bool(t.isfinite().all()) for t in zeroed.values()):
             return zeroed
@@ -343,20 +346,17 @@ class Proof:
         with torch.no_grad():
             whole = bench.whole()
             for part in parts:
-                if found.get(part, 0.0) < DOUBTFUL:
+                if not found.get(part, 0.0) >= DOUBTFUL:  # a gradient may be no number
                     found[part] = self._measured(part, point, whole)
         for part, moved in found.items():
             self.moved[self.name(part)] = max(moved, self.moved.get(self.name(part), 0.0))
         return [part for part in parts if found[part] >= MOVES]
 
     def _measured(self, part: Part, point: Point, whole: Outputs) -> float:
-        sizes, depths = self.sized(point, [part])
-        skipped = [b for s, n in zip(self.stages, depths, strict=True) for b in s.blocks[n:]]
         try:
-            zeroed = self._zeroed(sizes, skipped, 0.0)
+            return movement(self.reference(*self.sized(point, [part])), whole)
         except DoesNotRun:
             return float("inf")  # what fails cannot pass
-        return movement(zeroed, whole)
 
     def _estimates(self, parts: Sequence[Part], point: Point) -> dict[Part, float]:
         """To first order, for a random direction of the outputs; nothing where no gradient comes through."""

@@ -35,6 +35,12 @@ class Examples:
     def leaves(self) -> Iterator[Tensor]:
         return (leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor))
 
+    @property
+    def batch(self) -> int:
+        """The first dimension of most tensors."""
+        sizes = [t.shape[0] for t in self.leaves() if t.ndim]
+        return max(set(sizes), key=sizes.count, default=1)
+
     def mapped(self, change: Any) -> Examples:
         """The same arguments with other tensors."""
         leaves, structure = tree_flatten((self.args, self.kwargs))
@@ -48,8 +54,7 @@ def varied(examples: Examples, copies: int, generator: torch.Generator) -> Examp
     Floating values keep their mean and deviation over all, whole numbers change places; what does not have the first
     dimension of most tensors stays.
     """
-    sizes = [t.shape[0] for t in examples.leaves() if t.ndim]
-    batch = max(set(sizes), key=sizes.count, default=1)
+    batch = examples.batch
 
     def several(tensor: Tensor) -> Tensor:
         if not tensor.ndim or tensor.shape[0] != batch:

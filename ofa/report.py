@@ -77,6 +77,8 @@ class Report:
     def shown(self) -> str:
         """How many choices were shown in which way, and the least that one of them moves the output."""
         ways = Counter(row.way for row in self.elastic if row.way)
+        if not ways:
+            return "shown: nothing"
         least = min((row.moved for row in self.elastic if row.moved is not None and row.way != NOT_SHOWN), default=None)
         counts = ", ".join(
             f"{number} by {way}" if way != NOT_SHOWN else f"{number} {way}" for way, number in ways.items()
@@ -110,7 +112,12 @@ class Report:
         for row in self.elastic:
             moved = "" if row.moved is None else f"{row.moved:.1g}"
             more = f" and {len(row.layers) - 2} more" if len(row.layers) > 2 else ""
-            choices.add_row(row.name, ", ".join(map(str, row.options)), ", ".join(row.layers[:2]) + more, moved)
+            choices.add_row(
+                row.name,
+                ", ".join(map(str, row.options)),
+                ", ".join(layer or "the network" for layer in row.layers[:2]) + more,
+                moved,
+            )
         frozen = Table("layer", "type", "params", "stays because", title="layers that stay as they are")
         for layer in self.layers:
             if not layer.choices:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ofa.arrays import BoolArray, IntArray
-from ofa.depth import Stage
+from ofa.depth import Stage, skipped_blocks
 from ofa.elastic_sparsity import Zeros
 from ofa.groups import FIXED, Groups
 from ofa.sparsity import Pattern
@@ -100,8 +100,7 @@ def make_plan(
 ) -> Plan:
     """What a subnet changes that keeps so many units of every group and runs so many blocks of every stage."""
     changes = (binding.change(slicer.groups, sizes) for binding in bindings)
-    skipped = tuple(b for s, n in zip(stages, depths, strict=True) for b in s.blocks[n:])
-    return Plan(slicer.indices(sizes), tuple(change for change in changes if change), skipped)
+    return Plan(slicer.indices(sizes), tuple(c for c in changes if c), skipped_blocks(stages, depths))
 
 
 def as_index(kept: BoolArray) -> Index:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import ofa
 from ofa import operators
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.conversion import Converter
 from ofa.proof import silent
 from ofa.randomised import Examples

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ofa
 from experiments.proof.faults import exchanged, positions, swapped, wrong_labels, wrong_slice
 from experiments.proof.power import Recorder, recording
-from ofa.calibration import as_call
+from ofa.backbone import as_call
 from ofa.conversion import Conversion, Converter
 from ofa.operators import RULES
 from ofa.proof import MOVES, silent
@@ -93,7 +93,32 @@ def test_a_group_that_statistics_mix_is_compared_with_zeros_tensor_by_tensor(nam
         assert wrong.error(wrong.plan(*point), *point, both) is not None, (tensor, dim)
 
 
+class Scaled(nn.Module):
+    """Attention of one head, scaled by its size, which the operator reads from its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(6, 16) for _ in range(3))
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).unsqueeze(1) for layer in (self.query, self.key, self.value))
+        return self.out(F.scaled_dot_product_attention(3 * query, 3 * key, value).squeeze(1))
+
+
+def test_attention_scaled_by_its_size_is_compared_with_the_size_that_is_left() -> None:
+    proof = proof_of(Scaled(), torch.randn(2, 7, 6), ofa.SpaceConfig(divisor=4))
+    assert proof.failures == {} and proof.ways["query.width"] == "sliced = zeroed"
+
+
 # ------------------------------------------------------------ what moves no output
+
+
+def test_a_kernel_whose_border_lies_outside_of_small_images_is_shown_on_larger_ones() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8, padding=1), nn.Conv2d(8, 8, 7, padding=3), nn.Conv2d(8, 4, 1))
+    found = conversion(net, torch.randn(1, 3, 16, 16), ofa.SpaceConfig(divisor=4))
+    kernel = "1.kernel"
+    assert found.ways[kernel] == "sliced = zeroed" and found.moved[kernel] >= MOVES
 
 
 def without_effect(net: nn.Module, x: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Fault:
         if self.in_labels is None:
             return right
         wrong = replace(right, vectors=self.in_labels(right.vectors))
-        wrong.bench, wrong.permuted = right.bench, right.permuted
+        wrong.bench, wrong.mixed, wrong.permuted = right.bench, right.mixed, right.permuted
         return wrong
 
     def plan(self, proof: Proof, point: Point) -> Plan:

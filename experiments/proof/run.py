@@ -2,33 +2,34 @@
 
 python experiments/proof/run.py NAME… [--most 200] [--again]
 
-A name is torchvision's, timm's, `module:factory` (it returns a network and an example input), or `all`: every family of
-experiments/coverage. Results are appended to results.csv; what has a row there is not run again unless asked.
+A name is torchvision's or timm's (`timm.vgg11` where both have it), `module:factory` (it returns a network and an
+example input), or `all`: every family of experiments/coverage. Each has a row in results.csv, and `all` leaves out
+those that have one.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ofa.train.zoo import timm  # noqa: I001  (first: timm without the tracker that it imports along)
 import torch
 import torchvision
 from torch import nn
 
+from experiments import results
 from experiments.coverage.families import build, families
-from experiments.proof.power import Power, line, power
+from experiments.proof.power import line, power
 
 RESULTS = Path(__file__).parent / "results.csv"
-COLUMNS = ("name", "tried", "noticed", "equal", "sensitivity", "seconds", "missed")
+LIBRARIES = ("torchvision", "timm")
 
 
 def network(name: str) -> tuple[nn.Module, Any]:
@@ -37,40 +38,23 @@ def network(name: str) -> tuple[nn.Module, Any]:
     if factory:
         model, example = getattr(importlib.import_module(module), factory)()
         return model.eval(), example
-    known = torchvision.models.list_models()
-    library = "torchvision" if name in known and name not in timm.list_models() else "timm"
-    return build(f"{library if name not in known else 'torchvision'}.x", name)
+    library, _, rest = name.partition(".")
+    if library in LIBRARIES:
+        return build(library, rest)
+    return build(LIBRARIES[name not in torchvision.models.list_models()], name)
 
 
 def measure(name: str, most: int) -> None:
     """One network: its line, and its row."""
     torch.manual_seed(0)
     start = time.perf_counter()
-    model, example = network(name)
-    found = power(name, model, example, most)
+    found = power(name, *network(name), most)
     seconds = time.perf_counter() - start
     print(line(found, seconds), flush=True)
     for missed in found.missed:
         print(f"  missed: {missed}", flush=True)
-    append(found, seconds)
-
-
-def append(found: Power, seconds: float) -> None:
-    rows = {row["name"]: row for row in known()}
-    sensitivity, missed = f"{found.sensitivity:.1e}", " | ".join(found.missed)
-    values = (found.name, found.tried, found.noticed, found.equal, sensitivity, f"{seconds:.0f}", missed)
-    rows[found.name] = dict(zip(COLUMNS, map(str, values), strict=True))
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows[name] for name in sorted(rows))
-
-
-def known() -> list[dict[str, str]]:
-    if not RESULTS.exists():
-        return []
-    with RESULTS.open() as file:
-        return list(csv.DictReader(file))
+    row = {**asdict(found), "sensitivity": f"{found.sensitivity:.1e}", "seconds": f"{seconds:.0f}"}
+    results.put(RESULTS, {**row, "missed": " | ".join(found.missed)}, "name")
 
 
 def main() -> None:
@@ -85,8 +69,9 @@ def main() -> None:
         for name in options.names:
             measure(name, options.most)
         return
-    done = set() if options.again else {row["name"] for row in known()}
-    for _, name in families():
+    done = set() if options.again else {row["name"] for row in results.read(RESULTS)}
+    for family, model in families():
+        name = f"{family.partition('.')[0]}.{model}"
         if name not in done:
             command = [sys.executable, __file__, name, "--most", str(options.most)]
             try:

@@ -6,12 +6,15 @@ python experiments/speed/conversion.py [--beside CHECKOUT] [--rounds 3] [NAME…
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from experiments import results
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "conversion.csv"
@@ -55,18 +58,12 @@ def main() -> None:
         turns = [[measured(root, name) for root in roots] for _ in range(options.rounds)]
         forward = median(f for turn in turns for f, _ in turn)
         ours, *others = (median(turn[i][1] for turn in turns) for i in range(len(roots)))
-        flat = [name, *(f"{v:.3g}" for v in (forward, ours, ours / forward))]
-        flat += [f"{v:.3g}" for b in others for v in (b, b / forward, ours / b)]
-        print(*flat, flush=True)
-        write(flat)
-
-
-def write(row: list[str]) -> None:
-    """Keep the rows of other networks."""
-    head = ["model", "forward, s", "conversion, s", "in forward passes", "beside, s", "in forward passes", "ratio"]
-    known = list(csv.reader(RESULTS.read_text().splitlines()))[1:] if RESULTS.exists() else []
-    with RESULTS.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *(r for r in known if r[0] != row[0]), row])
+        row = {"model": name, "forward, s": forward, "conversion, s": ours, "forward passes": ours / forward}
+        for other in others:
+            row |= {"beside, s": other, "forward passes beside": other / forward, "ratio": ours / other}
+        row = {column: value if column == "model" else f"{value:.3g}" for column, value in row.items()}
+        print(*row.values(), flush=True)
+        results.put(RESULTS, row, "model")
 
 
 if __name__ == "__main__":
