@@ -23,6 +23,8 @@ from ofa.slicing import duplicate
 WANTED = (0.2, 5.0)  # standard deviation over positions and examples that a contraction's output may keep
 LARGEST = 3.0  # root mean square that rescaling goes up to: sigmoids behind it must not saturate
 SLIGHT = 1e-2  # largest value of parameters that are as good as zero
+CONTRACTIONS = ("convolution", "mm", "addmm", "bmm")
+LOOKED_UP = ("add", "cat", "clone", "embedding", "index", "index_select", "mul", "sub")  # uses of tables and positions
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ def scattered(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 class Fitting(TorchDispatchMode):
-    """Sets the batch statistics, and the scales of weights that let the signal fade or grow, to what passes by."""
+    """Sets the batch statistics, and the scales of weights that let the signal fade or grow, to what passes by.
+
+    Tables that are looked up or added (position embeddings start at 0.02) become as large as what they meet.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -139,18 +144,26 @@ class Fitting(TorchDispatchMode):
         inputs = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
         if isinstance(inputs.get("running_mean"), Tensor) and isinstance(inputs.get("running_var"), Tensor):
             fit(args[0], inputs["running_mean"], inputs["running_var"])
+        operator = func.overloadpacket.__name__
+        if operator in LOOKED_UP:
+            for table in self._own(args):
+                table.mul_(max(1.0, WANTED[0] / max(float(table.float().std()), 1e-12)))
         result = func(*args, **kwargs)
-        if func.overloadpacket.__name__ in ("convolution", "mm", "addmm", "bmm"):
-            weight = next((w for t in args if isinstance(t, Tensor) and (w := self._own(t)) is not None), None)
-            factor = 1.0 if weight is None else rescaling(result)
-            if weight is not None and factor != 1:
-                weight.mul_(factor)
-                result = func(*args, **kwargs)
+        if operator in CONTRACTIONS:
+            for weight in self._own(args):
+                factor = rescaling(result)
+                if factor != 1:
+                    weight.mul_(factor)
+                    result = func(*args, **kwargs)
         return result
 
-    def _own(self, tensor: Tensor) -> Tensor | None:
-        """The parameter behind a tensor, once."""
-        return self.weights.pop(tensor.untyped_storage().data_ptr(), None)
+    def _own(self, args: Any) -> Iterator[Tensor]:
+        """The parameters behind arguments, each once."""
+        for tensor in tree_leaves(args):
+            if isinstance(tensor, Tensor):
+                own = self.weights.pop(tensor.untyped_storage().data_ptr(), None)
+                if own is not None:
+                    yield own
 
 
 def fit(x: Tensor, mean: Tensor, variance: Tensor) -> None:

@@ -78,3 +78,28 @@ def test_the_original_keeps_its_weights_statistics_and_flags(everything: bool) -
     assert list(flags(net)) == before and not any(flags(copy))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
     assert any(not torch.equal(tensor, weights[name]) for name, tensor in copy.state_dict().items())
+
+
+class Positioned(nn.Module):
+    """Tokens with positions, of the deviation that such tables start with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions, self.table = nn.Parameter(torch.randn(9, 16) * 0.02), nn.Parameter(torch.randn(9, 9) * 0.02)
+        self.value = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.value(x + self.positions)
+        return (self.table + tokens @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+
+
+def test_tables_are_as_large_as_what_they_meet() -> None:
+    """Or a wrong slice of a table would move the output by less than the tolerance."""
+    x = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+    net = Positioned()
+    other = randomised(net, Examples((x,), {}))
+    for name in ("positions", "table"):
+        before, after = net.get_parameter(name), other.get_parameter(name)
+        assert after.std() >= 0.199
+        assert torch.allclose(after / after.std(), before / before.std(), atol=1e-5)
+    assert other.get_parameter("value.weight").std() == pytest.approx(float(net.value.weight.std()), rel=1e-4)
