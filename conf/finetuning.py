@@ -23,7 +23,7 @@ from ofa.train.guards import Collapse
 from ofa.train.lesson import Lesson
 from ofa.train.masking import Masked, Masking
 from ofa.train.recipe import SCHEDULES
-from ofa.wanda import wanda
+from ofa.wanda import wanda_scores
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def lesson(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning) -> L
     if not patterns:
         return own
     batches = [images.to(job.device) for images in job.splits.train.calibration(64, 4, int(job.config.seed))]
-    scores = wanda(net, patterns, batches) if given.scores == "wanda" else None
+    scores = wanda_scores(net, patterns, batches) if given.scores == "wanda" else None
     return Masked(own, given.masking.start(net, patterns, scores))
 
 

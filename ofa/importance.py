@@ -115,7 +115,7 @@ def others(parameter: Tensor, dim: int) -> list[int]:
     return [d for d in range(parameter.ndim) if d != dim]
 
 
-def importance(
+def unit_scores(
     model: nn.Module,
     groups: Groups,
     vectors: Vectors,

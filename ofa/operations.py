@@ -39,7 +39,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def operations(model: nn.Module, inputs: Any) -> list[str]:
+def operations_of(model: nn.Module, inputs: Any) -> list[str]:
     """The operators of one evaluation pass, in words: the same ones on another device and for another batch."""
     args, kwargs = as_call(inputs)
     found = Operations()

@@ -10,7 +10,7 @@ from torch import nn
 
 from ofa.arrays import IntArray
 from ofa.groups import FIXED, Groups
-from ofa.importance import Measure, Vectors, importance
+from ofa.importance import Measure, Vectors, unit_scores
 from ofa.slicing import Index, permute
 
 
@@ -27,7 +27,7 @@ def rank_units(
     Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks. Channels of grouped
     convolutions are ranked inside each of their groups.
     """
-    scores = importance(model, groups, vectors, measure, indices)
+    scores = unit_scores(model, groups, vectors, measure, indices)
     for g, (group, rows) in enumerate(zip(groups.groups, scores, strict=True)):
         size = int(sizes[g]) if group.kind == "width" else 0
         mine = groups.group_of == g

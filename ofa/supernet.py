@@ -23,7 +23,7 @@ from ofa.costs import Cost
 from ofa.elastic_sparsity import zeros_of
 from ofa.extraction import aliases, full_size, reduced, write
 from ofa.holders import with_containers
-from ofa.importance import Measure, importance
+from ofa.importance import Measure, unit_scores
 from ofa.kernels import KernelTransforms, kernel_edges
 from ofa.persistence import identity, load_supernet, save_supernet
 from ofa.prices import Prices
@@ -216,7 +216,7 @@ class Supernet(nn.Module):
 
         Where several groups follow one choice, their units come one group after the other.
         """
-        scores = importance(self.model, self._groups, self._vectors, measure, self._plan.indices)
+        scores = unit_scores(self.model, self._groups, self._vectors, measure, self._plan.indices)
         return {
             offer.choice.name: np.concatenate([scores[g].mean(axis=0) for g in offer.sizes])
             for offer in self._offers
@@ -243,7 +243,7 @@ class Supernet(nn.Module):
         return decode(self._offers, self._groups, self._stages, genomes)
 
     def _report(self, found: Conversion) -> Report:
-        scores = [rows.mean(axis=0) for rows in importance(self.model, self._groups, self._vectors)]
+        scores = [rows.mean(axis=0) for rows in unit_scores(self.model, self._groups, self._vectors)]
         elastic, layers = make_report(self.model, found, scores)
         small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
         ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}

@@ -15,7 +15,7 @@ from ofa.fine_grained import TRANSPOSED, layer_of, weight_of
 from ofa.tracing import evaluating
 
 
-def wanda(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> dict[str, Tensor]:
+def wanda_scores(model: nn.Module, names: Iterable[str], batches: Iterable[Any]) -> dict[str, Tensor]:
     """|weight| × the L2 norm of its input channel over all batches, for each named layer, in its weight's shape.
 
     A layer that no batch reaches is left out. `batches` are inputs of the model: tensors, tuples or dicts.

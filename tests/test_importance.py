@@ -10,7 +10,7 @@ import torch
 from networks import build
 
 import ofa
-from ofa.importance import MEASURES, Random, importance
+from ofa.importance import MEASURES, Random, unit_scores
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -28,7 +28,7 @@ def test_sorting_by_any_measure_keeps_the_function_and_orders_the_units(measure:
     if measure not in ("taylor", "fisher", "random"):  # gradients are dropped; random scores stay at their place
         for group, scores in zip(
             supernet._groups.groups,
-            importance(supernet.model, supernet._groups, supernet._vectors, measure),
+            unit_scores(supernet.model, supernet._groups, supernet._vectors, measure),
             strict=True,
         ):
             assert group.kind == "kernel" or (np.diff(scores) <= 1e-4 * scores.max()).all(), group.name
@@ -96,7 +96,7 @@ def test_channels_of_grouped_convolutions_are_ranked_inside_each_group(name: str
 
 def strands_of(supernet: ofa.Supernet) -> list[Any]:
     """The importance of every channel inside its group of a grouped convolution."""
-    rows = importance(supernet.model, supernet._groups, supernet._vectors, "l2")
+    rows = unit_scores(supernet.model, supernet._groups, supernet._vectors, "l2")
     convolutions = [m for m in supernet.modules() if isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels]
     found = [row for row in rows if len(row) > 1]
     assert len(found) >= len(convolutions) > 2
@@ -143,7 +143,7 @@ def test_gradients_go_along_when_channels_are_ranked_inside_groups() -> None:
 
 def first_order(supernet: ofa.Supernet) -> dict[str, Any]:
     """The importance by gradients of the channels of every group of widths, (strands, units)."""
-    rows = importance(supernet.model, supernet._groups, supernet._vectors, "taylor")
+    rows = unit_scores(supernet.model, supernet._groups, supernet._vectors, "taylor")
     return {g.name: row for g, row in zip(supernet._groups.groups, rows, strict=True) if g.kind == "width"}
 
 

@@ -22,7 +22,7 @@ from ofa.train.masking import UPDATES, Masked, Masking, Masks
 from ofa.train.recipe import Recipe
 from ofa.train.splits import Splits
 from ofa.train.training import fit
-from ofa.wanda import wanda
+from ofa.wanda import wanda_scores
 
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.02, clip_value=None)
 PATTERNS = {"3": Pattern(2, 4), "7": Pattern(12, 16)}
@@ -200,7 +200,7 @@ def test_masks_are_renewed_at_intervals(splits: Splits) -> None:
 
 def test_the_first_mask_may_come_from_scores(splits: Splits) -> None:
     net, twin = network(), network()
-    scores = wanda(net, PATTERNS, splits.train.calibration(64, 2, 0))
+    scores = wanda_scores(net, PATTERNS, splits.train.calibration(64, 2, 0))
     masks = Masking("fixed").start(net, PATTERNS, scores)
     for name, pattern in PATTERNS.items():
         assert torch.equal(masks.masks[name].bool(), pattern.mask(scores[name]))

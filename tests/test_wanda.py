@@ -9,7 +9,7 @@ from torch import nn
 
 from ofa.fine_grained import eligible, layer_of, mask_of, sparsify
 from ofa.sparsity import Pattern
-from ofa.wanda import input_norms, wanda
+from ofa.wanda import input_norms, wanda_scores
 
 
 def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:
@@ -23,7 +23,7 @@ def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:
             return self.linear(self.up(self.conv(x)).flatten(2).transpose(1, 2))
 
     net, batches = Net(), [torch.randn(2, 4, 5, 5), torch.randn(3, 4, 5, 5)]
-    scores = wanda(net, ["conv", "up", "linear"], batches)
+    scores = wanda_scores(net, ["conv", "up", "linear"], batches)
     with torch.no_grad():
         first = torch.cat(batches)
         second = net.conv(first)
@@ -39,9 +39,9 @@ def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:
 
 def test_inputs_may_be_given_by_keyword() -> None:
     net, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
-    wanted = wanda(net, ["0"], [x])["0"]
+    wanted = wanda_scores(net, ["0"], [x])["0"]
     net.forward = lambda x: net[0](input=x)  # type: ignore[method-assign]
-    assert torch.equal(wanda(net, ["0"], [x])["0"], wanted)
+    assert torch.equal(wanda_scores(net, ["0"], [x])["0"], wanted)
 
 
 def test_calibration_leaves_no_trace() -> None:
@@ -60,7 +60,7 @@ def test_a_loud_channel_keeps_its_small_weights() -> None:
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[0.1, 1.0, 2.0, 3.0]]).expand(3, 4))
     x = torch.randn(64, 4) * torch.tensor([100.0, 1.0, 1.0, 1.0])
-    sparsify(layer, {"": Pattern(2, 4)}, wanda(layer, [""], [x]))
+    sparsify(layer, {"": Pattern(2, 4)}, wanda_scores(layer, [""], [x]))
     assert (layer.weight != 0).tolist() == [[True, False, False, True]] * 3
 
 
@@ -71,7 +71,7 @@ def test_scores_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
     with torch.no_grad():
         layer.weight[0, :4] = 0
     x = 5e4 * torch.ones(16, 8, dtype=dtype)
-    scores = wanda(layer, [""], [x])[""]
+    scores = wanda_scores(layer, [""], [x])[""]
     assert scores.dtype == torch.float32 and bool(scores.isfinite().all())
     mask = mask_of(layer, Pattern(2, 4), scores)
     wanted = mask_of(layer.float(), Pattern(2, 4))
@@ -82,7 +82,7 @@ def test_scores_of_half_precision_do_not_overflow(dtype: torch.dtype) -> None:
 def test_layers_that_no_batch_reaches_have_no_scores() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 1))
     net.forward = lambda x: net[0](x)  # type: ignore[method-assign]
-    scores = wanda(net, ["0", "1.out_proj"], [torch.randn(2, 4)])
+    scores = wanda_scores(net, ["0", "1.out_proj"], [torch.randn(2, 4)])
     assert list(scores) == ["0"]
     sparsify(net, dict.fromkeys(["0", "1.out_proj"], Pattern(2, 4)), scores)
     assert Pattern(2, 4).fits(layer_of(net, "1.out_proj").weight)
@@ -90,4 +90,4 @@ def test_layers_that_no_batch_reaches_have_no_scores() -> None:
 
 def test_no_batches_are_refused() -> None:
     with pytest.raises(ValueError, match="input norms need at least one batch, got none"):
-        wanda(nn.Linear(4, 4), [""], [])
+        wanda_scores(nn.Linear(4, 4), [""], [])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofa.operations import operations
+from ofa.operations import operations_of
 
 FOLDER = Path(".vai")
 
@@ -53,7 +53,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def graph_digest(model: nn.Module, inputs: Any) -> str:
     """Identifies a network by its tensors' names and shapes and the operators that it runs on the inputs."""
-    return hashlib.sha256(f"{shapes_of(model)} {operations(model, inputs)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{shapes_of(model)} {operations_of(model, inputs)}".encode()).hexdigest()[:16]
 
 
 def shapes_of(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
