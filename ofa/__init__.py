@@ -1,9 +1,16 @@
 """Networks that contain networks: tracing, channel groups, search spaces, supernets, extraction, costs."""
 
-from ofa.choices import SpaceConfig
+from ofa.conversion import Report, SpaceConfig
 from ofa.costs import Cost
-from ofa.report import Report
 from ofa.space import Choice, SearchSpace, Subnet
 from ofa.supernet import Supernet
 
-__all__ = ["Choice", "Cost", "Report", "SearchSpace", "SpaceConfig", "Subnet", "Supernet"]
+__all__ = [
+    "Choice",
+    "Cost",
+    "Report",
+    "SearchSpace",
+    "SpaceConfig",
+    "Subnet",
+    "Supernet",
+]

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ofa.arrays import IntArray
-from ofa.attributes import Binding
 from ofa.backbone import as_call
-from ofa.choices import SpaceConfig
-from ofa.extraction import full_size, reduced
+from ofa.conversion import Binding, SpaceConfig
 from ofa.groups import FIXED, Groups
 from ofa.selection import Selector
-from ofa.slicing import Change, Plan
+from ofa.slicing import Change, Plan, full_size, reduced
 from ofa.supernet import Supernet
 
 TOLERANCE = 1e-5

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ofa.elastic_sparsity import Zeros
+from ofa.files import replacing, write_text
 from ofa.groups import Groups
 from ofa.slicing import Change, Index, Plan
 from ofa.space import SearchSpace, Subnet
-from ofa.sparsity import Pattern
+from ofa.sparsity import Pattern, Zeros
 
-if TYPE_CHECKING:
-    from ofa.supernet import Supernet
+
+class Network(Protocol):
+    """What files say that they belong to: a supernet."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def identity(self) -> dict[str, str]: ...
+
+    @property
+    def space(self) -> SearchSpace: ...
 
 
 def identity(
@@ -30,32 +39,28 @@ def identity(
     return rows | {f"choice {c.name}": str(c.options) for c in space.choices}
 
 
-def save_supernet(supernet: Supernet, path: Path) -> None:
-    """The weights and what they belong to, written whole or not at all."""
-    content = {"digest": supernet.digest, "identity": supernet.identity, "state": supernet.state_dict()}
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+def save_weights(network: Network, state: Mapping[str, Tensor], path: Path) -> None:
+    """Weights and what they belong to, written whole or not at all."""
+    content = {"digest": network.digest, "identity": network.identity, "state": state}
+    with replacing(path, binary=True) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
-def load_supernet(supernet: Supernet, path: Path) -> None:
-    """Put saved weights into a supernet of the same network and space.
+def load_weights(network: Network, path: Path) -> Mapping[str, Tensor]:
+    """Weights that were saved for the same network and space.
 
     Raises:
         ValueError: the file is damaged, or of another network or space; the first differences are named.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        digest, identity, state = (content[key] for key in ("digest", "identity", "state"))
+        digest, identity = content["digest"], content["identity"]
+        state: Mapping[str, Tensor] = content["state"]
     except Exception as error:
         raise ValueError(f"{path} holds no supernet: {str(error).splitlines()[0][:200]}") from None
-    if digest != supernet.digest:
-        raise ValueError(f"{path} is of another network: {difference(identity, supernet.identity)}")
-    supernet.load_state_dict(state)
-    supernet.activate(supernet.active)
+    if digest != network.digest:
+        raise ValueError(f"{path} is of another network: {difference(identity, network.identity)}")
+    return state
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3) -> str:
@@ -71,11 +76,11 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3
 
 def save_subnet(subnet: Subnet, digest: str, facts: Mapping[str, Any], path: Path) -> None:
     """`subnet.json`: the choices, the digest of the supernet they are choices of, and what is known of them."""
-    path.write_text(json.dumps({"subnet": dict(subnet), "network": digest, **facts}, indent=1))
+    write_text(path, json.dumps({"subnet": dict(subnet), "network": digest, **facts}, indent=1))
 
 
-def load_subnet(path: Path, supernet: Supernet | None = None) -> Subnet:
-    """The subnet that `save_subnet` wrote; with `supernet`, checked to belong to it.
+def load_subnet(path: Path, network: Network | None = None) -> Subnet:
+    """The subnet that `save_subnet` wrote; with a supernet, checked to belong to it.
 
     Raises:
         ValueError: the file is no such file, or its subnet belongs to another network or space.
@@ -85,13 +90,13 @@ def load_subnet(path: Path, supernet: Supernet | None = None) -> Subnet:
         subnet, digest = Subnet.from_json(json.dumps(content["subnet"])), content["network"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no subnet: {error}") from None
-    if supernet is not None and digest != supernet.digest:
+    if network is not None and digest != network.digest:
         problem = "its choices fit, its layers do not"
         try:
-            supernet.space.check(subnet)
+            network.space.check(subnet)
         except ValueError as error:
             problem = str(error)
-        raise ValueError(f"{path} is of another network ({digest}, here {supernet.digest}): {problem}")
+        raise ValueError(f"{path} is of another network ({digest}, here {network.digest}): {problem}")
     return subnet
 
 

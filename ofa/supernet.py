@@ -13,42 +13,52 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.activations import blockwise
 from ofa.arrays import FloatArray, IntArray
 from ofa.backbone import as_call, check_parameters, unwrapped
-from ofa.calibration import cumulative_statistics
-from ofa.choices import SpaceConfig
-from ofa.conversion import Conversion, Converter, decode
-from ofa.costs import Cost
-from ofa.elastic_sparsity import zeros_of
-from ofa.extraction import aliases, full_size, reduced, write
-from ofa.holders import with_containers
-from ofa.importance import Measure, unit_scores
-from ofa.kernels import KernelTransforms, kernel_edges
-from ofa.persistence import identity, load_supernet, save_supernet
-from ofa.prices import Prices
-from ofa.proof import Progress, silent
-from ofa.randomised import Examples
-from ofa.report import Report, make_report
-from ofa.resolution import resized, traces
+from ofa.conversion import (
+    Conversion,
+    Converter,
+    Examples,
+    KernelTransforms,
+    Progress,
+    Report,
+    SpaceConfig,
+    decode,
+    kernel_edges,
+    make_report,
+    silent,
+    with_containers,
+)
+from ofa.costs import Cost, Prices
+from ofa.persistence import identity, load_weights, save_weights
 from ofa.selection import select
 from ofa.slicing import (
     Index,
+    Measure,
     Plan,
     Slicer,
+    aliases,
+    cumulative_statistics,
     detached_slice,
     duplicate,
     find_modules,
     find_owners,
+    full_size,
     installed,
     make_plan,
+    move_units,
     put,
+    rank_units,
+    reduced,
     slice_of,
     take,
     tensor_of,
+    unit_scores,
+    write,
 )
-from ofa.sorting import move_units, rank_units
 from ofa.space import Genome, Subnet
+from ofa.sparsity import blockwise, zeros_of
+from ofa.tracing import resized, traces
 from ofa.versions import version
 
 REMEMBERED = 256  # plans of subnets
@@ -270,7 +280,7 @@ class Supernet(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the weights with the digest of the network."""
-        save_supernet(self, Path(path))
+        save_weights(self, self.state_dict(), Path(path))
 
     def load(self, path: str | Path) -> None:
         """Read what `save` wrote for the same network and space.
@@ -278,7 +288,8 @@ class Supernet(nn.Module):
         Raises:
             ValueError: the file is damaged, or of another network or space; the first differences are named.
         """
-        load_supernet(self, Path(path))
+        self.load_state_dict(load_weights(self, Path(path)))
+        self.activate(self._active)
 
     # ------------------------------------------------------------ slices
 

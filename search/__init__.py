@@ -2,13 +2,11 @@
 
 from ofa.search.archive import Archive
 from ofa.search.budget import Constraint
-from ofa.search.engine import Search
+from ofa.search.engines import Evolution, RandomSearch, Search
 from ofa.search.evaluation import Result, run
-from ofa.search.evolution import Evolution
 from ofa.search.front import Front, Row
 from ofa.search.latency import LatencyPredictor, measure_onnx
 from ofa.search.objectives import Objective
-from ofa.search.random_search import RandomSearch
 
 __all__ = [
     "Archive",

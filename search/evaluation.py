@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from ofa.search.archive import Archive, Record
-from ofa.search.engine import Search
+from ofa.search.engines import Search
 from ofa.search.front import Front, Row
 from ofa.space import Subnet
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ofa.search.budget import Constraint, Floats
 from ofa.search.objectives import Objective, written
+from ofa.search.picture import draw
 from ofa.space import Subnet
 
 if TYPE_CHECKING:
@@ -169,9 +170,9 @@ class Front:
 
     def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:
         """Draw a PNG, SVG or PDF file; `across` and `up` name other metrics than the objectives."""
-        from ofa.search.picture import draw
-
-        return draw(self, Path(path), across, up)
+        teacher = [] if self.teacher is None else [self.teacher]
+        front, evaluated, star = ([row.metrics for row in rows] for rows in (self.rows, self.evaluated, teacher))
+        return draw(Path(path), self.objectives, front, evaluated, star, across, up)
 
     def to_json(self) -> list[dict[str, Any]]:
         """The teacher's row, if there is one, and the rows of the front."""

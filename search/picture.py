@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ofa.search.objectives import COSTS, Objective, axis
 
-if TYPE_CHECKING:
-    from ofa.search.front import Front, Row
-
+Metrics = Mapping[str, float]
 _TEXT, _LINE = "#343a40", "#ced4da"
 _EVALUATED = {
     "linestyle": "none",
@@ -25,15 +23,22 @@ _FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa"
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
 
 
-def draw(front: Front, path: Path, across: str | None = None, up: str | None = None) -> Path:
-    """Write the front over everything evaluated, with the teacher as a star."""
+def draw(
+    path: Path,
+    objectives: Sequence[Objective],
+    front: Sequence[Metrics],
+    evaluated: Sequence[Metrics],
+    teacher: Sequence[Metrics],
+    across: str | None = None,
+    up: str | None = None,
+) -> Path:
+    """Write the metrics of a front over those of everything evaluated, with the teacher's as a star."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    x, y = _axes(front.objectives, across, up)
-    teacher = [] if front.teacher is None else [front.teacher]
+    x, y = _axes(objectives, across, up)
     layers = [
-        ("evaluated", front.evaluated, _EVALUATED),
-        ("front", front.rows, _FRONT),
+        ("evaluated", evaluated, _EVALUATED),
+        ("front", front, _FRONT),
         ("teacher", teacher, _TEACHER),
     ]
     points = [_points(rows, x, y) for _, rows, _ in layers]
@@ -60,9 +65,9 @@ def _axes(objectives: Sequence[Objective], across: str | None, up: str | None) -
     return x, y
 
 
-def _points(rows: Sequence[Row], x: str, y: str) -> list[tuple[float, float]]:
+def _points(rows: Sequence[Metrics], x: str, y: str) -> list[tuple[float, float]]:
     """Finite (x, y) of the rows that have both, from left to right."""
-    points = [(row.metrics.get(x, math.nan), row.metrics.get(y, math.nan)) for row in rows]
+    points = [(row.get(x, math.nan), row.get(y, math.nan)) for row in rows]
     return sorted(point for point in points if all(map(math.isfinite, point)))
 
 

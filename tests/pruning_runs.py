@@ -8,7 +8,7 @@ from typing import Any
 
 from composition import composed
 
-from ofa.conf.program import execute
+from ofa.conf.program.command import execute
 
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "space.divisor=4", "space.proof=quick",

@@ -14,10 +14,9 @@ import torch
 from networks import build
 from torch import Tensor, nn
 
-from ofa.activations import BlockActivations, restore_inputs, sparsify_inputs
 from ofa.export import export_onnx, export_program
-from ofa.fine_grained import FineGrained, eligible, sparsify
-from ofa.sparsity import Pattern
+from ofa.sparsity import BlockActivations, FineGrained, Pattern, eligible, sparsify, sparsify_inputs
+from ofa.sparsity.activations import restore_inputs
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "linear": (lambda: nn.Linear(16, 3), (5, 16), 1),

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ofa
-from ofa import operators
 from ofa.backbone import as_call
-from ofa.conversion import Converter
-from ofa.proof import silent
-from ofa.randomised import Examples
+from ofa.conversion import Converter, Examples, silent
 from ofa.slicing import duplicate
+from ofa.tracing import operators
 
 NAMES = sorted({rule.__name__ for rule in operators.RULES.values()} | {"unknown"})
 

@@ -1,12 +1,15 @@
-"""Checkpoints: whole or not there, and harmless to read."""
+"""Files and checkpoints: whole or not there, and harmless to read."""
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from ofa.files import replacing, umask, write_text
 from ofa.train import checkpoint
 
 STATE = {"weights": {"w": torch.arange(2000.0)}, "steps_done": 3, "best": {"accuracy": 97.5}}
@@ -60,3 +63,31 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"teacher\.pt"):
         checkpoint.load(path)
     assert not (tmp_path / "executed").exists()
+
+
+SAME_NAME = """
+import sys, pathlib
+from ofa.files import write_text
+for i in range(100):
+    write_text(pathlib.Path(sys.argv[1]), sys.argv[2] * 5_000)
+"""
+
+
+def test_processes_that_write_one_file_leave_what_one_of_them_wrote(tmp_path: Path) -> None:
+    """With one unfinished file for all, renames fail, and texts are mixed."""
+    path = tmp_path / "there" / "report.txt"
+    writers = [subprocess.Popen([sys.executable, "-c", SAME_NAME, str(path), str(n)]) for n in range(8)]
+    assert [writer.wait() for writer in writers] == [0] * 8
+    text = path.read_text()
+    assert len(text) == 5_000 and len(set(text)) == 1
+    assert os.listdir(path.parent) == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "report.txt"
+    write_text(path, "before")
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write("after")
+        raise ZeroDivisionError
+    assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]

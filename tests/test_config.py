@@ -11,7 +11,7 @@ from composition import composed
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.conf.building import build
+from ofa.conf.program.building import build
 from ofa.train import FashionMNIST
 
 ROOT = Path(__file__).parents[1] / "conf"
@@ -103,7 +103,7 @@ def test_yaml_holds_no_value_that_is_the_default_already() -> None:
 
 
 def test_a_component_without_a_target_is_that_of_the_annotation() -> None:
-    node = {"_target_": "ofa.conf.schema.SupernetTraining", "recipe": {"epochs": 3}}
+    node = {"_target_": "ofa.conf.program.schema.SupernetTraining", "recipe": {"epochs": 3}}
     assert build(node, "supernet").recipe.epochs == 3
     with pytest.raises(ValueError, match=r"supernet.rule.schedule needs a _target_: which Schedule is meant"):
         build({"_target_": "ofa.train.SandwichRule", "schedule": {"stages": 3}}, "supernet.rule")

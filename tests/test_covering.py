@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ofa.covering import covering_array
+from ofa.conversion.covering import covering_array
 
 COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=30)
 

@@ -17,12 +17,13 @@ from shard_files import write_shard, write_shards
 from torch import Tensor
 from torchvision import datasets
 
-from ofa.train.augmentation import Mixing, ShiftFlip
-from ofa.train.cifar import CIFAR
-from ofa.train.data import Digits, FashionMNIST, read_idx
-from ofa.train.pictures import ImageFolder, TimmDataset
+from ofa.train.data import Digits, FashionMNIST, ImageFolder, Mixing, Splits
+from ofa.train.data.augmentation import ShiftFlip
+from ofa.train.data.cifar import CIFAR
+from ofa.train.data.datasets import read_idx
+from ofa.train.data.pictures import TimmDataset
+from ofa.train.data.splits import Split, TensorSplit
 from ofa.train.randomness import seeded
-from ofa.train.splits import Split, Splits, TensorSplit
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:

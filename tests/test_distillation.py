@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ofa.train.distillation import AdaptiveSoft, Soft, SoftTargets, alpha_divergence, cross_entropy
+from ofa.train.tasks import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.tasks.distillation import Soft, alpha_divergence
 
 EVERY = [Soft(), Soft(temperature=4.0), AdaptiveSoft(), AdaptiveSoft(alpha_min=-0.5, alpha_max=2.0, clip=10)]
 

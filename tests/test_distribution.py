@@ -152,7 +152,7 @@ def test_the_program_runs_under_torchrun(tmp_path: Path) -> None:
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "ofa.conf.program",
+        "ofa.conf.program.command",
     ]
     settings = [f"run={tmp_path / 'run'}", *brief, "latency.samples=6", "export.subnets=1"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=500, cwd=tmp_path)

@@ -11,13 +11,11 @@ from networks import build, small
 from torch import nn
 
 import ofa
-from ofa.activations import sparsify_inputs
-from ofa.extraction import reduced
-from ofa.fine_grained import input_dim
-from ofa.packing import load_packed, pack, save_packed
 from ofa.persistence import plan_from_json, plan_to_json
 from ofa.search import Archive, Evolution, run
-from ofa.sparsity import Pattern
+from ofa.slicing import reduced
+from ofa.sparsity import Pattern, input_dim, save_packed, sparsify_inputs
+from ofa.sparsity.packing import load_packed, pack
 from ofa.train import Digits, Recipe, Sandwich, SandwichRule, fit
 
 TEXTS = ("dense", "2:4", "4:8", "8:16", "12:16")

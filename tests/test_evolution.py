@@ -21,7 +21,7 @@ from toy_space import (
 
 from ofa import Choice, SearchSpace, Subnet
 from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
-from ofa.search.one_step import OneStep
+from ofa.search.pruning import OneStep
 from ofa.search.sampling import spread
 
 ENGINES = [Evolution, OneStep, RandomSearch]

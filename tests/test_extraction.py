@@ -16,9 +16,8 @@ from networks import build
 from torch import nn
 
 import ofa
-from ofa.extraction import full_size, reduced
 from ofa.persistence import plan_from_json, plan_to_json
-from ofa.slicing import put, take
+from ofa.slicing import full_size, put, reduced, take
 
 NETWORKS = ("resnet", "mobilenetv3", "vit", "densenet")
 FINE = ofa.SpaceConfig(width="multiples", divisor=4, proof="quick")
@@ -132,7 +131,7 @@ def test_a_plan_and_a_weight_file_are_enough_in_a_new_process(tmp_path: Path) ->
 import sys, torch, pathlib
 sys.path[:0] = ["tests"]
 from networks import build
-from ofa.extraction import reduced
+from ofa.slicing import reduced
 from ofa.persistence import plan_from_json
 saved = torch.load("{tmp_path}/net.pt")
 net = reduced(build("mobilenetv3")[0], plan_from_json(pathlib.Path("{tmp_path}/plan.json").read_text())).eval()

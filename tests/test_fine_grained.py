@@ -17,11 +17,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ofa import SpaceConfig
-from ofa.activations import sparsify_inputs
 from ofa.export import export_onnx, export_program, save_weights
-from ofa.fine_grained import FineGrained, eligible, input_dim, layer_of, mask_of, sparsify
-from ofa.semi_structured import semi_structured
-from ofa.sparsity import Pattern
+from ofa.sparsity import FineGrained, Pattern, eligible, input_dim, layer_of, mask_of, sparsify, sparsify_inputs
+from ofa.sparsity.semi_structured import semi_structured
 
 
 @pytest.mark.parametrize(

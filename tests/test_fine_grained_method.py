@@ -13,12 +13,12 @@ from composition import composed
 from networks import small
 from safetensors.torch import load_file
 
-from ofa.conf.job import Job
-from ofa.conf.program import execute
-from ofa.extraction import reduced
-from ofa.packing import load_packed
+from ofa.conf.program.command import execute
+from ofa.conf.program.job import Job
 from ofa.persistence import plan_from_json
+from ofa.slicing import reduced
 from ofa.sparsity import Pattern
+from ofa.sparsity.packing import load_packed
 from ofa.train import checkpoint
 
 TOY = (

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofa.train.data import Digits
+from ofa.train.data import Digits, Splits
 from ofa.train.fitting import Fitting
-from ofa.train.lesson import Step, Supervised
 from ofa.train.progress import Progress
 from ofa.train.recipe import SCHEDULES, Recipe
-from ofa.train.splits import Splits
+from ofa.train.tasks import Step, Supervised
 from ofa.train.tracking import Tracker
 from ofa.train.training import fit
 

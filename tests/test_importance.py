@@ -10,7 +10,8 @@ import torch
 from networks import build
 
 import ofa
-from ofa.importance import MEASURES, Random, unit_scores
+from ofa.slicing import MEASURES, unit_scores
+from ofa.slicing.importance import Random
 
 
 @pytest.mark.parametrize("measure", MEASURES)

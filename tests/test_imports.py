@@ -1,11 +1,13 @@
-"""Who may use whom: ofa ← ofa.train, ofa.search ← ofa.conf; and what an import must not cost."""
+"""Who may use whom: ofa ← ofa.train, ofa.search ← ofa.conf, rooms by their doors; and what an import must not cost."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,15 @@ ALLOWED = {
     "ofa.train": {"ofa.train", "ofa"},
     "ofa.conf": {"ofa.conf", "ofa.search", "ofa.train", "ofa"},
 }
+
+# The rooms of each package from the bottom to the top: each imports from those before it.
+ROOMS = {
+    "ofa": ("space", "tracing", "groups", "sparsity", "slicing", "conversion", "costs"),
+    "ofa.search": ("engines", "pruning", "latency", "vitis"),
+    "ofa.train": ("data", "tasks", "sampling", "masks"),
+    "ofa.conf": ("program",),
+}
+DOORED = [f"{package}.{name}" for package, names in ROOMS.items() for name in names]
 
 
 def files(package: str) -> Iterator[Path]:
@@ -50,6 +61,75 @@ def test_imports_point_one_way(package: str) -> None:
     for path in files(package):
         own = imported(path) & {*FOLDERS, "experiments", "tests"}
         assert own <= ALLOWED[package], f"{path.relative_to(ROOT)} imports {sorted(own - ALLOWED[package])}"
+
+
+def dotted(path: Path, package: str) -> str:
+    """The module of a file."""
+    return ".".join([package, *path.relative_to(ROOT / FOLDERS[package]).with_suffix("").parts]).removesuffix(
+        ".__init__"
+    )
+
+
+def from_imports(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of everything that a file imports from the project by `from … import …`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "ofa":
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def room(module: str) -> str:
+    """The room of a module, or the module itself where it stands beside the rooms."""
+    return next((r for r in DOORED if module == r or module.startswith(f"{r}.")), module)
+
+
+def arrows(units: Callable[[str], str]) -> dict[str, set[str]]:
+    """Which unit imports from which others; `units` gives the unit of a module."""
+    modules = {dotted(path, package): path for package in FOLDERS for path in files(package)}
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        for source, name in from_imports(path):
+            target = f"{source}.{name}" if f"{source}.{name}" in modules else source
+            if units(target) != units(module):
+                found.setdefault(units(module), set()).add(units(target))
+    return found
+
+
+@pytest.mark.parametrize("units", [str, room], ids=["modules", "rooms"])
+def test_there_are_no_circles(units: Callable[[str], str]) -> None:
+    list(TopologicalSorter(arrows(units)).static_order())  # a CycleError names the circle
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_use_those_before_them(package: str) -> None:
+    order = [f"{package}.{name}" for name in ROOMS[package]]
+    folders = {p.parent for p in files(package)} - {ROOT / FOLDERS[package]}
+    assert {dotted(folder, package) for folder in folders} == set(order)
+    found = arrows(room)
+    for number, one in enumerate(order):
+        later = found.get(one, set()) & set(order[number:])
+        assert not later, f"{one} imports from {sorted(later)}"
+    for module in (m for m in found if m.startswith(f"{package}.") and m not in order):
+        used = [other for other in order if module in found.get(other, ())]
+        assert not used or not found[module] & set(order[order.index(used[0]) :]), module
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_nobody_enters_a_room_but_by_its_door(package: str) -> None:
+    for path in files(package):
+        own = room(dotted(path, package))
+        for module, name in from_imports(path):
+            other = room(module)
+            if other != own and other in DOORED:
+                assert module == other, f"{path.relative_to(ROOT)} takes {name} of {module} through a window"
+                assert name in importlib.import_module(other).__all__, f"{path.relative_to(ROOT)}: {other}.{name}"
+
+
+@pytest.mark.parametrize("name", DOORED)
+def test_a_room_says_what_comes_in_and_what_goes_out(name: str) -> None:
+    door = importlib.import_module(name)
+    if name != "ofa.conf.program":  # nobody enters
+        assert door.__doc__ and "\nIn: " in door.__doc__ and " Out: " in door.__doc__
+        assert door.__all__ and all(hasattr(door, shown) for shown in door.__all__)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from ofa.search import LatencyPredictor, measure_onnx
-from ofa.search.latency import HeldOut
+from ofa.search.latency.predictor import HeldOut
 
 
 def convolution(path: Path, channels: int, layers: int = 1, size: int = 16) -> Path:

@@ -13,16 +13,14 @@ import torch
 from test_fitting import Killed, Mortal, same
 from torch import Tensor, nn
 
-from ofa.fine_grained import layer_of
-from ofa.sparsity import Pattern
-from ofa.train.data import Digits
+from ofa.sparsity import Pattern, layer_of, wanda_scores
+from ofa.train.data import Digits, Splits
 from ofa.train.fitting import Fitting
-from ofa.train.lesson import Supervised
-from ofa.train.masking import UPDATES, Masked, Masking, Masks
+from ofa.train.masks import Masked, Masking
+from ofa.train.masks.masking import UPDATES, Masks
 from ofa.train.recipe import Recipe
-from ofa.train.splits import Splits
+from ofa.train.tasks import Supervised
 from ofa.train.training import fit
-from ofa.wanda import wanda_scores
 
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.02, clip_value=None)
 PATTERNS = {"3": Pattern(2, 4), "7": Pattern(12, 16)}

@@ -14,9 +14,8 @@ from networks import build
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ofa.fine_grained import eligible, sparsify
-from ofa.packing import from_bits, load_packed, pack, save_packed, to_bits
-from ofa.sparsity import Pattern
+from ofa.sparsity import Pattern, eligible, save_packed, sparsify
+from ofa.sparsity.packing import from_bits, load_packed, pack, to_bits
 
 
 @settings(deadline=None)

@@ -8,9 +8,9 @@ from ofa import SpaceConfig, Supernet
 from ofa.train.data import Digits
 from ofa.train.plan import estimates, known_rules, table
 from ofa.train.recipe import Recipe
-from ofa.train.rules import MacsUniformRule, SandwichRule, UniformRule
+from ofa.train.sampling import ProgressiveShrinking, SandwichRule, UniformRule
+from ofa.train.sampling.rules import MacsUniformRule
 from ofa.train.sandwich import Sandwich
-from ofa.train.schedules import ProgressiveShrinking
 
 
 def test_a_plan_compares_rules_and_leaves_the_model_as_it_is() -> None:

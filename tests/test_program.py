@@ -20,8 +20,8 @@ import torch
 from composition import composed
 from safetensors.torch import load_file
 
-from ofa.conf.job import Job
-from ofa.conf.program import execute
+from ofa.conf.program.command import execute
+from ofa.conf.program.job import Job
 from ofa.persistence import load_subnet
 
 TOY = (
@@ -32,7 +32,7 @@ TOY = (
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ofa.conf.program", f"run={folder}", *TOY, *overrides]
+    command = [sys.executable, "-m", "ofa.conf.program.command", f"run={folder}", *TOY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -22,11 +22,10 @@ import ofa
 from experiments.proof.faults import exchanged, positions, swapped, wrong_labels, wrong_slice
 from experiments.proof.power import Recorder, recording
 from ofa.backbone import as_call
-from ofa.conversion import Conversion, Converter
-from ofa.operators import RULES
-from ofa.proof import MOVES, silent
-from ofa.randomised import Examples
+from ofa.conversion import Conversion, Converter, Examples, silent
+from ofa.conversion.proof import MOVES
 from ofa.slicing import duplicate
+from ofa.tracing.operators import RULES
 
 
 def conversion(model: nn.Module, example: Any, config: ofa.SpaceConfig) -> Conversion:

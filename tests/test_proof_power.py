@@ -14,8 +14,8 @@ from patterns import PATTERNS
 from torch import nn
 
 import ofa
-import ofa.benches
-import ofa.proof
+import ofa.conversion.benches
+import ofa.conversion.proof
 from experiments.coverage.families import build, families
 from experiments.proof.power import Power, power
 
@@ -50,7 +50,7 @@ def test_every_fault_that_changes_the_function_is_noticed(name: str) -> None:
 
 def test_a_proof_that_tolerates_everything_misses_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """What counts faults must be able to say that some were missed."""
-    monkeypatch.setattr(ofa.proof, "TOLERANCE", 1e9)
+    monkeypatch.setattr(ofa.conversion.proof, "TOLERANCE", 1e9)
     found = measured("grouped")
     assert len(found.missed) > 10 and found.noticed == found.tried - len(found.missed)
 
@@ -65,7 +65,7 @@ def test_a_proof_on_a_network_of_zeros_misses_faults(monkeypatch: pytest.MonkeyP
                 parameter.zero_()
         return network
 
-    monkeypatch.setattr(ofa.benches, "randomised", zeros)
+    monkeypatch.setattr(ofa.conversion.benches, "randomised", zeros)
     found = power("grouped", *network("grouped"), FAULTS, ofa.SpaceConfig(unproved="keep"))
     assert len(found.missed) > 10 and found.sensitivity == 0
 

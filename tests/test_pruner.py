@@ -15,11 +15,11 @@ from composition import composed
 from pruning_runs import SHORT, TOY, beside, steps, taught
 from scipy.stats import spearmanr
 
-from ofa.conf.job import Job
-from ofa.conf.program import execute
-from ofa.conf.pruner import Pruner
+from ofa.conf.program.command import execute
+from ofa.conf.program.job import Job
+from ofa.conf.program.pruner import Pruner
 from ofa.search import Archive, run
-from ofa.search.one_step import OneStep
+from ofa.search.pruning import OneStep
 from ofa.train import checkpoint
 
 RAW = ("stages=[teacher,supernet,prune]", "pruning.finetuning=null")

@@ -24,14 +24,14 @@ from pruning_runs import SHORT, TOY, beside, pruned, steps, taught
 from torch import nn
 
 import ofa
-from ofa.conf.building import build
-from ofa.conf.job import Job
-from ofa.conf.program import execute
-from ofa.conf.pruner import Pruner, Step
-from ofa.conf.pruning import Pruning, between
-from ofa.extraction import reduced
+from ofa.conf.program.building import build
+from ofa.conf.program.command import execute
+from ofa.conf.program.job import Job
+from ofa.conf.program.pruner import Pruner, Step
+from ofa.conf.program.pruning import Pruning, between
 from ofa.persistence import plan_from_json
 from ofa.search import Constraint
+from ofa.slicing import reduced
 from ofa.train import Supervised, checkpoint, evaluate, fit
 
 SCHEDULED = (
@@ -123,7 +123,7 @@ def test_a_pruned_network_is_loaded_without_tracing_and_scores_what_was_recorded
 def test_a_killed_run_goes_on_and_gives_the_same(iterated: Path, trained: Path) -> None:
     folder = beside(trained, "killed")
     settings = (*TOY, *(s for s in SHORT if "trials" not in s), *SCHEDULED)
-    command = [sys.executable, "-m", "ofa.conf.program", f"run={folder}", *settings]
+    command = [sys.executable, "-m", "ofa.conf.program.command", f"run={folder}", *settings]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     for awaited in ("pruning/01/finetuning.journal", "pruning/01/finetuned.pt", "pruning/02/archive.sqlite"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

@@ -9,8 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from ofa.bench import distance
-from ofa.randomised import Examples, randomised
+from ofa.conversion import Examples
+from ofa.conversion.bench import distance
+from ofa.conversion.randomised import randomised
 
 NAMES = ("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5")
 

@@ -10,11 +10,12 @@ import timm
 import torch
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.targets import towards
-from ofa.train.forecast import LossForecast
-from ofa.train.lesson import Step
-from ofa.train.rules import AttentiveRule, MacsUniformRule, Rule, SandwichRule, UniformRule
-from ofa.train.schedules import Everything, ProgressiveShrinking
+from ofa.space import towards
+from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
+from ofa.train.sampling.forecast import LossForecast
+from ofa.train.sampling.rules import AttentiveRule, MacsUniformRule
+from ofa.train.sampling.schedules import Everything
+from ofa.train.tasks import Step
 
 RULES: list[Rule] = [SandwichRule(), UniformRule(nets=2), MacsUniformRule(nets=2), AttentiveRule(candidates=4)]
 

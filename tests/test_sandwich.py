@@ -11,16 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ofa import SpaceConfig, Supernet
-from ofa.train.augmentation import Mixing
-from ofa.train.data import Digits
-from ofa.train.distillation import AdaptiveSoft, Soft, SoftTargets, cross_entropy
+from ofa.train.data import Digits, Mixing, Splits
 from ofa.train.fitting import Fitting
-from ofa.train.lesson import Step
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
-from ofa.train.rules import SandwichRule
+from ofa.train.sampling import SandwichRule
 from ofa.train.sandwich import Sandwich, unregularised
-from ofa.train.splits import Splits
+from ofa.train.tasks import AdaptiveSoft, SoftTargets, Step, cross_entropy
+from ofa.train.tasks.distillation import Soft
 from ofa.train.training import fit
 
 STEP = Step(3, 10)

@@ -11,9 +11,9 @@ import torch
 from shard_files import write_shard, write_shards
 from sklearn.datasets import load_digits
 
-from ofa.train.pictures import TimmDataset
-from ofa.train.shards import Shards, expanded
-from ofa.train.splits import LoaderSplit
+from ofa.train.data.pictures import TimmDataset
+from ofa.train.data.shards import Shards, expanded
+from ofa.train.data.splits import LoaderSplit
 
 
 def test_shards_hold_the_pictures_and_labels_that_were_put_in(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.choices import width_options
+from ofa.conversion.choices import width_options
 
 SPACE = SearchSpace(
     (

@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ofa.sparsity import Pattern, admitted, largest, merge_sort, order_statistics
+from ofa.sparsity import Pattern
+from ofa.sparsity.pattern import admitted, largest, merge_sort, order_statistics
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

@@ -11,14 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofa.train.augmentation import Mixing
-from ofa.train.data import Digits
+from ofa.train.data import Digits, Mixing, Splits
 from ofa.train.fitting import Fitting
 from ofa.train.guards import Terminated
-from ofa.train.lesson import Step, Supervised
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
-from ofa.train.splits import Splits
+from ofa.train.tasks import Step, Supervised
 from ofa.train.training import fit
 
 RECIPE = Recipe(epochs=3, batch_size=128, lr=0.02)

@@ -19,9 +19,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from ofa.conf.building import build
-from ofa.conf.program import relaxed
-from ofa.conf.tune import Study, tune
+from ofa.conf.program.building import build
+from ofa.conf.program.command import relaxed
+from ofa.conf.program.tune import Study, tune
 
 LR, SHARE = "supernet.recipe.lr", "supernet.rule.teacher_share"
 TOY = (
@@ -32,7 +32,7 @@ TOY = (
 
 
 def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ofa.conf.tune", f"run={folder}", *TOY, *overrides]
+    command = [sys.executable, "-m", "ofa.conf.program.tune", f"run={folder}", *TOY, *overrides]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
 import ofa
-from ofa.search.curves import shares_of
+from ofa.search.pruning import shares_of
 from ofa.search.vitis import IterativePruningRunner, OFAPruner, OneStepPruningRunner
 from ofa.search.vitis.analysis import Analysis, curve
-from ofa.search.vitis.contenders import Contenders
 from ofa.search.vitis.files import graph_digest, read_json, weights_digest
 from ofa.search.vitis.names import module_of
+from ofa.search.vitis.scored import Contenders
 from ofa.search.vitis.specification import read_spec
 
 NODES = {name: f"Plain::Plain/Conv2d[{name}]/ret.{i}" for i, name in enumerate(("conv1", "conv2", "conv3", "conv4"))}

@@ -16,12 +16,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from ofa.activations import sparsify_inputs
-from ofa.fine_grained import mask_of, sparsify
 from ofa.search.vitis import SparsePruner
 from ofa.search.vitis.fine_grained import BEFORE, Straight
-from ofa.semi_structured import semi_structured
-from ofa.sparsity import Pattern
+from ofa.sparsity import Pattern, mask_of, sparsify, sparsify_inputs
+from ofa.sparsity.semi_structured import semi_structured
 
 
 def network() -> nn.Sequential:

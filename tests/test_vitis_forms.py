@@ -21,9 +21,9 @@ from vitis_networks import NETWORKS, make, outputs
 import ofa
 from ofa.persistence import plan_to_json
 from ofa.search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
-from ofa.search.vitis.forms import slim_network, sparse_network
 from ofa.search.vitis.information import write_information
-from ofa.search.vitis.remains import Remaining
+from ofa.search.vitis.sparse_and_slim import slim_network, sparse_network
+from ofa.search.vitis.unpruned import Remaining
 from ofa.slicing import Plan
 
 each_network = pytest.mark.parametrize("name", NETWORKS)

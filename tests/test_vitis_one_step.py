@@ -17,8 +17,8 @@ from vitis_networks import Likeness, make
 import ofa
 from ofa.search.vitis import OneStepPruningRunner, calibrate_bn, get_pruning_runner
 from ofa.search.vitis.drawing import candidates
-from ofa.search.vitis.forms import slim_network, sparse_network
 from ofa.search.vitis.groups import find_groups
+from ofa.search.vitis.sparse_and_slim import slim_network, sparse_network
 
 
 @cache

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from vitis_networks import NETWORKS, make
 
-from ofa.complexity import complexity
-from ofa.flow import slow_attention
+from ofa.costs import complexity
 from ofa.search.vitis import model_complexity, profile
+from ofa.tracing import slow_attention
 
 
 def counted(model: nn.Module, inputs: Any) -> int:

@@ -7,9 +7,8 @@ import torch
 from networks import build
 from torch import nn
 
-from ofa.fine_grained import eligible, layer_of, mask_of, sparsify
-from ofa.sparsity import Pattern
-from ofa.wanda import input_norms, wanda_scores
+from ofa.sparsity import Pattern, eligible, layer_of, mask_of, sparsify, wanda_scores
+from ofa.sparsity.wanda import input_norms
 
 
 def test_scores_equal_the_formula_for_every_kind_of_layer() -> None:

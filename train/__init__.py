@@ -1,14 +1,13 @@
 """Training: data, backbones, distillation, the sandwich rule, recipes, checkpoints, tracking."""
 
 from ofa.train.backbones import create
-from ofa.train.data import Digits, FashionMNIST
+from ofa.train.data import Digits, FashionMNIST, ImageFolder
 from ofa.train.evaluation import evaluate
 from ofa.train.fitting import Fitting
-from ofa.train.lesson import Supervised
-from ofa.train.pictures import ImageFolder
 from ofa.train.recipe import Recipe
-from ofa.train.rules import SandwichRule
+from ofa.train.sampling import SandwichRule
 from ofa.train.sandwich import Sandwich
+from ofa.train.tasks import Supervised
 from ofa.train.tracking import Tracker
 from ofa.train.training import fit
 

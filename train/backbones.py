@@ -50,7 +50,7 @@ def create(
 
 
 def _from_timm(name: str, num_classes: int, in_chans: int, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
-    from ofa.train.zoo import timm
+    from ofa.train.timm_import import timm
 
     check_name(name)
     try:
@@ -132,7 +132,7 @@ def check_classes(model: nn.Module, example: Tensor, num_classes: int) -> None:
 
 def check_name(name: str) -> None:
     """Raise a ValueError with close names if timm has no such backbone."""
-    from ofa.train.zoo import timm
+    from ofa.train.timm_import import timm
 
     if ":" in name or timm.is_model(name):  # "hf-hub:owner/model" is resolved on the hub
         return

@@ -12,24 +12,17 @@ from typing import Any
 
 import torch
 
+from ofa.files import replacing
+
 
 def save(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
     """Write `state` beside `path`, make sure that it is on the disk, and only then let it take that name.
 
     The `keep` - 1 states before it stay as `<stem>-1`, `<stem>-2` …, the newest first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path, binary=True) as file:
+        torch.save(dict(state), file)
         shift(path, keep)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def shift(path: Path, keep: int) -> None:
@@ -43,17 +36,6 @@ def shift(path: Path, keep: int) -> None:
             link.replace(older)
         elif newer.exists():
             newer.replace(older)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path) -> dict[str, Any]:

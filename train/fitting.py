@@ -15,10 +15,10 @@ from torch import Tensor
 from ofa.train.distribution import averaged, part, rank, world
 from ofa.train.evaluation import device_of
 from ofa.train.guards import Bell, Collapse, Terminated
-from ofa.train.lesson import Constrained, Lesson, Step
 from ofa.train.progress import Progress
 from ofa.train.randomness import seeded
 from ofa.train.recipe import PRECISIONS, Recipe
+from ofa.train.tasks import Constrained, Lesson, Step
 
 COLLAPSED = 0.5  # of the best accuracy
 

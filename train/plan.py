@@ -11,11 +11,10 @@ from rich.table import Table
 
 from ofa.train.distribution import part
 from ofa.train.fitting import Fitting
-from ofa.train.lesson import Step
 from ofa.train.recipe import Recipe
-from ofa.train.rules import Rule, SandwichRule, UniformRule
+from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
 from ofa.train.sandwich import Sandwich
-from ofa.train.schedules import ProgressiveShrinking
+from ofa.train.tasks import Step
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ofa.train.augmentation import Mixing
+from ofa.train.data import Mixing
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: dict[str, torch.dtype] = {
@@ -76,7 +76,7 @@ class Recipe:
         Raises:
             ValueError: timm has no such optimiser.
         """
-        from ofa.train.zoo import timm
+        from ofa.train.timm_import import timm
 
         names = timm.optim.list_optimizers()
         if self.optimizer not in names:
@@ -88,7 +88,7 @@ class Recipe:
 
     def schedule_of(self, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
         """timm's schedule, a function of the number of steps done alone: there is no state to save."""
-        from ofa.train.zoo import timm
+        from ofa.train.timm_import import timm
 
         schedule, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
@@ -104,7 +104,7 @@ class Recipe:
 
     def average_of(self, model: nn.Module) -> Any:
         """timm's moving average of the weights and statistics, or None; it warms up, so that early weights fade."""
-        from ofa.train.zoo import timm
+        from ofa.train.timm_import import timm
 
         if self.average is None:
             return None

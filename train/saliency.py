@@ -7,9 +7,9 @@ from itertools import islice
 import torch.nn.functional as F
 
 from ofa import Supernet
-from ofa.importance import FIRST_ORDER
+from ofa.slicing import FIRST_ORDER
+from ofa.train.data import Splits
 from ofa.train.evaluation import device_of
-from ofa.train.splits import Splits
 
 
 def sort_by(supernet: Supernet, measure: str, splits: Splits, batches: int = 8, batch_size: int = 64) -> None:

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ofa import SearchSpace, Subnet, Supernet
-from ofa.train.distillation import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.data import Splits
 from ofa.train.distribution import part
 from ofa.train.evaluation import device_of, evaluate, outputs
 from ofa.train.gradients import Gradients, cosine
-from ofa.train.lesson import Step
-from ofa.train.rules import Rule, SandwichRule
-from ofa.train.splits import Splits
+from ofa.train.sampling import Rule, SandwichRule
+from ofa.train.tasks import AdaptiveSoft, SoftTargets, Step, cross_entropy
 
 
 @dataclass(frozen=True, eq=False)

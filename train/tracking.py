@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ofa.files import write_text
 
 Row = Mapping[str, Any]
 
@@ -66,12 +67,7 @@ class Tracker:
             return
         lines = self.path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _stays(line, stage, epoch)]
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def close(self) -> None:
         """End the wandb run, if there is one."""

@@ -11,9 +11,9 @@ from ofa.train import checkpoint
 from ofa.train.distribution import barrier, rank
 from ofa.train.fitting import Fitting
 from ofa.train.guards import Collapse, Terminated, listening
-from ofa.train.lesson import Lesson
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
+from ofa.train.tasks import Lesson
 from ofa.train.tracking import Tracker
 
 KEPT = 2  # checkpoints: the last epoch's and the one before

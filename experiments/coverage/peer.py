@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ofa.train.zoo import timm  # noqa: F401, I001  (first: timm without the tracker that it imports along)
+from ofa.train.timm_import import timm  # noqa: F401, I001  (first: timm without the tracker that it imports along)
 import torch
 from torch import nn
 

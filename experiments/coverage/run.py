@@ -20,14 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ofa.train.zoo import timm  # noqa: F401, I001  (first: timm without the tracker that it imports along)
+from ofa.train.timm_import import timm  # noqa: F401, I001  (first: timm without the tracker that it imports along)
 import numpy as np
 import torch
 
 import ofa
 from experiments.coverage.families import build, families
 from ofa.groups import find_groups
-from ofa.flow import trace
+from ofa.tracing import trace
 
 RESULTS = Path(__file__).parent / "results.csv"
 

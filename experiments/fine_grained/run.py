@@ -22,12 +22,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments import results
 from experiments.supernets.run import cut, recipe, teacher
-from ofa.activations import sparsify_inputs
-from ofa.fine_grained import eligible
-from ofa.sparsity import Pattern
+from ofa.sparsity import Pattern, eligible, sparsify_inputs
 from ofa.train import FashionMNIST, Supervised, create, evaluate, fit
-from ofa.train.masking import Masked, Masking
-from ofa.train.splits import Splits, TensorSplit
+from ofa.train.data import Splits
+from ofa.train.data.splits import TensorSplit
+from ofa.train.masks import Masked, Masking
 
 RESULTS = Path(__file__).parent / "results.csv"
 

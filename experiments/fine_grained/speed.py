@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ofa.activations import sparsify_inputs
-from ofa.fine_grained import eligible
 from ofa.search.vitis import SparsePruner
-from ofa.sparsity import Pattern
-from ofa.train.masking import Masking, Masks
-from ofa.train.zoo import timm
+from ofa.sparsity import Pattern, eligible, sparsify_inputs
+from ofa.train.masks import Masking
+from ofa.train.masks.masking import Masks
+from ofa.train.timm_import import timm
 
 RESULTS = Path(__file__).parent / "speed.csv"
 VARIANTS = (  # update, zeros of the weights, zeros of the activations

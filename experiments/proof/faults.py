@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ofa.arrays import IntArray
+from ofa.conversion.proof import Point, Proof
 from ofa.groups import FIXED
-from ofa.proof import Point, Proof
 from ofa.slicing import Index, Plan
 
 Vectors = Mapping[str, Sequence[IntArray | None]]

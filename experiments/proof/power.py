@@ -12,14 +12,16 @@ import torch
 from torch import nn
 
 import ofa
-import ofa.conversion
+import ofa.conversion.converter
 from experiments.proof.faults import Fault, faults, sample
-from ofa.bench import Bench, DoesNotRun, Outputs, distance
-from ofa.benches import several
-from ofa.complexity import complexity, size
-from ofa.flow import trace
-from ofa.proof import Part, Point, Proof
-from ofa.randomised import Examples, randomised
+from ofa.conversion import Examples
+from ofa.conversion.bench import Bench, DoesNotRun, Outputs, distance
+from ofa.conversion.benches import several
+from ofa.conversion.proof import Part, Point, Proof
+from ofa.conversion.randomised import randomised
+from ofa.costs import complexity
+from ofa.costs.counting import size
+from ofa.tracing import trace
 
 CHANGED = 1e-9  # relative difference, in double precision, of what is another function
 COSTS = ("macs", "params", "peak_bytes", "bytes")
@@ -59,12 +61,12 @@ class Recorder(Proof):
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Conversions use proofs that remember."""
-    before = ofa.conversion.Proof
-    ofa.conversion.Proof = Recorder  # type: ignore[misc]
+    before = ofa.conversion.converter.Proof
+    ofa.conversion.converter.Proof = Recorder  # type: ignore[misc]
     try:
         yield
     finally:
-        ofa.conversion.Proof = before  # type: ignore[misc]
+        ofa.conversion.converter.Proof = before  # type: ignore[misc]
 
 
 def power(name: str, model: nn.Module, example: Any, most: int, space: ofa.SpaceConfig | None = None) -> Power:

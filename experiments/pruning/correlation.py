@@ -21,9 +21,10 @@ import ofa
 from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import cut, recipe, teacher
-from ofa.search.one_step import OneStep
+from ofa.search.pruning import OneStep
 from ofa.train import FashionMNIST, Sandwich, Supervised, evaluate, fit
-from ofa.train.splits import Splits, TensorSplit
+from ofa.train.data import Splits
+from ofa.train.data.splits import TensorSplit
 
 RESULTS = Path(__file__).parent / "correlation.csv"
 SPACE = ofa.SpaceConfig(width="multiples", kernel=False, depth=False, divisor=4, proof="quick")

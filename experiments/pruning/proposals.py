@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from experiments import results
 from experiments.pruning.sensitivity import prepared, timed
-from ofa.search.one_step import OneStep
+from ofa.search.pruning import OneStep
 from ofa.space import Genome, SearchSpace
 
 RESULTS = Path(__file__).parent / "proposals.csv"

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hydra import compose, initialize_config_module
 
 from experiments import results
-from ofa.conf.program import execute, relaxed
+from ofa.conf.program.command import execute, relaxed
 
 RESULTS = Path(__file__).parent / "results.csv"
 BACKBONES = {

@@ -25,9 +25,9 @@ from experiments.supernets.networks import build
 from experiments.supernets.run import teacher
 from ofa.search import Archive, Search, run
 from ofa.search.evaluation import Evaluate
-from ofa.search.sensitivity import Sensitivity, SensitivitySearch
+from ofa.search.pruning import Sensitivity, SensitivitySearch
 from ofa.train import FashionMNIST, Sandwich
-from ofa.train.splits import TensorSplit
+from ofa.train.data.splits import TensorSplit
 
 RESULTS = Path(__file__).parent / "sensitivity.csv"
 SPACE = ofa.SpaceConfig(width="multiples", kernel=False, depth=False, divisor=2, proof="quick")

@@ -19,9 +19,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
-from ofa.flow import trace
 from ofa.groups import find_groups
-from ofa.train.zoo import timm
+from ofa.tracing import trace
+from ofa.train.timm_import import timm
 
 RESULTS = Path(__file__).parent / "engine.csv"
 

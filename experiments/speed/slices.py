@@ -20,7 +20,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import ofa
-from ofa.train.zoo import timm
+from ofa.train.timm_import import timm
 
 RESULTS = Path(__file__).parent / "slices.csv"
 

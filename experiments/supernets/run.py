@@ -23,12 +23,13 @@ import ofa
 from experiments import results
 from experiments.supernets.networks import build
 from ofa.train import FashionMNIST, Recipe, Sandwich, Supervised, evaluate, fit
-from ofa.train.distillation import AdaptiveSoft, Soft, SoftTargets
+from ofa.train.data import Splits
+from ofa.train.data.splits import TensorSplit
 from ofa.train.plan import estimates
-from ofa.train.rules import Rule, SandwichRule, UniformRule
+from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
 from ofa.train.sandwich import middle
-from ofa.train.schedules import ProgressiveShrinking
-from ofa.train.splits import Splits, TensorSplit
+from ofa.train.tasks import AdaptiveSoft, SoftTargets
+from ofa.train.tasks.distillation import Soft
 
 RESULTS = Path(__file__).parent / "results.csv"
 SPACE = ofa.SpaceConfig(width=(0.25, 0.5, 0.75, 1.0), divisor=4)

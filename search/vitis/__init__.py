@@ -1,6 +1,7 @@
 """A drop-in for the Vitis AI Optimizer's PyTorch interface (`pytorch_nndct`): change one import.
 
-It calls the engine of this project; files go to `.vai/` in the working directory.
+In: networks, example inputs, their evaluation functions. Out: runners, pruned networks, files in `.vai/` in the working
+directory. Uses the engine of this project, and every other room of `ofa.search`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from torch import nn
 
 from ofa.search.vitis.calibration import calibrate_bn
 from ofa.search.vitis.fine_grained import SparsePruner
-from ofa.search.vitis.forms import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 from ofa.search.vitis.iterative import IterativePruningRunner
 from ofa.search.vitis.once_for_all import OFAPruner
 from ofa.search.vitis.one_step import OneStepPruningRunner
 from ofa.search.vitis.profiler import model_complexity, profile
 from ofa.search.vitis.ratio import UnreachableRatio
+from ofa.search.vitis.sparse_and_slim import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
 
 __all__ = [
     "IterativePruningRunner",

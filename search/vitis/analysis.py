@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.search.curves import Curves, shares_of
-from ofa.search.sensitivity import Sensitivity, damage, grid_of, missing
+from ofa.search.pruning import Curves, Sensitivity, damage, grid_of, missing, shares_of
 from ofa.search.vitis.files import read_json, write_json
 from ofa.search.vitis.groups import Group, option_at, share_removed
 from ofa.search.vitis.results import gain

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ofa.backbone import unwrapped
-from ofa.calibration import cumulative_statistics
-from ofa.slicing import Plan, find_owners
+from ofa.slicing import Plan, cumulative_statistics, find_owners
 
 
 def calibrate_bn(model: nn.Module, batches: Iterable[Any]) -> None:

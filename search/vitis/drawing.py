@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from ofa import SearchSpace, Subnet, Supernet
 from ofa.search import Constraint, Search
-from ofa.search.curves import shares_of
-from ofa.search.one_step import OneStep
 from ofa.search.problem import Problem
+from ofa.search.pruning import OneStep, shares_of
 from ofa.search.vitis.groups import Group, open_space, part_costs
-from ofa.search.vitis.remains import remains
+from ofa.search.vitis.unpruned import remains
 from ofa.space import Genome
 
 SMALLEST = 0.1  # share of a group that every candidate keeps

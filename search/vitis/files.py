@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ofa.operations import operations_of
+from ofa.files import write_text
+from ofa.tracing import operations_of
 
 FOLDER = Path(".vai")
 
@@ -40,15 +41,7 @@ def read_json(path: str | Path, *keys: str) -> Any:
 
 def write_json(path: str | Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a file at once, so that a kill leaves the old one or the new one."""
-    write_text(path, json.dumps(content, indent=1))
-
-
-def write_text(path: str | Path, text: str) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_text(Path(path), json.dumps(content, indent=1))
 
 
 def graph_digest(model: nn.Module, inputs: Any) -> str:

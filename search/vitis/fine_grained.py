@@ -14,13 +14,21 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from ofa.activations import BlockActivations, sparsify_inputs
 from ofa.backbone import unwrapped
-from ofa.fine_grained import FineGrained, eligible, input_dim, mask_of, sparsify, weight_of
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.runner import console
 from ofa.slicing import duplicate
-from ofa.sparsity import Pattern
+from ofa.sparsity import (
+    BlockActivations,
+    FineGrained,
+    Pattern,
+    eligible,
+    input_dim,
+    mask_of,
+    sparsify,
+    sparsify_inputs,
+    weight_of,
+)
 from ofa.versions import version
 
 INPUTS, OUTPUTS = 16, 8  # multiples of channels that the hardware takes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ofa import SearchSpace
-from ofa.search.sensitivity import Sensitivity, grid_of
+from ofa.search.pruning import Sensitivity, grid_of
 from ofa.search.vitis.groups import Group
 from ofa.search.vitis.names import excluded
 from ofa.selection import Selector

@@ -10,8 +10,8 @@ import numpy as np
 from torch import nn
 
 from ofa import Choice, SearchSpace, Subnet, Supernet
-from ofa.search.curves import shares_of
 from ofa.search.problem import Costs
+from ofa.search.pruning import shares_of
 from ofa.search.vitis.names import in_groups, is_depthwise, module_of
 
 

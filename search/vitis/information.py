@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ofa.files import write_text
 from ofa.persistence import plan_to_json
-from ofa.search.vitis.files import write_text
 from ofa.search.vitis.groups import output_axis
 from ofa.search.vitis.names import is_depthwise
 from ofa.slicing import Index, Plan
@@ -22,7 +22,7 @@ def write_information(path: str | Path, model: nn.Module, plan: Plan, facts: Map
     names = dict.fromkeys(name.rpartition(".")[0] for name in plan.indices)
     rows = {name: removed_from(name, modules[name], plan) for name in names}
     content = {"network": type(model).__name__, **facts, "modules": rows}
-    write_text(path, plan_to_json(plan, content))
+    write_text(Path(path), plan_to_json(plan, content))
 
 
 def removed_from(name: str, module: nn.Module, plan: Plan) -> dict[str, Any]:

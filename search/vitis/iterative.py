@@ -12,7 +12,6 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa import Subnet, Supernet
-from ofa.importance import Measure
 from ofa.search.vitis.analysis import Analysis, check_baseline, pending, rows_of
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.files import weights_digest
@@ -20,10 +19,11 @@ from ofa.search.vitis.grids import SPARSITIES, Grid, Points
 from ofa.search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.ratio import within_ratio
-from ofa.search.vitis.remains import remains
 from ofa.search.vitis.results import Results
 from ofa.search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of
 from ofa.search.vitis.specification import read_spec, write_spec
+from ofa.search.vitis.unpruned import remains
+from ofa.slicing import Measure
 
 DIGITS = 7  # of numpy's short floats
 DIVISOR = 2  # Vitis analyses at this one, whatever it prunes at

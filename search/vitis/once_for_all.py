@@ -13,16 +13,16 @@ from torch import nn
 
 from ofa import SearchSpace, SpaceConfig, Supernet
 from ofa.backbone import unwrapped
-from ofa.importance import Measure
 from ofa.search import Archive, Constraint, Evolution
 from ofa.search.vitis.bins import MILLION, best_of_bins
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.files import FOLDER, read_json, weights_digest, write_json
-from ofa.search.vitis.forms import original
 from ofa.search.vitis.groups import find_groups, open_groups, open_space
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress
 from ofa.search.vitis.settings import Setting, Settings, layer_of
+from ofa.search.vitis.sparse_and_slim import original
+from ofa.slicing import Measure
 
 
 class OFAPruner:

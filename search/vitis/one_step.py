@@ -13,16 +13,16 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa import Subnet
-from ofa.importance import Measure
 from ofa.search.vitis.candidates import Function, Scorer
-from ofa.search.vitis.contenders import Contenders, Statistics
 from ofa.search.vitis.drawing import candidates
 from ofa.search.vitis.files import weights_digest
 from ofa.search.vitis.groups import find_groups
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.results import Results
 from ofa.search.vitis.runner import PruningRunner, check_divisor, check_mode, evaluate, metric_of, on_gpu
+from ofa.search.vitis.scored import Contenders, Statistics
 from ofa.search.vitis.specification import write_spec
+from ofa.slicing import Measure
 
 
 class OneStepPruningRunner(PruningRunner):

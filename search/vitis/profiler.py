@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from ofa.backbone import as_call
-from ofa.complexity import Complexity, complexity
+from ofa.costs import Complexity, complexity
 from ofa.search.objectives import written
 from ofa.search.vitis.runner import console
 from ofa.tracing import evaluating

@@ -7,10 +7,9 @@ import numpy as np
 from ofa import Subnet
 from ofa.search import Constraint
 from ofa.search.budget import Floats
-from ofa.search.curves import Curves
 from ofa.search.problem import Costs, Problem
-from ofa.space import Genome
-from ofa.targets import towards
+from ofa.search.pruning import Curves
+from ofa.space import Genome, towards
 
 TOLERANCE = 0.01  # of the whole network's MACs; of those that are to stay, where it can be
 NEAR = 64  # genomes on the way of a common threshold that are moved into the tolerance

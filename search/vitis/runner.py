@@ -17,19 +17,18 @@ from rich.table import Table
 from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.extraction import State
-from ofa.importance import FIRST_ORDER, MEASURES, Measure
 from ofa.search import Archive, Result, Search, run
 from ofa.search.objectives import written
 from ofa.search.vitis.candidates import Scorer
 from ofa.search.vitis.files import FOLDER, gradients_digest, graph_digest
-from ofa.search.vitis.forms import NOTHING, original, slim_network, sparse_network
 from ofa.search.vitis.groups import Group, find_groups, open_groups
 from ofa.search.vitis.information import write_information
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.reasons import reasons_of, table_of
-from ofa.search.vitis.remains import Remaining
+from ofa.search.vitis.sparse_and_slim import NOTHING, original, slim_network, sparse_network
+from ofa.search.vitis.unpruned import Remaining
 from ofa.search.workers import workers
+from ofa.slicing import FIRST_ORDER, MEASURES, Measure, State
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""
@@ -40,8 +39,8 @@ console = Console(stderr=True)
 class PruningRunner:
     """A network to prune, which stays as it is, and its example inputs (a tensor, a tuple, or a dict of keywords).
 
-    `importance` ranks the units of a group; l1 unless another of `ofa.importance` is named, or a function given. taylor
-    and fisher take the gradients that the network has: run a loss backward before each call.
+    `importance` ranks the units of a group; l1 unless another of `ofa.slicing.importance` is named, or a function
+    given. taylor and fisher take the gradients that the network has: run a loss backward before each call.
     `reasons` says of layers that were not pruned why.
 
     Raises:

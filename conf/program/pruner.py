@@ -1,0 +1,254 @@
+"""The pruner: propose, finetune, and go on from the result, down to the budget.
+
+Iterative, one-step and uniform pruning are this loop with another engine and another number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ofa.conf.program.finetuning import finetune
+from ofa.conf.program.job import NETWORK, Job
+from ofa.conf.program.pruning import between
+from ofa.conf.program.records import read_json, write_json
+from ofa.conf.program.scoring import context_of, costs_of, evaluators
+from ofa.search import Archive, Constraint, Row, run
+from ofa.search.budget import Floats
+from ofa.search.engines import Search
+from ofa.search.objectives import written
+from ofa.search.picture import draw_curves
+from ofa.search.pruning import Ranked, SensitivitySearch
+from ofa.space import Genome, Subnet
+from ofa.sparsity import DENSE, Pattern
+from ofa.train import checkpoint as checkpoints
+from ofa.train import evaluate
+from ofa.train.saliency import gather, sort_by
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that is done: how far it went, what it gave, and whether the next one goes on from it."""
+
+    number: int
+    progress: float
+    accepted: bool
+    subnet: Subnet
+    metrics: Mapping[str, float]
+
+    @property
+    def folder(self) -> str:
+        """Where its files are in the run folder; `network.pt` is the pruned network."""
+        return f"pruning/{self.number:02d}"
+
+    def to_row(self) -> Row:
+        files = {NETWORK: f"{self.folder}/network.pt"}
+        return Row(f"step-{self.number:02d}", self.subnet, self.metrics, files)
+
+    def save(self, folder: Path) -> None:
+        content = {"progress": self.progress, "accepted": self.accepted, "metrics": self.metrics}
+        write_json(folder / "step.json", {**content, "subnet": dict(self.subnet)})
+
+    @classmethod
+    def load(cls, folder: Path, number: int) -> Step:
+        content = read_json(folder / "step.json")
+        return cls(number, content["progress"], content["accepted"], Subnet(content["subnet"]), content["metrics"])
+
+
+class Pruner:
+    """The loop in a run folder; every finished step is on the disk, and a step goes on where it was stopped."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.given = job, job.pruning_config
+        self.supernet = job.supernet
+        self.lesson = replace(
+            job.lesson(self.supernet),
+            recalibrate=self.given.recalibrate,
+            validation_stride=self.given.validation_stride,
+        )
+        self.costs = costs_of(job, self.supernet)
+        self.limits = self._limits()
+        self.seen: list[Row] = []
+        if self.given.validation_stride > 2:
+            job.console.print("warning: less than half of the validation split scores the candidates")
+
+    def _limits(self) -> tuple[Constraint, ...]:
+        """The budget without fractions."""
+        space, given = self.supernet.space, self.job.constraints
+        if not given and self.given.schedule:
+            given = (Constraint("macs", upper=self.given.schedule[-1]),)
+        if self._bounded and self.given.schedule:
+            raise ValueError(
+                f"pruning.schedule={[*self.given.schedule]} leads to a budget, but this search stops by itself"
+                " (at a threshold, or at a given subnet): leave the schedule out"
+            )
+        if not self._bounded and not any(c.upper is not None for c in given):
+            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+        whole = self.costs(space.encode(space.largest)[None])
+        self.whole = {c.name: float(whole[c.name][0]) for c in given}
+        return tuple(c.resolved(self.whole[c.name]) for c in given)
+
+    def run(self) -> list[Step]:
+        """Every step, those of an earlier run included.
+
+        Raises:
+            ValueError: the budget is out of reach.
+        """
+        pending = [1.0] * (self.given.steps or 1) if self._bounded else list(self.given.ladder(self._share))
+        done: list[Step] = []
+        halved, reached = 0, 0.0
+        while pending:
+            step = self.step(len(done) + 1, pending[0], self.last(done))
+            done.append(step)
+            if step.accepted:
+                pending.pop(0)
+                halved, reached = 0, step.progress
+            elif halved == self.given.halvings:
+                self.job.console.print(self._gave_up(step), soft_wrap=True)
+                break
+            else:
+                halved += 1
+                pending.insert(0, (reached + step.progress) / 2)
+        return done
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether the search knows by itself where to stop, so that there is no budget to go to in steps."""
+        return bool(getattr(self.job.engine, "bounded", False))
+
+    @property
+    def _share(self) -> float:
+        """The budget, as a share of the whole network's first limited cost; 1 where there is none."""
+        shares = [c.upper / self.whole[c.name] for c in self.limits if c.upper is not None]
+        return shares[0] if shares else 1.0
+
+    def _gave_up(self, step: Step) -> str:
+        return (
+            f"prune: step {step.number} did not come within {self.given.tolerance} points of the original"
+            f" ({step.metrics['accuracy']:.2f} %) after {self.given.halvings} halvings; stopped there"
+        )
+
+    @staticmethod
+    def last(done: Sequence[Step]) -> Step | None:
+        return next((step for step in reversed(done) if step.accepted), None)
+
+    def step(self, number: int, progress: float, before: Step | None) -> Step:
+        """Propose, finetune, judge; what the folder holds already is read."""
+        folder = self.job.folder / f"pruning/{number:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._go_on_from(before)
+        search = self._search(folder, progress)
+        if (folder / "step.json").exists():
+            return Step.load(folder, number)
+        subnet = self._picked(search)
+        found = search.results[subnet]
+        net = self._extracted(subnet)
+        metrics = {**found, "proposed_accuracy": found["accuracy"], "proposed_loss": found["loss"]}
+        if self.given.finetuning is not None:
+            patterns = self._densified(net, subnet)
+            metrics |= finetune(self.job, net, patterns, self.given.finetuning, folder, f"prune-{number:02d}")
+        self.supernet.absorb(net.state_dict())
+        self.supernet.save(folder / "supernet.pt")
+        checkpoints.save(folder / "network.pt", {"model": net.state_dict()})
+        step = Step(number, progress, self._good(metrics["accuracy"]), subnet, metrics)
+        step.save(folder)
+        self._tell(step)
+        return step
+
+    def _picked(self, search: Search) -> Subnet:
+        ranked = search.ranked()
+        try:
+            return ranked[self.given.index]
+        except IndexError:
+            raise ValueError(f"pruning.index {self.given.index} asked of {len(ranked)} ranked subnets") from None
+
+    def _extracted(self, subnet: Subnet) -> nn.Module:
+        """The proposed network, as it was scored."""
+        self.supernet.activate(subnet)
+        if self.given.recalibrate:
+            self.supernet.calibrate(map(self.supernet.resize, self.lesson.calibration))
+        return self.supernet.extract()
+
+    def _densified(self, net: nn.Module, subnet: Subnet) -> dict[str, Pattern]:
+        """Give layers with a pattern their dense weights back, from which masks are made anew; gives the patterns."""
+        plan = self.supernet.plan(subnet)
+        kinds = {choice.name: choice.kind for choice in self.supernet.space.choices}
+        dense = {name: DENSE if kinds[name] == "sparsity" else value for name, value in subnet.items()}
+        weights = self.supernet.extract(Subnet(dense)).state_dict()
+        with torch.no_grad():
+            for name in plan.zeros:
+                net.get_parameter(name).copy_(weights[name])
+        return plan.patterns
+
+    def _good(self, accuracy: float) -> bool:
+        return self.given.tolerance is None or accuracy >= self.original["accuracy"] - self.given.tolerance
+
+    @cached_property
+    def original(self) -> dict[str, float]:
+        """Figures of the whole network on the validation split."""
+        return evaluate(self.job.teacher, self.job.splits.validation.ordered(256))
+
+    def _tell(self, step: Step) -> None:
+        m, verdict = step.metrics, "" if step.accepted else "; taken back"
+        if step.subnet == self.supernet.space.largest:
+            verdict += "; nothing was removed"
+        names = [c.name for c in self.limits] or ["macs", "weight_bytes"]
+        limits = ", ".join(f"{written(name, m[name])} {name}" for name in names)
+        self.job.tracker.rewind("prune", step.number - 1)
+        self.job.tracker.log("prune", {"epoch": step.number, "progress": step.progress, **m})
+        self.job.console.print(
+            f"step {step.number}: {limits}, accuracy {m['proposed_accuracy']:.2f} % as pruned,"
+            f" {m['accuracy']:.2f} % in the end, {self.original['accuracy']:.2f} % the original{verdict}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _go_on_from(self, before: Step | None) -> None:
+        """The supernet as it was after a step, held at its subnet, whose units are in order."""
+        if before is None:
+            self.supernet.load_state_dict(self.job.weights("supernet"))
+            self.supernet.activate(self.supernet.space.largest)
+        else:
+            self.supernet.load(self.job.folder / before.folder / "supernet.pt")
+            self.supernet.activate(before.subnet)
+            if self.job.supernet_config.sort is not None:
+                sort_by(self.supernet, self.job.supernet_config.sort, self.job.splits)
+        self.supernet.eval()
+
+    def _search(self, folder: Path, progress: float) -> Search:
+        """The engine's search among what the active subnet can still become, run to its end."""
+        whole, part = self.supernet.space, self.supernet.space.upto(self.supernet.active)
+        limits = tuple(between(self.whole[c.name], c, progress) for c in self.limits)
+
+        def costs(genomes: Genome) -> Mapping[str, Floats]:
+            return self.costs(whole.lifted(genomes, part))
+
+        scoring = f"recalibrate={self.given.recalibrate} validation_stride={self.given.validation_stride}"
+        context = {**context_of(self.job, self.supernet), "scoring": scoring}
+        search: Search = self._engine().start(part, self.job.objectives, costs, limits, int(self.job.config.seed))
+        with (
+            Archive(folder / "archive.sqlite", context) as archive,
+            self.job.progress("prune") as bar,
+            evaluators(self.job, self.lesson.examine) as (examine, map),
+        ):
+            bar.expect(search.evaluations, 0)
+            run(search, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
+        self.job.console.print(f"prune: {len(search.results)} subnets scored. {search.stopped}")
+        self.seen += [Row(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
+        if isinstance(search, SensitivitySearch):
+            write_json(folder / "sensitivity.json", search.to_json())
+            draw_curves(search.to_json(), folder / "sensitivity.png")
+        return search
+
+    def _engine(self) -> Any:
+        engine = self.job.engine
+        if isinstance(engine, Ranked):
+            gather(self.supernet, engine.measure, self.job.splits)
+            return replace(engine, importance=self.supernet.importance(engine.measure))
+        return engine

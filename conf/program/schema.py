@@ -1,0 +1,76 @@
+"""What the stages of a run can be told, beyond the components of `ofa`, `ofa.train` and `ofa.search`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ofa.slicing import MEASURES
+from ofa.train import Recipe, SandwichRule
+from ofa.train.sampling import Rule
+from ofa.train.tasks import AdaptiveSoft, SoftTargets
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How the backbone gets its weights: timm's (`pretrained`), a file (`checkpoint`), and training by `recipe`."""
+
+    recipe: Recipe = field(default_factory=Recipe)
+    pretrained: bool = False
+    checkpoint: str | None = None
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class SupernetTraining:
+    """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
+
+    Where it is not `trained` its weights stay as they are. `sort` names the importance by which units are ordered
+    before, or none: l1, l2, scale, taylor, fisher, fpgm, random. `activations` is the N:M pattern of what enters the
+    layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless `strict` is false.
+    """
+
+    trained: bool = True
+    recipe: Recipe = field(default_factory=Recipe)
+    rule: Rule = field(default_factory=SandwichRule)
+    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    source: Literal["teacher", "largest"] = "teacher"
+    sort: str | None = "l1"
+    calibration_batches: int = 8
+    calibration_batch: int = 64
+    interference: bool = False
+    activations: str | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        if self.source not in ("teacher", "largest"):
+            raise ValueError(f"source is teacher or largest, got {self.source!r}")
+        if self.sort is not None and self.sort not in MEASURES:
+            raise ValueError(f"sort is one of {', '.join(MEASURES)} or null, got {self.sort!r}")
+        if self.calibration_batches < 1 or self.calibration_batch < 2:
+            raise ValueError("calibration needs at least 1 batch of at least 2 pictures")
+
+
+@dataclass(frozen=True)
+class LatencyMeasurement:
+    """Latency of single pictures in onnxruntime on this CPU: `samples` random subnets fit the predictor."""
+
+    samples: int = 20
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.samples < 6 or self.threads < 1:
+            raise ValueError(f"at least 6 samples and 1 thread, got {self.samples} and {self.threads}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Which subnets of the front leave: at most `subnets`, spread over it; `tolerance` bounds the ONNX difference."""
+
+    subnets: int = 8
+    program: bool = False
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.subnets < 1 or self.tolerance <= 0:
+            raise ValueError(f"at least 1 subnet and a tolerance above 0, got {self.subnets} and {self.tolerance}")

@@ -1,0 +1,78 @@
+"""What any network costs, counted in one pass by its operators; nothing of it need be elastic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ofa.backbone import as_call, unwrapped
+from ofa.tracing import Product, trace
+
+
+@dataclass(frozen=True)
+class TypeCost:
+    """How many modules of a type a network has, and what they cost: functional code counts for the module it is in."""
+
+    type: str
+    modules: int
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Costs of a network, and their parts by type of module, the costliest first.
+
+    Multiply–accumulates of convolutions and matrix products (1 MAC = 2 FLOPs) and activation bytes alive at once are
+    per sample of the `batch` that was given. Shared parameters count once; `trainable` are those that want a gradient.
+    """
+
+    macs: int
+    params: int
+    trainable: int
+    peak_bytes: int
+    batch: int
+    types: tuple[TypeCost, ...]
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.macs
+
+
+def complexity(model: nn.Module, inputs: Any) -> Complexity:
+    """Count a network on example inputs: a tensor, a tuple of positional inputs, or a dict of keyword ones.
+
+    Raises:
+        ValueError: it does not run on them.
+    """
+    model = unwrapped(model)
+    args, kwargs = as_call(inputs)
+    flow = trace(model, args, kwargs)
+    buffers = [size(product) / flow.batch for product in flow.bytes]
+    peak = max((sum(b for b, alive in zip(buffers, row, strict=True) if alive) for row in flow.alive[1]), default=0)
+    macs: dict[str, float] = {}
+    for product in flow.macs:
+        macs[product.module] = macs.get(product.module, 0) + size(product) / flow.batch
+    params, trainable = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (1, 0))
+    return Complexity(round(sum(macs.values())), params, trainable, round(peak), flow.batch, by_type(model, macs))
+
+
+def size(product: Product) -> int:
+    """The value of a cost while everything is kept."""
+    return product.constant * math.prod(len(vector) for vector in product.vectors)
+
+
+def by_type(model: nn.Module, macs: dict[str, float]) -> tuple[TypeCost, ...]:
+    """Costs of modules, without those of the modules inside them, added up by type."""
+    rows: dict[str, tuple[int, float, int]] = {}
+    counted: set[nn.Parameter] = set()
+    for name, module in model.named_modules():
+        own = set(module.parameters(recurse=False)) - counted
+        counted |= own
+        modules, cost, params = rows.get(type(module).__name__, (0, 0.0, 0))
+        rows[type(module).__name__] = modules + 1, cost + macs.get(name, 0), params + sum(p.numel() for p in own)
+    found = [TypeCost(name, modules, round(cost), params) for name, (modules, cost, params) in rows.items()]
+    return tuple(sorted(found, key=lambda row: (-row.macs, -row.params, row.type)))

@@ -1,0 +1,51 @@
+"""What the subnets of a space cost: the cost formulas of the network, for genomes of whole populations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from ofa.arrays import FloatArray, IntArray
+from ofa.conversion import Conversion
+from ofa.costs.terms import CostModel
+from ofa.space import Genome, SearchSpace
+from ofa.sparsity import population_patterns
+from ofa.tracing import Trace
+
+PART = 512  # genomes priced at once: their hundreds of terms fit into the processor's cache
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Costs of genomes, (population, choices); one formula for each resolution, or a single one under another name."""
+
+    found: Conversion
+    space: SearchSpace
+    models: Mapping[int, CostModel]
+
+    @classmethod
+    def of(cls, model: nn.Module, flows: Mapping[int, Trace], found: Conversion) -> Prices:
+        known = (found.groups, found.stages, dict(model.named_parameters()), found.sparse)
+        return cls(found, found.space, {edge: CostModel(flow, *known) for edge, flow in flows.items()})
+
+    def __call__(self, genomes: Genome) -> dict[str, FloatArray]:
+        """Every cost by name, (population,)."""
+        (sizes, depths), edges = self.found.sizes(genomes), self._edges(genomes)
+        rows: dict[str, FloatArray] = {}
+        for edge, model in self.models.items():
+            places = np.flatnonzero(edges == edge)
+            for mine in np.array_split(places, len(places) // PART + 1):
+                patterns = population_patterns(self.space, genomes[mine], self.found.sparse)
+                for name, values in model.evaluate(sizes[mine], depths[mine], patterns).items():
+                    rows.setdefault(name, np.zeros(len(genomes)))[mine] = values
+        return rows
+
+    def _edges(self, genomes: Genome) -> IntArray:
+        """The resolution of each genome; where there is no choice, the one that costs are known for."""
+        for i, choice in enumerate(self.space.choices):
+            if choice.kind == "resolution":
+                return np.array(choice.options)[genomes[:, i]]
+        return np.full(len(genomes), next(iter(self.models)))

@@ -1,0 +1,46 @@
+"""N:M sparsity of weights and activations: patterns, masks, the layers that take them, packed files.
+
+In: layers, or the traced network in which they are. Out: masks, sparse layers, packed weights.
+Uses `ofa.tracing` and `ofa.space`.
+"""
+
+from ofa.sparsity.activations import BlockActivations, blockwise, sparsify_inputs
+from ofa.sparsity.elastic import (
+    DENSE,
+    SparseLayer,
+    Zeros,
+    check_patterns,
+    population_patterns,
+    saved,
+    sparse_layers,
+    zeros_of,
+)
+from ofa.sparsity.layers import FineGrained, check_pattern, eligible, input_dim, layer_of, mask_of, sparsify, weight_of
+from ofa.sparsity.packing import save_packed
+from ofa.sparsity.pattern import Pattern
+from ofa.sparsity.wanda import wanda_scores
+
+__all__ = [
+    "DENSE",
+    "BlockActivations",
+    "FineGrained",
+    "Pattern",
+    "SparseLayer",
+    "Zeros",
+    "blockwise",
+    "check_pattern",
+    "check_patterns",
+    "eligible",
+    "input_dim",
+    "layer_of",
+    "mask_of",
+    "population_patterns",
+    "save_packed",
+    "saved",
+    "sparse_layers",
+    "sparsify",
+    "sparsify_inputs",
+    "wanda_scores",
+    "weight_of",
+    "zeros_of",
+]

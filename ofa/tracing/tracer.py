@@ -1,0 +1,285 @@
+"""A dispatch mode that carries channel labels beside every tensor, and what it writes down."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ofa.arrays import IntArray
+from ofa.tracing.labels import Labels, Operand, edge, varying
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What is known of a tensor: its label layers, whether it depends on the input, and what it adds something to."""
+
+    layers: tuple[Tensor, ...] = ()
+    dependent: bool = False
+    token: int = 0
+    roots: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Product:
+    """A cost: `constant` times the number of kept labels in each vector, paid when `module` runs."""
+
+    constant: int
+    vectors: tuple[IntArray, ...]
+    kind: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A size that an operator was called with in `module`, and the labels that it counts (scale × kept + offset)."""
+
+    module: str
+    role: str
+    value: int | tuple[int, ...]
+    vectors: tuple[IntArray, ...]
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An odd square kernel: the labels along its edge, shape (size,), and the padding that the operator was given."""
+
+    module: str
+    vector: IntArray
+    same_padding: bool
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module with a single tensor in and a single tensor of the same shape out."""
+
+    module: str
+    source: int
+    result: int
+    residual: bool
+    buffers: tuple[int | None, int | None] = (None, None)  # input and output, as numbers of allocations
+
+
+@dataclass
+class Trace:
+    """Everything that one run of a network told: parameters' labels, constraints, costs, sizes, residual blocks."""
+
+    labels: Labels = field(default_factory=Labels)
+    parameters: dict[str, list[IntArray | None]] = field(default_factory=dict)
+    macs: list[Product] = field(default_factory=list)
+    bytes: list[Product] = field(default_factory=list)
+    alive: tuple[list[str], npt.NDArray[np.bool_]] = field(default_factory=lambda: ([], np.zeros((0, 0), dtype=bool)))
+    literals: list[Literal] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+    calls: list[ModuleCall] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)
+    faults: list[str] = field(default_factory=list)  # rules that failed, and how
+    batch: int = 1
+
+
+class Memory(Protocol):
+    """What the tracer tells about the life of tensors."""
+
+    def ignore(self, tensor: Tensor) -> None: ...
+
+    def begin(self, module: str) -> None: ...
+
+    def note(self, tensor: Tensor, layers: Sequence[Tensor]) -> None: ...
+
+    def index(self, tensor: Tensor) -> int | None: ...
+
+
+class Tracer(TorchDispatchMode):
+    """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
+
+    def __init__(self, model: nn.Module, rule_for: Callable[[Any, Call], Any], memory: Memory) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.rule_for = rule_for
+        self.trace = Trace()
+        self.known: Any = WeakTensorKeyDictionary()
+        self.memory = memory
+        self.stack: list[str] = [""]
+        self.tokens = itertools.count(1)
+        self.why = ""
+        self._label_parameters(model)
+
+    @property
+    def labels(self) -> Labels:
+        return self.trace.labels
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1]
+
+    def note_sizes(self, tensors: Any) -> None:
+        """Remember the sizes that code of the running module can read from these tensors."""
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, Tensor):
+                for layer in self.tracked(tensor).layers:
+                    for d in varying(layer):
+                        self.add_literal("size", [edge(layer, d)])
+
+    def _label_parameters(self, model: nn.Module) -> None:
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        for name, tensor in tensors:
+            layers, vectors = [], []
+            for d, size in enumerate(tensor.shape):
+                vectors.append(None if size <= 1 else self.labels.fresh(size).numpy())
+                if vectors[-1] is not None:
+                    shape = [1] * tensor.ndim
+                    shape[d] = size
+                    layers.append(torch.from_numpy(vectors[-1]).reshape(shape))
+            self.trace.parameters[name] = vectors
+            self.known[tensor] = Tracked(tuple(layers))
+            self.memory.ignore(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        names = [argument.name for argument in func._schema.arguments]
+        inputs = dict(zip(names, args, strict=False)) | kwargs
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        # In-place operators change what is known of their first argument: ask before running.
+        shapes, strides = tuple(tuple(t.shape) for t in tensors), tensors[0].stride() if tensors else ()
+        self.memory.begin(self.module)
+        before = Call(func.overloadpacket.__name__, inputs, tensors, shapes, strides)
+        result = func(*args, **kwargs)
+        self.why = f"{before.name} in {self.module or 'the network'}{site()}"
+        dependent = any(self.tracked(t).dependent for t in tensors)
+        rule = self.rule_for(func, before)
+        layers = rule(self, before, result)
+        self._remember(before, result, layers, dependent)
+        return result
+
+    def _remember(self, call: Call, result: Any, layers: Any, dependent: bool) -> None:
+        outputs = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
+        per_output = layers if isinstance(layers, list) else [layers] * len(outputs)
+        roots = self._roots(call)
+        for out, out_layers in zip(outputs, per_output, strict=True):
+            if isinstance(out, Tensor):
+                layers_kept = tuple(self._checked(out_layers))
+                self.known[out] = Tracked(layers_kept, dependent, next(self.tokens), roots)
+                if dependent:
+                    self.memory.note(out, layers_kept)
+
+    def _checked(self, layers: Any) -> Iterator[Tensor]:
+        """Layers without those that no longer vary: a literal index into channels keeps its channel."""
+        for layer in layers:
+            if varying(layer):
+                yield layer
+            elif layer.numel():
+                self.labels.freeze(layer, f"a literal index: {self.why}")
+
+    def _roots(self, call: Call) -> frozenset[int]:
+        """The tensors that the result is equal to plus something: an addition's operands, or its only operand's own."""
+        sources = [self.tracked(t) for t in call.tensors]
+        if call.name in ("add", "add_"):
+            return frozenset().union(*(s.roots | {s.token} for s in sources))
+        return sources[0].roots if len(sources) == 1 else frozenset()
+
+    def tracked(self, tensor: Tensor) -> Tracked:
+        found = self.known.get(tensor)
+        return found if found is not None else Tracked()
+
+    def operand(self, tensor: Tensor) -> Operand:
+        known = self.tracked(tensor)
+        labelled = {d for layer in known.layers for d in varying(layer)}
+        rigid = {d for d, size in enumerate(tensor.shape) if size > 1 and d not in labelled}
+        if not known.dependent:
+            rigid = {d for d in rigid if differs(tensor, d)}
+        return Operand(tuple(tensor.shape), known.layers, frozenset(rigid))
+
+    def vector(self, tensor: Tensor, dim: int) -> Tensor | None:
+        """Labels along one dimension, shape (size,); zeros if its size is fixed, None if it follows other sizes."""
+        operand, found = self.operand(tensor), None
+        for layer in operand.layers:
+            if dim not in varying(layer):
+                continue
+            tied = self.labels.tie(layer, set(varying(layer)) - {dim}, self.why)
+            if tied is not None:
+                if found is not None:
+                    self.labels.freeze(tied, self.why)
+                found = tied.reshape(-1)
+        if found is None and (dim in operand.rigid or tensor.shape[dim] == 1):
+            return torch.zeros(tensor.shape[dim], dtype=torch.int64)
+        return found
+
+    def add_macs(self, constant: int, vectors: list[Tensor], kind: str) -> None:
+        arrays = tuple(v.numpy().ravel() for v in vectors)
+        self.trace.macs.append(Product(constant, arrays, kind, self.module))
+
+    def add_literal(self, role: str, vectors: Sequence[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
+        """Remember a size (one vector) or a tuple of sizes; roles ending in 's' are tuples."""
+        if any(v is None for v in vectors):
+            return
+        arrays = tuple(v.numpy().ravel() for v in vectors if v is not None)
+        values = tuple(round(scale * len(a) + offset) for a in arrays)
+        value = values if role in ("kernel", "padding", "sizes") else values[0]
+        self.trace.literals.append(Literal(self.module, role, value, arrays, scale, offset))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One dispatched operator: its name without overload, its arguments by name, its tensors as they were before."""
+
+    name: str
+    inputs: Mapping[str, Any]
+    tensors: list[Tensor]
+    shapes: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.inputs.get(name)
+
+
+def site() -> str:
+    """File and line of the user's code that is running, as ` (package/file.py:12)`."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = shown(frame.f_code.co_filename)
+        if name:
+            return f" ({name}:{frame.f_lineno})"
+        frame = frame.f_back
+    return ""
+
+
+@functools.cache
+def shown(filename: str) -> str:
+    """The last two parts of a user's file, nothing for torch's and this package's own."""
+    path = Path(filename)
+    own = path.suffix != ".py" or Path(__file__).parents[1] in path.parents or "torch" in path.parts
+    return "" if own else "/".join(path.parts[-2:])
+
+
+def differs(tensor: Tensor, dim: int) -> bool:
+    """Whether a constant's values vary along a dimension."""
+    if tensor.stride(dim) == 0 or tensor.shape[dim] <= 1:
+        return False
+    return not bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module's own flag returns."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag

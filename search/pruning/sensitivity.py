@@ -1,0 +1,194 @@
+"""Sensitivity analysis: one choice at a time is made smaller, and the least sensitive ones pay for the budget.
+
+Li et al., 2017; the iterative method of the Vitis AI Optimizer, whose full grid of nine sparsities is an option here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ofa.search.budget import Constraint, Floats
+from ofa.search.engines import Search
+from ofa.search.objectives import Objective
+from ofa.search.problem import Costs, Problem
+from ofa.search.pruning.curves import Curves, shares_of
+from ofa.space import Choice, Genome, SearchSpace, Subnet
+
+Points = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Settings of sensitivity analysis; `population` is the number of subnets asked for at a time.
+
+    Each choice is scored at the shares of `grid` (kept, of its largest option), the others at their largest. The damage
+    of a point is the loss of score relative to the baseline's; a better score is none. With `adaptive`, intervals are
+    halved only where damage rises by more than twice `tolerance`, and not where it is above `ceiling`.
+    The last subnet asked for meets the budget at the least damage, or has all choices at a damage of `threshold`.
+    """
+
+    grid: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    adaptive: bool = True
+    tolerance: float = 0.01
+    ceiling: float = 0.2
+    threshold: float | None = None
+    population: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.grid or not all(0 < share < 1 for share in self.grid):
+            raise ValueError(f"grid holds shares that are kept, between 0 and 1, got {list(self.grid)}")
+        if self.tolerance <= 0 or self.ceiling <= 0:
+            raise ValueError(f"tolerance and ceiling are above 0, got {self.tolerance} and {self.ceiling}")
+        if self.threshold is not None and self.threshold < 0:
+            raise ValueError(f"threshold is a relative damage of at least 0, got {self.threshold}")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a threshold says where to stop, so that no budget is needed."""
+        return self.threshold is not None
+
+    def start(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective | str],
+        costs: Costs,
+        constraints: Sequence[Constraint] | Mapping[str, object] = (),
+        seed: int = 0,
+    ) -> SensitivitySearch:
+        """A running analysis; raises a ValueError at once if the budget is out of reach."""
+        return SensitivitySearch(self, Problem.parse(space, objectives, costs, constraints), seed)
+
+
+class SensitivitySearch(Search):
+    """Sensitivity analysis under way: the baseline, points of curves, and the subnet that they lead to."""
+
+    def __init__(self, settings: Sensitivity, problem: Problem, seed: int) -> None:
+        self.settings = settings
+        self.grids = [grid_of(choice, settings.grid) for choice in problem.space.choices]
+        points = sum(len(grid) for grid in self.grids)
+        super().__init__(problem, points + 2, settings.population, seed)
+        self.base = problem.space.encode(problem.space.largest)
+        self._led_to: Subnet | None = None
+
+    @property
+    def known(self) -> list[Points]:
+        """Damage by index of the option, for each choice."""
+        baseline = self._score(self.base)
+        rows: list[Points] = [{int(self.base[i]): 0.0} for i in range(len(self.grids))]
+        for i, grid in enumerate(self.grids):
+            for option in grid:
+                score = self._score(self._with(i, option))
+                if score is not None and baseline is not None:
+                    rows[i][option] = damage(baseline, score)
+        return rows
+
+    @property
+    def curves(self) -> Curves:
+        """What is known so far, between the points and beyond."""
+        return Curves.through(self.problem.space, self.known)
+
+    def ranked(self) -> list[Subnet]:
+        """The subnet that the curves led to, once it was told."""
+        return [] if self._led_to is None or self._led_to not in self.results else [self._led_to]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """For each choice the options that were scored, as shares of the largest, and their relative damage."""
+        rows = []
+        for choice, points in zip(self.problem.space.choices, self.known, strict=True):
+            shares = shares_of(choice)
+            scored = [
+                {"option": choice.options[o], "share": float(shares[o]), "damage": points[o]} for o in sorted(points)
+            ]
+            rows.append({"choice": choice.name, "points": scored})
+        return rows
+
+    def _fresh(self, number: int) -> list[Genome]:
+        if self._score(self.base) is None:
+            return [self._mark(self.base)]
+        wanted = [self._with(i, option) for i, option in self._wanted()]
+        if wanted:
+            return [self._mark(genome) for genome in wanted[:number]]
+        if self._led_to is not None or not (self.problem.constraints or self.settings.threshold is not None):
+            return []
+        genome = self.chosen()
+        self._led_to = self.problem.space.decode(genome)
+        return [] if self._led_to in self.results else [self._mark(genome)]
+
+    def chosen(self) -> Genome:
+        """The genome that the curves lead to: at the threshold, or in the budget."""
+        threshold = self.settings.threshold
+        return self.curves.within(self.problem) if threshold is None else self.curves.at(threshold + 1e-8)
+
+    def _wanted(self) -> Iterator[tuple[int, int]]:
+        """(choice, option) of the points that the curves still need."""
+        given = self.settings
+        for i, (grid, points) in enumerate(zip(self.grids, self.known, strict=True)):
+            shares = shares_of(self.problem.space.choices[i])
+            limits = (given.tolerance, given.ceiling) if given.adaptive else None
+            yield from ((i, option) for option in missing(shares, grid, points, limits))
+
+    def _with(self, choice: int, option: int) -> Genome:
+        genome = self.base.copy()
+        genome[choice] = option
+        return self.problem.space.canonical_genomes(genome)
+
+    def _mark(self, genome: Genome) -> Genome:
+        self._seen.add(genome.tobytes())
+        return genome
+
+    def _score(self, genome: Genome) -> float | None:
+        metrics = self.results.get(self.problem.space.decode(genome))
+        return None if metrics is None else self.problem.gains(metrics)[0]
+
+    def _reason(self, wanted: int) -> str:
+        points = sum(len(row) - 1 for row in self.known)
+        return f"the curves of {len(self.grids)} choices are known from {points} points"
+
+    def _propose(self, number: int) -> Genome:
+        raise AssertionError("the points follow from the curves")
+
+    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
+        """The curves are read from the results."""
+
+
+def damage(baseline: float, score: float) -> float:
+    """How much worse a score is, relative to the baseline's; one that is not finite is worth nothing."""
+    if not np.isfinite(score):
+        return 1.0
+    return max(baseline - score, 0.0) / max(abs(baseline), 1e-12)
+
+
+def grid_of(choice: Choice, grid: Sequence[float]) -> list[int]:
+    """Indices of the options nearest to the shares of a grid, ascending, without the largest; all where words."""
+    shares = shares_of(choice)
+    if any(isinstance(option, str) for option in choice.options):
+        return list(range(len(shares) - 1))
+    nearest = {int(np.argmin(np.abs(shares - share))) for share in grid}
+    return sorted(nearest - {len(shares) - 1})
+
+
+def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[float, float] | None) -> list[int]:
+    """The next options of a grid to score: all, or within (tolerance, ceiling) the middles of open intervals.
+
+    An interval is done where its ends are so alike that a falling curve stays within the tolerance of their mean, or
+    where both are too bad.
+    """
+    if limits is None or not grid:
+        return [option for option in grid if option not in points]
+    if grid[0] not in points:
+        return [grid[0]]
+    tolerance, ceiling = limits
+    ladder = [*grid, len(shares) - 1]
+    done = [option for option in ladder if option in points]
+    result = []
+    for a, b in pairwise(done):
+        between = ladder[ladder.index(a) + 1 : ladder.index(b)]
+        alike = abs(points[a] - points[b]) <= 2 * tolerance or min(points[a], points[b]) >= ceiling
+        if between and not alike:
+            result.append(between[len(between) // 2])
+    return result

@@ -1,0 +1,18 @@
+"""Data: sets of pictures as three splits, and how batches of them are drawn and changed.
+
+In: names and paths. Out: `Splits` (train, validation, test). Uses no other room of `ofa.train`.
+"""
+
+from ofa.train.data.augmentation import Mixing
+from ofa.train.data.datasets import Digits, FashionMNIST
+from ofa.train.data.pictures import ImageFolder, Pictures
+from ofa.train.data.splits import Splits
+
+__all__ = [
+    "Digits",
+    "FashionMNIST",
+    "ImageFolder",
+    "Mixing",
+    "Pictures",
+    "Splits",
+]

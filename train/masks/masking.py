@@ -1,0 +1,240 @@
+"""Training under N:M masks: fixed, renewed by magnitude, or with SR-STE (Zhou et al., 2021); N may grow.
+
+Between steps the weights are sparse, so that forward and backward passes cost what they cost without. The optimiser
+sees the dense weights, and the gradient that the sparse ones got (straight through).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from ofa.sparsity import Pattern, check_pattern, layer_of, mask_of, sparsify, weight_of
+from ofa.train.data import Splits
+from ofa.train.tasks import Lesson, Step
+
+Update = Literal["fixed", "magnitude", "sr_ste"]
+UPDATES = ("fixed", "magnitude", "sr_ste")
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How masks change while a network learns.
+
+    `fixed` masks stay, and what is zero remains so. With `magnitude` and `sr_ste` the optimiser goes on with dense
+    weights, of which the largest are taken anew every `interval` steps; `sr_ste` adds `decay` times the dense weight to
+    the gradient of those that are masked. The number of zeros grows to the pattern's in `stages` equal parts, the last
+    of which begins at the share `until` of the training: 12:16 in 3 stages is 4:16, 8:16, 12:16.
+    """
+
+    update: Update = "sr_ste"
+    interval: int = 1
+    decay: float = 2e-4
+    stages: int = 1
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.update not in UPDATES:
+            raise ValueError(f"update is one of {', '.join(UPDATES)}, got {self.update!r}")
+        if self.interval < 1 or self.stages < 1:
+            raise ValueError(f"interval and stages are at least 1, got {self.interval} and {self.stages}")
+        if self.decay < 0:
+            raise ValueError(f"decay is at least 0, got {self.decay}")
+        if not 0 < self.until <= 1:
+            raise ValueError(f"until is a share of the training above 0 and up to 1, got {self.until}")
+
+    def stage(self, progress: float) -> int:
+        """Which stage, from 0, the training is in."""
+        reached = progress * (self.stages - 1) / self.until
+        return min(self.stages - 1, math.floor(reached + 1e-9))
+
+    def grown(self, pattern: Pattern, stage: int) -> Pattern:
+        """The pattern as far as it has grown in a stage."""
+        return Pattern(math.ceil(pattern.zeros * (stage + 1) / self.stages), pattern.block)
+
+    def start(
+        self, model: nn.Module, patterns: Mapping[str, Pattern], scores: Mapping[str, Tensor] | None = None
+    ) -> Masks:
+        """Put the first zeros into the model's weights, by magnitude or by `scores`; gives what keeps them there.
+
+        Raises:
+            ValueError: there is no pattern, or one is for no layer of the model.
+            TypeError: a pattern is text.
+        """
+        if not patterns:
+            raise ValueError("there is no layer to mask: no pattern given")
+        for pattern in patterns.values():
+            check_pattern(pattern)
+        return Masks(self, model, patterns, scores)
+
+
+class Masks:
+    """The masks of a model that learns. `attach` lets them follow an optimiser; `state_dict` holds all of them."""
+
+    def __init__(
+        self,
+        masking: Masking,
+        model: nn.Module,
+        patterns: Mapping[str, Pattern],
+        scores: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.masking, self.model, self.patterns = masking, model, dict(patterns)
+        self.layers = {name: layer_of(model, name) for name in patterns}
+        self.weights = {name: weight_of(layer) for name, layer in self.layers.items()}
+        self.steps, self.stage = 0, 0
+        self.handles: list[RemovableHandle] = []
+        dense = {} if masking.update == "fixed" else self.weights
+        self.dense = {name: weight.detach().clone() for name, weight in dense.items()}
+        self.masks = sparsify(model, self._grown(), scores)
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Follow every step of the optimiser; leave the optimiser followed before.
+
+        Gradients are unscaled when it steps (`GradScaler.step` sees to that unless the optimiser is fused).
+
+        Raises:
+            ValueError: the optimiser does not train one of the weights.
+        """
+        trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [name for name, weight in self.weights.items() if weight.requires_grad and weight not in trained]
+        if missing:
+            raise ValueError(f"the optimiser does not train the weight of {missing[0]}: is it of another network?")
+        for handle in self.handles:
+            handle.remove()
+        self.handles = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+        for kept in (self.masks, self.dense):  # the model may have moved, or changed its memory format
+            for name, tensor in kept.items():
+                kept[name] = torch.empty_like(self.weights[name]).copy_(tensor)
+
+    def _grown(self) -> dict[str, Pattern]:
+        return {name: self.masking.grown(pattern, self.stage) for name, pattern in self.patterns.items()}
+
+    @torch.no_grad()
+    def advance(self, progress: float) -> None:
+        """Let the zeros grow to the stage of this share of the training, before a step's forward pass."""
+        stage = self.masking.stage(progress)
+        if stage != self.stage:
+            self.stage = stage
+            for name, tensor in self.dense.items():
+                self.weights[name].copy_(tensor)
+            self._renew()
+            self.project()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put zeros where the masks say."""
+        for name, weight in self.weights.items():
+            weight.mul_(self.masks[name])
+
+    @torch.no_grad()
+    def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The optimiser gets the dense weights; or, where masks are fixed, no gradient for what is zero."""
+        for name, weight in self.weights.items():
+            if self.masking.update == "fixed":
+                if weight.grad is not None:
+                    weight.grad.mul_(self.masks[name])
+                continue
+            if self.masking.update == "sr_ste" and weight.grad is not None:
+                weight.grad.sub_(weight.sub_(self.dense[name]), alpha=self.masking.decay)
+            weight.copy_(self.dense[name])
+
+    @torch.no_grad()
+    def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the dense weights, renew the masks if it is time, and make the weights sparse again."""
+        self.steps += 1
+        for name, tensor in self.dense.items():
+            tensor.copy_(self.weights[name])
+        if self.masking.update != "fixed" and self.steps % self.masking.interval == 0:
+            self._renew()
+        self.project()
+
+    def _renew(self) -> None:
+        """Masks by the magnitudes of the dense weights; of fixed masks, by those that were left."""
+        if self.masking.update == "fixed":
+            self.project()  # what the optimiser's momentum moved must not come back
+        for name, pattern in self._grown().items():
+            mask_of(self.layers[name], pattern, out=self.masks[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "made": self._made(),
+            "steps": self.steps,
+            "stage": self.stage,
+            "masks": {name: mask.bool() for name, mask in self.masks.items()},
+            "dense": self.dense,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave; the sparse weights are the model's.
+
+        Raises:
+            ValueError: it belongs to other masks.
+        """
+        mine, theirs = self._made(), state["made"]
+        differ = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+        if differ:
+            rows = [f"{key} {theirs.get(key, 'dense')} there, {mine.get(key, 'dense')} now" for key in differ[:3]]
+            raise ValueError(f"it was made with other masks: {'; '.join(rows)}")
+        self.steps, self.stage = state["steps"], state["stage"]
+        for kept, loaded in ((self.masks, state["masks"]), (self.dense, state["dense"])):
+            for name, tensor in kept.items():
+                tensor.copy_(loaded[name])
+
+    def _made(self) -> dict[str, Any]:
+        return asdict(self.masking) | {f"layer {name}": str(pattern) for name, pattern in self.patterns.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """Another lesson, under masks of its model's weights."""
+
+    lesson: Lesson
+    masks: Masks
+
+    def __post_init__(self) -> None:
+        if self.masks.model is not self.lesson.model:
+            raise ValueError("the masks are of another network than the lesson's model")
+
+    @property
+    def model(self) -> nn.Module:
+        return self.lesson.model
+
+    @property
+    def splits(self) -> Splits:
+        return self.lesson.splits
+
+    @property
+    def stage(self) -> int:
+        return self.masks.stage
+
+    def attach(self, optimizer: Optimizer) -> None:
+        self.masks.attach(optimizer)
+
+    def project(self) -> None:
+        self.masks.project()
+
+    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
+        self.masks.advance(step.number / max(step.total - 1, 1))
+        return self.lesson.backward(images, labels, step)
+
+    def validate(self) -> dict[str, float]:
+        return self.lesson.validate()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lesson": self.lesson.state_dict(), "masks": self.masks.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "masks" not in state:
+            raise ValueError("it was made without masks")
+        self.lesson.load_state_dict(state["lesson"])
+        self.masks.load_state_dict(state["masks"])
