@@ -80,7 +80,7 @@ def test_processes_that_write_one_file_leave_what_one_of_them_wrote(tmp_path: Pa
     assert [writer.wait() for writer in writers] == [0] * 8
     text = path.read_text()
     assert len(text) == 5_000 and len(set(text)) == 1
-    assert os.listdir(path.parent) == [path.name]
+    assert [*path.parent.iterdir()] == [path]
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
 
 
@@ -90,4 +90,4 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), replacing(path) as file:
         file.write("after")
         raise ZeroDivisionError
-    assert path.read_text() == "before" and os.listdir(tmp_path) == [path.name]
+    assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
