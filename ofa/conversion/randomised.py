@@ -106,7 +106,10 @@ def randomised(model: nn.Module, examples: Examples, seed: int = 0, everything: 
 
 
 def randomise(parameter: Tensor, generator: torch.Generator, everything: bool) -> None:
-    """Give a parameter that is constant, or next to zero, scattered values: scales around one, zeros around zero."""
+    """Give a parameter that is constant, or next to zero, scattered values: scales around one, zeros around zero.
+
+    Rows of other weights are scaled, each by another factor.
+    """
     first = float(parameter.flatten()[0]) if parameter.numel() else 0.0
     constant = bool((parameter == first).all())
     if parameter.numel() == 1 and abs(first) < SLIGHT:
@@ -115,9 +118,12 @@ def randomise(parameter: Tensor, generator: torch.Generator, everything: bool) -
         scale = constant and abs(first) > 1e-8
         values = scattered(parameter.shape, generator)
         parameter.copy_((values + 0.5 if scale else values * 0.5 - 0.2).to(parameter))
-    elif everything and parameter.ndim > 1:
-        noise = torch.rand(parameter.shape, generator=generator) - 0.5
-        parameter.copy_(noise.to(parameter) * parameter.std() * math.sqrt(12))
+    elif parameter.ndim > 1:
+        if everything:
+            noise = torch.rand(parameter.shape, generator=generator) - 0.5
+            parameter.copy_(noise.to(parameter) * parameter.std() * math.sqrt(12))
+        rows = scattered(parameter.shape[:1] + (1,) * (parameter.ndim - 1), generator)
+        parameter.mul_((rows + 0.5).to(parameter))  # or statistics of neighbours could be the same
 
 
 def scattered(shape: torch.Size, generator: torch.Generator) -> Tensor:
