@@ -38,12 +38,13 @@ def expanded(model: nn.Module, example_inputs: Any, multiple: int = 16, exclude:
         raise ValueError(f"channels are filled up to a multiple of at least 1, got {multiple}")
     space = SpaceConfig(width="multiples", kernel=False, depth=False, divisor=1, exclude=tuple(exclude), proof="quick")
     narrow = Supernet(model, example_inputs, space)
-    groups, units = narrow._groups, filled_up(narrow._groups, multiple)
+    found = narrow.conversion
+    groups, units = found.groups, filled_up(found.groups, multiple)
     generator = torch.Generator().manual_seed(0)
-    changes = (following(binding, groups, units) for binding in narrow._bindings)
+    changes = (following(binding, groups, units) for binding in found.bindings)
 
     def enlarged(name: str, tensor: Tensor) -> Tensor:
-        vectors = narrow._vectors[name]
+        vectors = found.trace.parameters[name]
         sizes = [n if v is None else length(v, groups, units) for n, v in zip(tensor.shape, vectors, strict=True)]
         if sizes == list(tensor.shape):
             return tensor
@@ -79,7 +80,7 @@ def length(vector: IntArray, groups: Groups, units: IntArray) -> int:
 
 def following(binding: Binding, groups: Groups, units: IntArray) -> Change | None:
     """The value of an attribute that repeats a size; None where it stays."""
-    return binding.valued([length(v, groups, units) for v in binding.literal.vectors])
+    return binding.valued([length(v, groups, units) for v in binding.use.vectors])
 
 
 def narrowing(wide: Supernet, groups: Groups) -> Plan:
@@ -89,8 +90,8 @@ def narrowing(wide: Supernet, groups: Groups) -> Plan:
         ValueError: the expanded network has other groups.
     """
     before = {group.name: group.units for group in groups.groups}
-    sizes = [before.get(group.name, group.units) for group in wide._groups.groups]
-    return Plan(wide._slicer.indices(np.array(sizes or [0], dtype=np.int64)))
+    sizes = [before.get(group.name, group.units) for group in wide.conversion.groups.groups]
+    return Plan(wide.conversion.slicer.indices(np.array(sizes or [0], dtype=np.int64)))
 
 
 def check_equal(model: nn.Module, result: nn.Module, example_inputs: Any) -> None:

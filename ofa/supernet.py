@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ofa.arrays import FloatArray, IntArray
+from ofa.arrays import FloatArray
 from ofa.backbone import as_call, check_parameters, unwrapped
 from ofa.conversion import (
     Conversion,
@@ -23,20 +23,19 @@ from ofa.conversion import (
     Progress,
     Report,
     SpaceConfig,
-    decode,
+    elastic_rows,
     kernel_edges,
-    make_report,
+    layer_rows,
     silent,
     with_containers,
 )
-from ofa.costs import Cost, Prices
+from ofa.costs import Cost, PopulationCosts
 from ofa.persistence import identity, load_weights, save_weights
 from ofa.selection import select
 from ofa.slicing import (
     Index,
     Measure,
     Plan,
-    Slicer,
     aliases,
     cumulative_statistics,
     detached_slice,
@@ -45,7 +44,6 @@ from ofa.slicing import (
     find_owners,
     full_size,
     installed,
-    make_plan,
     move_units,
     put,
     rank_units,
@@ -56,8 +54,8 @@ from ofa.slicing import (
     unit_scores,
     write,
 )
-from ofa.space import Genome, Subnet
-from ofa.sparsity import blockwise, zeros_of
+from ofa.space import Genome, SearchSpace, Subnet
+from ofa.sparsity import blockwise
 from ofa.tracing import resized, traces
 from ofa.versions import version
 
@@ -89,25 +87,31 @@ class Supernet(nn.Module):
         super().__init__()
         config = space or SpaceConfig()
         self.model = duplicate(unwrapped(model))
-        args, kwargs = as_call(example_inputs)
-        check_parameters(self.model)
-        excluded = select(unwrapped(model), config.exclude)
-        found = Converter(self.model, model, Examples(args, kwargs), config, excluded, progress).run()
-        self._vectors, self._groups, self._stages = found.flow.parameters, found.groups, found.stages
-        self.space, self._offers, self._bindings = found.space, found.offers, found.bindings
-        self._sparse = found.sparse
-        self._owners, self._modules_by_name = (
-            with_containers(self.model, find_owners(self.model)),
-            find_modules(self.model),
-        )
-        self._slicer = Slicer(self._groups, self._vectors)
+        self._owners = with_containers(self.model, find_owners(self.model))
+        self._modules_by_name = find_modules(self.model)
         self._plans: dict[Subnet, Plan] = {}
-        edges = kernel_edges(self._offers, self._groups, self._tensor) if config.kernel_transform else {}
+        self.conversion = self._convert(model, Examples(*as_call(example_inputs)), config, progress)
+        edges = kernel_edges(self.conversion.choices, self.conversion.groups, self._tensor)
         self.transforms = KernelTransforms(edges) if config.kernel_transform else None
-        flows = traces(self.model, args, kwargs, config.resolution) or {0: found.flow}
-        self._prices = Prices.of(self.model, flows, found)
+        self._costs = self._priced(*as_call(example_inputs))
         self.activate(self.space.largest)
-        self.report = self._report(found)
+        self.report = self._report()
+
+    def _convert(self, original: nn.Module, examples: Examples, config: SpaceConfig, progress: Progress) -> Conversion:
+        check_parameters(self.model)
+        excluded = select(unwrapped(original), config.exclude)
+        return Converter(self.model, original, examples, config, excluded, progress).run()
+
+    def _priced(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> PopulationCosts:
+        """The cost formulas, for each resolution that is a choice."""
+        found = self.conversion
+        flows = traces(self.model, args, kwargs, found.config.resolution) or {0: found.trace}
+        return PopulationCosts.of(self.model, flows, found)
+
+    @property
+    def space(self) -> SearchSpace:
+        """The choices, and what a subnet is one value each of."""
+        return self.conversion.space
 
     # ------------------------------------------------------------ subnets
 
@@ -131,11 +135,9 @@ class Supernet(nn.Module):
         """What `subnet` changes: kept indices, attributes, skipped blocks."""
         if subnet in self._plans:
             return self._plans[subnet]
-        sizes, depths = self._sizes(self.space.encode(subnet))
         if len(self._plans) >= REMEMBERED:
             self._plans.pop(next(iter(self._plans)))
-        plan = make_plan(self._slicer, self._bindings, self._stages, sizes, depths)
-        self._plans[subnet] = replace(plan, zeros=zeros_of(subnet, self._sparse))
+        self._plans[subnet] = self.conversion.plan(subnet)
         return self._plans[subnet]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -210,14 +212,15 @@ class Supernet(nn.Module):
         Raises:
             ValueError: no such measure, or no gradients where it needs them.
         """
-        sizes, _ = self._sizes(self.space.encode(self._active))
+        groups, vectors = self.conversion.groups, self.conversion.trace.parameters
+        sizes, _ = self.conversion.sizes(self.space.encode(self._active))
         for name, dim in (*((n, z.dim) for n, z in self._plan.zeros.items()), *blockwise(self.model)):
-            sizes[self._groups.along(self._vectors[name][dim])] = 0
-        rank_units(self.model, self._groups, self._vectors, measure, self._plan.indices, sizes)
+            sizes[groups.along(vectors[name][dim])] = 0
+        groups = rank_units(self.model, groups, vectors, measure, self._plan.indices, sizes)
         if move:
-            move_units(self.model, self._groups, self._vectors)
+            groups = move_units(self.model, groups, vectors)
             self.zero_grad()
-        self._slicer.forget()
+        self.conversion = self.conversion.ranked(groups)
         self._plans.clear()
         self.activate(self._active)
 
@@ -226,12 +229,27 @@ class Supernet(nn.Module):
 
         Where several groups follow one choice, their units come one group after the other.
         """
-        scores = unit_scores(self.model, self._groups, self._vectors, measure, self._plan.indices)
+        found = self.conversion
+        scores = unit_scores(self.model, found.groups, found.trace.parameters, measure, self._plan.indices)
         return {
-            offer.choice.name: np.concatenate([scores[g].mean(axis=0) for g in offer.sizes])
-            for offer in self._offers
-            if offer.choice.kind == "width"
+            one.choice.name: np.concatenate([scores[g].mean(axis=0) for g in one.sizes])
+            for one in found.choices
+            if one.choice.kind == "width"
         }
+
+    def explain(self, layer: str) -> str:
+        """Why a layer is as it is, in sentences: what decides each of its dimensions, or what fixed it.
+
+        >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        >>> print(Supernet(net, torch.randn(2, 8)).explain("2"))  # doctest: +ELLIPSIS
+        2 is a Linear of 68 parameters.
+        Its outputs (4): stays, the network's output.
+        Its inputs (16): the choice 0.width: 8, 16, with 0 (shown by sliced = zeroed; ...).
+
+        Raises:
+            ValueError: no layer has this name; close ones are shown.
+        """
+        return self.report.explain(layer)
 
     # ------------------------------------------------------------ costs
 
@@ -246,20 +264,17 @@ class Supernet(nn.Module):
         Keys: macs (without those that N:M patterns save), params, weight_bytes, peak_bytes (of activations, per
         sample), bytes (activations written), kernels (contractions), macs_conv, macs_depthwise, … (zeros count)
         """
-        return self._prices(np.atleast_2d(genomes))
+        return self._costs(np.atleast_2d(genomes))
 
-    def _sizes(self, genomes: Genome) -> tuple[IntArray, IntArray]:
-        """Units kept of every group and blocks that run of every stage, shapes (..., groups) and (..., stages)."""
-        return decode(self._offers, self._groups, self._stages, genomes)
-
-    def _report(self, found: Conversion) -> Report:
-        scores = [rows.mean(axis=0) for rows in unit_scores(self.model, self._groups, self._vectors)]
-        elastic, layers = make_report(self.model, found, scores)
+    def _report(self) -> Report:
+        found = self.conversion
+        scores = [rows.mean(axis=0) for rows in unit_scores(self.model, found.groups, found.trace.parameters)]
+        layers, shares = layer_rows(self.model, found)
         small, large = (self.cost(subnet) for subnet in (self.space.smallest, self.space.largest))
         ranges = {name: (float(getattr(small, name)), float(getattr(large, name))) for name in asdict(small)}
-        return Report(
-            elastic, layers, self.space.size, found.error, ranges, (*found.flow.faults, *self._miscounted(small))
-        )
+        notes = (*found.trace.faults, *self._miscounted(small))
+        rows = elastic_rows(found, scores)
+        return Report(rows, layers, self.space.size, found.proved.error, ranges, notes, shares)
 
     def _miscounted(self, cost: Cost) -> list[str]:
         """What is wrong with the cost of the smallest subnet: its network, extracted, has other parameters."""
@@ -271,7 +286,7 @@ class Supernet(nn.Module):
     @property
     def identity(self) -> dict[str, str]:
         """What makes this network and this space, in words."""
-        return identity(self._owners, self._tensor, self._groups, self.space)
+        return identity(self._owners, self._tensor, self.conversion.groups, self.space)
 
     @property
     def digest(self) -> str:

@@ -71,15 +71,15 @@ def converter(model: nn.Module, example: Any) -> Converter:
 def test_a_rule_that_fails_freezes_and_is_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, example = USED[name]()
     right = converter(model, example)
-    assert right.flow.faults == []
+    assert right.trace.faults == ()
     whole = right.run()
     broken(name, monkeypatch)
     wrong = converter(model, example)
-    assert wrong.flow.faults and all("failed, RuntimeError: boom (" in fault for fault in wrong.flow.faults)
+    assert wrong.trace.faults and all("failed, RuntimeError: boom (" in fault for fault in wrong.trace.faults)
     found = wrong.run()
     if name != "unknown":  # which freezes anyway
         assert found.elastic < whole.elastic
-    frozen = {reason for _, reason in wrong.flow.labels.frozen}
+    frozen = {reason for _, reason in wrong.trace.demands.frozen}
     assert any("failed, RuntimeError: boom" in reason for reason in frozen)
 
 
@@ -89,5 +89,5 @@ def test_labels_that_do_not_fit_count_as_a_failure(name: str, monkeypatch: pytes
     for operator, rule in list(operators.RULES.items()):
         if rule.__name__ == name:
             monkeypatch.setitem(operators.RULES, operator, lambda *_: (torch.ones(3, 5, dtype=torch.int64),))
-    flow = converter(model, example).flow
-    assert flow.faults and all("ValueError" in fault for fault in flow.faults)
+    traced = converter(model, example).trace
+    assert traced.faults and all("ValueError" in fault for fault in traced.faults)

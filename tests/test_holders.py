@@ -125,5 +125,5 @@ def test_only_what_is_read_past_its_module_is_frozen() -> None:
 
     supernet = converted(Half())
     assert [choice.name for choice in supernet.space.choices] == ["a.width"]
-    held = {layer.name: layer.held for layer in supernet.report.layers}
+    held = {layer.name: layer.why() for layer in supernet.report.layers}
     assert held["b"] == "read through a tuple, Half.weights" and not held["a"]

@@ -28,8 +28,8 @@ def test_sorting_by_any_measure_keeps_the_function_and_orders_the_units(measure:
         assert (supernet(x) - expected).abs().max() < 1e-5 * expected.abs().max()
     if measure not in ("taylor", "fisher", "random"):  # gradients are dropped; random scores stay at their place
         for group, scores in zip(
-            supernet._groups.groups,
-            unit_scores(supernet.model, supernet._groups, supernet._vectors, measure),
+            supernet.conversion.groups.groups,
+            unit_scores(supernet.model, supernet.conversion.groups, supernet.conversion.trace.parameters, measure),
             strict=True,
         ):
             assert group.kind == "kernel" or (np.diff(scores) <= 1e-4 * scores.max()).all(), group.name
@@ -97,7 +97,7 @@ def test_channels_of_grouped_convolutions_are_ranked_inside_each_group(name: str
 
 def strands_of(supernet: ofa.Supernet) -> list[Any]:
     """The importance of every channel inside its group of a grouped convolution."""
-    rows = unit_scores(supernet.model, supernet._groups, supernet._vectors, "l2")
+    rows = unit_scores(supernet.model, supernet.conversion.groups, supernet.conversion.trace.parameters, "l2")
     convolutions = [m for m in supernet.modules() if isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels]
     found = [row for row in rows if len(row) > 1]
     assert len(found) >= len(convolutions) > 2
@@ -144,8 +144,8 @@ def test_gradients_go_along_when_channels_are_ranked_inside_groups() -> None:
 
 def first_order(supernet: ofa.Supernet) -> dict[str, Any]:
     """The importance by gradients of the channels of every group of widths, (strands, units)."""
-    rows = unit_scores(supernet.model, supernet._groups, supernet._vectors, "taylor")
-    return {g.name: row for g, row in zip(supernet._groups.groups, rows, strict=True) if g.kind == "width"}
+    rows = unit_scores(supernet.model, supernet.conversion.groups, supernet.conversion.trace.parameters, "taylor")
+    return {g.name: row for g, row in zip(supernet.conversion.groups.groups, rows, strict=True) if g.kind == "width"}
 
 
 @pytest.mark.parametrize("measure", ["taylor", "fisher"])

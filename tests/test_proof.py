@@ -117,7 +117,7 @@ def test_a_kernel_whose_border_lies_outside_of_small_images_is_shown_on_larger_o
     net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8, padding=1), nn.Conv2d(8, 8, 7, padding=3), nn.Conv2d(8, 4, 1))
     found = conversion(net, torch.randn(1, 3, 16, 16), ofa.SpaceConfig(divisor=4))
     kernel = "1.kernel"
-    assert found.ways[kernel] == "sliced = zeroed" and found.moved[kernel] >= MOVES
+    assert found.proved.ways[kernel] == "sliced = zeroed" and found.proved.moved[kernel] >= MOVES
 
 
 def without_effect(net: nn.Module, x: Tensor) -> Tensor:
@@ -133,17 +133,17 @@ def ineffective() -> tuple[nn.Module, Tensor]:
 
 def test_a_choice_that_moves_no_output_is_frozen_as_not_shown() -> None:
     found = conversion(*ineffective(), ofa.SpaceConfig(divisor=4))
-    assert found.failures["a.width"].startswith("not shown: without it the output moves by 0e+00")
-    assert found.ways["a.width"] == "not shown"
-    assert "a.width" not in [offer.choice.name for offer in found.offers]
+    assert found.proved.failures["a.width"].startswith("not shown: without it the output moves by 0e+00")
+    assert found.proved.ways["a.width"] == "not shown"
+    assert "a.width" not in [one.choice.name for one in found.choices]
     supernet = ofa.Supernet(*ineffective(), ofa.SpaceConfig(divisor=4))
     assert any(layer.reason.startswith("not shown") for layer in supernet.report.layers)
 
 
 def test_a_choice_that_moves_no_output_may_be_kept_and_is_said_to_be_not_shown() -> None:
     found = conversion(*ineffective(), ofa.SpaceConfig(divisor=4, unproved="keep"))
-    assert not found.failures and "a.width" in [offer.choice.name for offer in found.offers]
-    assert found.ways["a.width"] == "not shown" and found.moved["a.width"] == 0
+    assert not found.proved.failures and "a.width" in [one.choice.name for one in found.choices]
+    assert found.proved.ways["a.width"] == "not shown" and found.proved.moved["a.width"] == 0
 
 
 def test_a_branch_whose_module_moves_is_shown_inside_the_network() -> None:
@@ -151,8 +151,8 @@ def test_a_branch_whose_module_moves_is_shown_inside_the_network() -> None:
     branch = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
     model = Net(lambda net, x: net.last(x + 0.0 * net.branch(x)), branch=branch, last=nn.Conv2d(3, 4, 3))
     found = conversion(model, torch.randn(2, 3, 12, 12), ofa.SpaceConfig(divisor=4))
-    assert found.ways == {"branch.0.width": "sliced = zeroed, inside the network"} and not found.failures
-    assert found.moved["branch.0.width"] >= MOVES
+    assert found.proved.ways == {"branch.0.width": "sliced = zeroed, inside the network"} and not found.proved.failures
+    assert found.proved.moved["branch.0.width"] >= MOVES
 
 
 # ------------------------------------------------------------ what is not the network's own error

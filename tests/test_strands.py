@@ -64,7 +64,7 @@ def made(name: str) -> tuple[nn.Module, Tensor]:
 def test_sliced_equals_zeroed_wherever_groups_keep_channels_of_their_own(name: str, move: bool) -> None:
     model, x = made(name)
     supernet = ofa.Supernet(model, x, ofa.SpaceConfig("multiples", divisor=4, kernel=False, depth=False)).eval()
-    assert sorted(supernet._groups.strands.values()) == sorted(NETWORKS[name][1])
+    assert sorted(supernet.conversion.groups.conv_groups.values()) == sorted(NETWORKS[name][1])
     with torch.no_grad():
         supernet.sort("l2", move=move)
         torch.testing.assert_close(supernet(x), model(x))

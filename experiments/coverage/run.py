@@ -26,7 +26,7 @@ import torch
 
 import ofa
 from experiments.coverage.families import build, families
-from ofa.groups import find_groups
+from ofa.groups import constrain, find_groups
 from ofa.tracing import trace
 
 RESULTS = Path(__file__).parent / "results.csv"
@@ -47,6 +47,9 @@ class Row:
     frozen_groups: int = 0
     params_elastic: float = 0.0
     params_elastic_with_depth: float = 0.0
+    params_in_all_dimensions: float = 0.0
+    params_in_some: float = 0.0
+    params_in_none: float = 0.0
     macs_elastic: float = 0.0
     largest_macs: int = 0
     smallest_macs: int = 0
@@ -65,25 +68,26 @@ def convert(family: str, name: str) -> Row:
     model, x = build(family, name)
     start = time.process_time()
     flow = trace(model, (x,), {})
-    groups = find_groups(flow, lambda _: None)
+    groups = find_groups(flow, constrain(flow, lambda _: None))
     traced = time.process_time() - start
     supernet = ofa.Supernet(model, x).eval()
     seconds = time.process_time() - start - traced
-    space, report = supernet.space, supernet.report
+    space, report, found = supernet.space, supernet.report, supernet.conversion
     kinds = Counter(choice.kind for choice in space.choices)
     names = {choice.name for choice in space.choices if choice.kind in ("width", "kernel")}
     sized = sum(layer.params for layer in report.layers if names & set(layer.choices))
     params = sum(layer.params for layer in report.layers)
-    frozen = Counter({layer.reason: 0 for layer in report.layers if layer.reason})
+    frozen: Counter[str] = Counter()
     for layer in report.layers:
-        frozen[layer.reason] += layer.params * bool(layer.reason)
+        frozen[layer.reason] += layer.params * (not layer.choices)
     share = sized / params
     costs = [supernet.cost(subnet).macs for subnet in (space.largest, space.smallest)]
     return Row(
         family, name, "converted" if share >= 0.5 else "partly", x.shape[-1], params,
         kinds["width"], kinds["kernel"], kinds["depth"],
-        sum(group.name not in names and group.name in supernet._groups.reasons for group in supernet._groups.groups),
-        round(share, 4), round(report.elastic_share, 4), round(macs_share(flow, groups, names), 4), *costs,
+        sum(group.name in found.proved.failures for group in found.groups.groups),
+        round(share, 4), round(report.elastic_share, 4), *(round(s, 4) for s in report.shares),
+        round(macs_share(flow, groups, names), 4), *costs,
         float(f"{report.error:.2g}"), same(model(x), supernet(x)), extracts(supernet, x),
         round(traced, 2), round(seconds, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         " | ".join(f"{n / params:.0%} {why}" for why, n in frozen.most_common(4) if n),

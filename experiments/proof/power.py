@@ -181,7 +181,7 @@ def cost_faults(supernet: ofa.Supernet, example: Any, most: int) -> Iterator[tup
     alike = [(subnet, real) for subnet, real, ours in rows if real == ours]
     genomes = np.array([space.encode(subnet) for subnet in (*seen, *(space.sample(rng) for _ in range(OTHERS)))])
     before = supernet.costs(genomes)
-    (model, *_) = supernet._prices.models.values()
+    (model, *_) = supernet._costs.models.values()
     for i in rng.permutation(len(model._terms)).tolist()[:most]:
         constant, model._constants[i] = model._constants[i], 0.0
         after = supernet.costs(genomes)

@@ -6,12 +6,12 @@ Uses every room below: tracing, groups, slicing, sparsity, space.
 
 from ofa.conversion.attributes import Binding
 from ofa.conversion.choices import SpaceConfig
-from ofa.conversion.converter import Conversion, Converter, decode
+from ofa.conversion.converter import Conversion, Converter
 from ofa.conversion.holders import with_containers
 from ofa.conversion.kernels import KernelTransforms, kernel_edges
 from ofa.conversion.proof import Progress, silent
 from ofa.conversion.randomised import Examples
-from ofa.conversion.report import Report, make_report
+from ofa.conversion.report import Report, elastic_rows, layer_rows
 
 __all__ = [
     "Binding",
@@ -22,9 +22,9 @@ __all__ = [
     "Progress",
     "Report",
     "SpaceConfig",
-    "decode",
+    "elastic_rows",
     "kernel_edges",
-    "make_report",
+    "layer_rows",
     "silent",
     "with_containers",
 ]

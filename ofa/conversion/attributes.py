@@ -17,7 +17,7 @@ from torch import nn
 from ofa.arrays import IntArray
 from ofa.groups import Groups
 from ofa.slicing import Change
-from ofa.tracing import Literal, Trace
+from ofa.tracing import SizeUse, Trace
 
 ATTEMPTS = 40  # ways to bind the attributes of one group that are tried
 MOST = 6  # bindings of one attribute that are tried
@@ -35,21 +35,21 @@ class Binding:
     module: str
     attribute: str
     old: Any
-    literal: Literal
+    use: SizeUse
     certain: bool = True
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Identifies what is followed, whatever the groups."""
-        return (*(v.tobytes() for v in self.literal.vectors), self.literal.scale, self.literal.offset)
+        return (*(v.tobytes() for v in self.use.vectors), self.use.scale, self.use.offset)
 
     def change(self, groups: Groups, sizes: IntArray) -> Change | None:
         """The attribute's value in a subnet; None where it stays."""
-        return self.valued([int(np.count_nonzero(groups.kept(v, sizes))) for v in self.literal.vectors])
+        return self.valued([int(np.count_nonzero(groups.kept(v, sizes))) for v in self.use.vectors])
 
     def valued(self, counts: Sequence[int]) -> Change | None:
         """The attribute's value for so many labels of each vector; None where it stays."""
-        values = [round(self.literal.scale * n + self.literal.offset) for n in counts]
+        values = [round(self.use.scale * n + self.use.offset) for n in counts]
         value = type(self.old)(values) if isinstance(self.old, (tuple, list)) else values[0]
         return None if value == self.old else Change(self.module, self.attribute, value)
 
@@ -65,7 +65,7 @@ class Bindings:
         self.chosen: list[int | None] = [0 if rows[0].certain else None for rows in options]
         self.names = [(type(model.get_submodule(rows[0].module)), rows[0].attribute) for rows in options]
         self.touched = [
-            {g for row in rows for v in row.literal.vectors for g in np.unique(groups.group_of[v]).tolist()}
+            {g for row in rows for v in row.use.vectors for g in np.unique(groups.group_of[v]).tolist()}
             for rows in options
         ]
         self.learned: dict[tuple[type, str], int | None] = {}
@@ -171,43 +171,43 @@ class Bindings:
 
 def find_bindings(model: nn.Module, trace: Trace, groups: Groups) -> list[list[Binding]]:
     """For each attribute that may follow, its possible bindings, the likeliest first."""
-    own: dict[str, list[Literal]] = {}
-    inner: dict[str, list[Literal]] = {}
-    for literal in (*trace.literals, *shapes(trace)):
-        if any(groups.varies(vector) for vector in literal.vectors):
-            own.setdefault(literal.module, []).append(literal)
-            for outer in enclosing(literal.module):
-                inner.setdefault(outer, []).append(literal)
-    for path, literals in list(own.items()):  # methods of a module that never runs are called by the one around it
+    own: dict[str, list[SizeUse]] = {}
+    inner: dict[str, list[SizeUse]] = {}
+    for use in (*trace.size_uses, *shapes(trace)):
+        if any(groups.varies(vector) for vector in use.vectors):
+            own.setdefault(use.module, []).append(use)
+            for outer in enclosing(use.module):
+                inner.setdefault(outer, []).append(use)
+    for path, uses in list(own.items()):  # methods of a module that never runs are called by the one around it
         for name, _ in model.get_submodule(path).named_children():
             child = f"{path}.{name}" if path else name
             if child not in trace.ran:
-                own[child] = [*own.get(child, ()), *literals]
+                own[child] = [*own.get(child, ()), *uses]
     found = []
     for path in dict.fromkeys((*own, *inner)):
         for name, value in sizes_in(model.get_submodule(path)):
             certain = fitting(name, value, own.get(path, ()))
             options = certain or fitting(name, value, inner.get(path, ()))
             if options:
-                found.append([Binding(path, name, value, literal, bool(certain)) for literal in options[:MOST]])
+                found.append([Binding(path, name, value, use, bool(certain)) for use in options[:MOST]])
     return found
 
 
-def fitting(name: str, value: Any, literals: Sequence[Literal]) -> list[Literal]:
+def fitting(name: str, value: Any, uses: Sequence[SizeUse]) -> list[SizeUse]:
     """The sizes that an attribute of this name and value may repeat, the likeliest first."""
-    fit = distinct([lit for lit in literals if lit.value == normal(value) and lit.role in roles(name)])
+    fit = distinct([lit for lit in uses if lit.value == normal(value) and lit.role in roles(name)])
     return sorted(fit, key=lambda lit: roles(name).index(lit.role))
 
 
-def shapes(trace: Trace) -> Iterator[Literal]:
+def shapes(trace: Trace) -> Iterator[SizeUse]:
     """The sizes of every parameter, as its module may repeat them."""
     for name, vectors in trace.parameters.items():
         path = name.rpartition(".")[0]
         whole = [v for v in vectors if v is not None]
         for vector in whole:
-            yield Literal(path, "size", len(vector), (vector,))
+            yield SizeUse(path, "size", len(vector), (vector,))
         if whole:
-            yield Literal(path, "sizes", tuple(len(v) for v in whole), tuple(whole))
+            yield SizeUse(path, "sizes", tuple(len(v) for v in whole), tuple(whole))
 
 
 def enclosing(path: str) -> Iterator[str]:
@@ -247,8 +247,8 @@ def roles(name: str) -> Sequence[str]:
     return ("groups", "size", "sizes", "out", "in")
 
 
-def distinct(literals: Sequence[Literal]) -> list[Literal]:
-    seen: dict[Any, Literal] = {}
-    for literal in literals:
-        seen.setdefault((*(v.tobytes() for v in literal.vectors), literal.scale, literal.offset), literal)
+def distinct(uses: Sequence[SizeUse]) -> list[SizeUse]:
+    seen: dict[Any, SizeUse] = {}
+    for use in uses:
+        seen.setdefault((*(v.tobytes() for v in use.vectors), use.scale, use.offset), use)
     return list(seen.values())

@@ -87,7 +87,7 @@ def check_ratios(name: str, ratios: Iterable[float]) -> None:
 
 
 @dataclass(frozen=True)
-class Offer:
+class ElasticChoice:
     """A choice, and for each group (by index) that follows it the units kept at each option."""
 
     choice: Choice
@@ -110,9 +110,9 @@ def width_options(units: int, unit_size: int, ratios: Sequence[float], divisor: 
     return tuple(sorted({units, *(width_at(units, unit_size, ratio, divisor) for ratio in ratios)}))
 
 
-def make_offers(
+def elastic_choices(
     flow: Trace, groups: Groups, stages: Sequence[Stage], config: SpaceConfig, frozen: Iterable[str] = ()
-) -> list[Offer]:
+) -> list[ElasticChoice]:
     """Depths first, then resolution, widths and kernels; what is named in `frozen` is left out.
 
     Raises:
@@ -120,38 +120,40 @@ def make_offers(
     """
     skip = set(frozen)
     open_stages = [stage for stage in stages if config.depth and stage.name not in skip]
-    offers = [Offer(Choice(stage.name, "depth", depth_options(len(stage.blocks))), {}) for stage in open_stages]
+    depths = (Choice(stage.name, "depth", depth_options(len(stage.blocks))) for stage in open_stages)
+    choices = [ElasticChoice(depth, {}) for depth in depths]
     if len(config.resolution) > 1:
-        offers.append(Offer(Choice("resolution", "resolution", tuple(sorted(set(config.resolution)))), {}))
+        choices.append(ElasticChoice(Choice("resolution", "resolution", tuple(sorted(set(config.resolution)))), {}))
     decisions = POLICIES[config.policy](Network(flow, groups, stages, config.keep_ends), config.ratios)
     for decision in decisions:
         members = [g for g in decision.groups if groups.groups[g].name not in skip]
-        offers += width_offer(decision, members, groups, config, open_stages)
+        choices += width_choice(decision, members, groups, config, open_stages)
     for g, group in enumerate(groups.groups):
         if group.kind == "kernel" and config.kernel and group.name not in skip:
             options = tuple(range(3, group.units + 1, 2))
-            offers += offer_for(
+            choices += choice_for(
                 group.name, "kernel", {g: overridden(group, "kernel", options, config)}, groups, open_stages
             )
     check_overrides(groups, config)
-    return offers
+    return choices
 
 
-def sparsity_offers(layers: Mapping[str, SparseLayer], stages: Sequence[Stage]) -> list[Offer]:
+def sparsity_choices(layers: Mapping[str, SparseLayer], stages: Sequence[Stage]) -> list[ElasticChoice]:
     """A choice of pattern for each layer."""
     return [
-        Offer(Choice(f"{name}.sparsity", "sparsity", layer.options, tuple(blocks_around([layer.weight], stages))), {})
+        ElasticChoice(Choice(f"{name}.sparsity", "sparsity", layer.options, around), {})
         for name, layer in layers.items()
+        for around in [tuple(blocks_around([layer.weight], stages))]
     ]
 
 
-def width_offer(
+def width_choice(
     decision: Decision, members: Sequence[int], groups: Groups, config: SpaceConfig, stages: Sequence[Stage]
-) -> list[Offer]:
+) -> list[ElasticChoice]:
     """The choice of one decision; several groups share a ratio, in percent, as its value."""
     if len(decision.groups) == 1:
         sizes = {g: units_of(groups.groups[g], decision.ratios, config) for g in members}
-        return offer_for(decision.name, "width", sizes, groups, stages)
+        return choice_for(decision.name, "width", sizes, groups, stages)
     ratios = sorted({*decision.ratios, 1.0})
     sizes = {
         g: tuple(width_at(groups.groups[g].units, groups.groups[g].unit_size, r, config.divisor) for r in ratios)
@@ -161,7 +163,7 @@ def width_offer(
         return []
     names = [name for g in members for name, _, _ in groups.groups[g].members]
     choice = Choice(decision.name, "width", tuple(round(100 * r) for r in ratios), tuple(blocks_around(names, stages)))
-    return [Offer(choice, sizes)]
+    return [ElasticChoice(choice, sizes)]
 
 
 def units_of(group: ChannelGroup, ratios: Sequence[float], config: SpaceConfig) -> tuple[int, ...]:
@@ -169,13 +171,13 @@ def units_of(group: ChannelGroup, ratios: Sequence[float], config: SpaceConfig) 
     return overridden(group, "units", width_options(group.units, group.unit_size, own, config.divisor), config)
 
 
-def offer_for(
+def choice_for(
     name: str, kind: Literal["width", "kernel"], sizes: Mapping[int, tuple[int, ...]], groups: Groups,
     stages: Sequence[Stage],
-) -> list[Offer]:  # fmt: skip
+) -> list[ElasticChoice]:  # fmt: skip
     """The choice of one group; none where only one option is left."""
     return [
-        Offer(
+        ElasticChoice(
             Choice(name, kind, options, tuple(blocks_around((m[0] for m in groups.groups[g].members), stages))), sizes
         )
         for g, options in sizes.items()
@@ -226,5 +228,5 @@ def depth_options(blocks: int) -> tuple[int, ...]:
     return tuple(range(blocks // 2, blocks + 1))
 
 
-def space_of(offers: Sequence[Offer]) -> SearchSpace:
-    return SearchSpace(tuple(offer.choice for offer in offers))
+def space_of(choices: Sequence[ElasticChoice]) -> SearchSpace:
+    return SearchSpace(tuple(one.choice for one in choices))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ofa.conversion.choices import Offer
+from ofa.conversion.choices import ElasticChoice
 from ofa.groups import Groups
 from ofa.slicing import Index
 
@@ -48,10 +48,10 @@ class KernelTransforms(nn.Module):
 
 
 def kernel_edges(
-    offers: Sequence[Offer], groups: Groups, tensor: Callable[[str], Tensor]
+    choices: Sequence[ElasticChoice], groups: Groups, tensor: Callable[[str], Tensor]
 ) -> dict[str, tuple[int, int]]:
     """Edge and spatial dimensions of every weight whose kernel is a choice, by name."""
-    chosen = {g for offer in offers if offer.choice.kind == "kernel" for g in offer.sizes}
+    chosen = {g for one in choices if one.choice.kind == "kernel" for g in one.sizes}
     names = {(name, groups.groups[g].units) for g in chosen for name, _, _ in groups.groups[g].members}
     return {name: (edge, tensor(name).ndim - 2) for name, edge in sorted(names)}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa.groups import ChannelGroup, Groups, Stage, parent
-from ofa.tracing import Product, Trace
+from ofa.tracing import CostTerm, Trace
 
 CONVOLUTIONS = ("conv", "pointwise", "depthwise", "grouped")
 Ratios = tuple[float, ...]
@@ -41,11 +41,11 @@ class Network:
     def widths(self) -> list[tuple[int, ChannelGroup]]:
         return [(g, group) for g, group in enumerate(self.groups.groups) if group.kind == "width"]
 
-    def convolutions(self) -> list[Product]:
+    def convolutions(self) -> list[CostTerm]:
         """All convolutions in the order in which they ran."""
         return [product for product in self.flow.macs if product.kind in CONVOLUTIONS]
 
-    def made_by(self, convolution: Product) -> set[int]:
+    def made_by(self, convolution: CostTerm) -> set[int]:
         """The groups of a convolution's output channels."""
         return set(np.unique(self.groups.group_of[convolution.vectors[0]]).tolist())
 
@@ -94,7 +94,7 @@ def auto(network: Network, ratios: Ratios) -> list[Decision]:
     return decisions
 
 
-def edge(convolution: Product) -> int:
+def edge(convolution: CostTerm) -> int:
     """The smallest edge of a convolution's kernel."""
     return min(len(vector) for vector in convolution.vectors[2:])
 

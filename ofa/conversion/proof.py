@@ -6,6 +6,7 @@ the output; a row that fails is halved until the part that is to blame is known.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,12 +38,22 @@ def silent(done: int, total: int) -> None:
     """Progress that nobody sees."""
 
 
+@dataclass(frozen=True)
+class Proved:
+    """What a proof found: why parts (groups and stages, by name) failed, the largest relative difference of what holds,
+    by how much each part's removal moves the output, and by which comparison it was shown."""
+
+    failures: Mapping[str, str]
+    error: float
+    moved: Mapping[str, float]
+    ways: Mapping[str, str]
+
+
 @dataclass
 class Proof:
     """Compares sliced with zeroed networks, chooses attribute bindings by what holds, and finds what does not.
 
-    `moved` says by how much each part's removal moves the output, `ways` by which comparison it was shown, `worst` is
-    the largest relative difference of what holds.
+    `found` is what it knows by now.
     """
 
     groups: Groups
@@ -65,9 +76,9 @@ class Proof:
     # ------------------------------------------------------------ what is checked
 
     @property
-    def found(self) -> tuple[Mapping[str, str], float, Mapping[str, float], Mapping[str, str]]:
-        """Failures, the largest difference of what holds, movements, and ways of comparison."""
-        return self.failures, self.worst, self.moved, self.ways
+    def found(self) -> Proved:
+        """What is known by now, as a value."""
+        return Proved(dict(self.failures), self.worst, dict(self.moved), dict(self.ways))
 
     def parts(self, smallest: Point) -> list[Part]:
         """The groups and stages that a point makes smaller."""
@@ -178,18 +189,16 @@ class Proof:
         self.permuted.remove(group)
         return False
 
-    def strands(self, point: Point) -> list[int]:
-        """The groups whose strands may not keep other channels each."""
+    def not_apart(self, point: Point) -> list[int]:
+        """The groups whose channels may not be others in each group of a grouped convolution."""
         smallest, full = point[0], self.groups.full
-        parts: list[Part] = [("group", g) for g in self.groups.strands if smallest[g] < full[g]]
-        self.groups.shuffle(np.random.default_rng(0))
-        self.slicer.forget()
-        wrong: list[int] = []
-        if self._at(point, parts) is not None:
-            wrong = [g for _, g in parts if self._at(point, [("group", g)]) is not None] or [g for _, g in parts]
-        self.groups.rank_of[:] = self.groups.home_of
-        self.slicer.forget()
-        return wrong
+        parts: list[Part] = [("group", g) for g in self.groups.conv_groups if smallest[g] < full[g]]
+        shuffled = copy.copy(self)
+        shuffled.groups = self.groups.shuffled(np.random.default_rng(0))
+        shuffled.slicer = Slicer(shuffled.groups, self.vectors)
+        if shuffled._at(point, parts) is None:
+            return []
+        return [g for _, g in parts if shuffled._at(point, [("group", g)]) is not None] or [g for _, g in parts]
 
     # ------------------------------------------------------------ one comparison
 

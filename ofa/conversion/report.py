@@ -1,7 +1,8 @@
-"""What a conversion found: every choice and its layers, and for every other layer the reason why it stays as it is."""
+"""What a conversion found: every choice and its layers, and for every dimension that stays the reason."""
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,25 +14,57 @@ from torch import nn
 
 from ofa.arrays import FloatArray
 from ofa.conversion.converter import Conversion
+from ofa.conversion.dimensions import Dimension, Reasons, dimensions_of, merged
 from ofa.conversion.proof import NOT_SHOWN
 from ofa.groups import skipped_by
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module with parameters of its own; `held` is why its output channels stay, where only its inputs change."""
+    """One module with parameters of its own: the choices that change it, and each of its dimensions.
+
+    A dimension that could be smaller is decided by choices, or stays for a reason; kernels of up to 3 are not among
+    them. A choice of depth skips the layer's block as a whole.
+    """
 
     name: str
     type: str
     params: int
     choices: tuple[str, ...]
-    reason: str
-    held: str = ""
+    dimensions: tuple[Dimension, ...] = ()
+
+    @property
+    def staying(self) -> tuple[Dimension, ...]:
+        """The dimensions that no choice decides."""
+        return tuple(row for row in self.dimensions if not row.choices)
+
+    @property
+    def reason(self) -> str:
+        """Why dimensions of it stay, each reason once; empty where none does."""
+        return "; ".join(dict.fromkeys(row.reason for row in self.staying))
+
+    def why(self, name: str = "outputs") -> str:
+        """Why the dimension of a name stays; empty where it does not, or is none."""
+        return next((row.reason for row in self.dimensions if row.name == name), "")
+
+    def explained(self, others: Mapping[str, Elastic]) -> str:
+        """Why this layer is as it is, in sentences."""
+        sentences = [f"{self.name or 'The network itself'} is a {self.type} of {self.params:,} parameters."]
+        for row in self.dimensions:
+            if not row.choices:
+                size = f" ({row.size})" if row.size else ""
+                sentences.append(f"Its {row.name}{size}: they stay, {row.reason}.")
+            for name in row.choices:
+                sentences.append(f"Its {row.name} ({row.size}): {others[name].described(self.name)}.")
+        decided = {name for row in self.dimensions for name in row.choices}
+        sentences += [f"Besides, {others[c].described(self.name)}." for c in self.choices if c not in decided]
+        return "\n".join(sentences)
 
 
 @dataclass(frozen=True)
 class Elastic:
-    """One choice: its options, the layers that follow it, and the importance (L1) of its weakest and strongest unit.
+    """One choice: its options, the layers that follow it, and the importance of its weakest and its strongest unit (the
+    mean size of the weights that a unit owns, relative to the mean over all units of its group: about 1).
 
     `way` says how it was shown that the options are right (sliced = zeroed, permuted, sliced = extracted; inside the
     network, or not shown), `moved` by how much the output changes without what the smallest option removes, relative to
@@ -46,13 +79,24 @@ class Elastic:
     way: str = ""
     moved: float | None = None
 
+    def described(self, layer: str) -> str:
+        """What the choice offers a layer, and what it was shown by, as part of a sentence."""
+        options = ", ".join(map(str, self.options))
+        if self.kind == "depth":
+            return f"the choice {self.name} ({options} of its blocks run) can skip it"
+        others = [name for name in self.layers if name != layer]
+        along = f", with {', '.join(others[:3])}" + (f" and {len(others) - 3} more" if others[3:] else "")
+        shown = f" (shown by {self.way}" + (f"; it moves the output by {self.moved:.1g})" if self.moved else ")")
+        return f"the choice {self.name}: {options}{along if others else ''}{shown if self.way else ''}"
+
 
 @dataclass(frozen=True)
 class Report:
     """Every choice and every layer of a supernet; `error` is the proof's largest relative difference.
 
     `ranges` are the (smallest, largest) subnet's costs by name: macs, params, peak_bytes. `notes` are faults of the
-    engine's own that were met: rules of operators that failed, and froze what they touched.
+    engine's own that were met: rules of operators that failed, and froze what they touched. `shares` of the parameters
+    are elastic in all of their dimensions, in some, in none; kernels of up to 3 do not count as a dimension.
     """
 
     elastic: tuple[Elastic, ...]
@@ -61,6 +105,7 @@ class Report:
     error: float
     ranges: Mapping[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
+    shares: tuple[float, float, float] = (0.0, 0.0, 1.0)
 
     @property
     def elastic_share(self) -> float:
@@ -70,8 +115,24 @@ class Report:
 
     @property
     def summary(self) -> str:
-        share = f"{self.elastic_share:.0%} of the parameters elastic"
+        every, some, none = self.shares
+        share = (
+            f"{every:.0%} of the parameters elastic in all of their dimensions, {some:.0%} in some, {none:.0%} in none"
+        )
         return f"{len(self.elastic)} choices, {self.space_size:.3g} subnets, {share}"
+
+    def explain(self, name: str) -> str:
+        """Why a layer is as it is: what decides each of its dimensions, or what fixed it.
+
+        Raises:
+            ValueError: no layer has this name; close ones are shown.
+        """
+        layers = {layer.name: layer for layer in self.layers}
+        if name not in layers:
+            inside = [other for other in layers if other.startswith(f"{name}.")]
+            close = inside or difflib.get_close_matches(name, layers, n=5, cutoff=0.4) or list(layers)
+            raise ValueError(f"no layer {name!r} with parameters of its own; there are {', '.join(close[:8])}")
+        return layers[name].explained({row.name: row for row in self.elastic})
 
     @property
     def shown(self) -> str:
@@ -118,11 +179,12 @@ class Report:
                 ", ".join(layer or "the network" for layer in row.layers[:2]) + more,
                 moved,
             )
-        frozen = Table("layer", "type", "params", "stays because", title="layers that stay as they are")
+        staying = Table("layer", "type", "params", "dimension", "stays because", title="dimensions that stay")
         for layer in self.layers:
-            if not layer.choices:
-                frozen.add_row(layer.name, layer.type, f"{layer.params:,}", layer.reason)
-        return [choices, frozen] if frozen.rows else [choices]
+            for n, one in enumerate(layer.staying):
+                own = ("", "", "") if n else (layer.name, layer.type, f"{layer.params:,}")
+                staying.add_row(*own, f"{one.size or ''} {one.name}".strip(), one.reason)
+        return [choices, staying] if staying.rows else [choices]
 
     def __str__(self) -> str:
         text: str = self._rendered().export_text()
@@ -143,51 +205,43 @@ class Report:
         return console
 
 
-def make_report(
-    model: nn.Module, found: Conversion, scores: Sequence[FloatArray]
-) -> tuple[tuple[Elastic, ...], tuple[Layer, ...]]:
-    """The rows of a report: what is elastic, and every layer."""
-    groups = found.groups
-    decides = {g: offer.choice.name for offer in found.offers for g in offer.sizes}
+def elastic_rows(found: Conversion, scores: Sequence[FloatArray]) -> tuple[Elastic, ...]:
+    """The rows of a report's choices; `scores` are the importances of the units of every group."""
+    groups, proved = found.groups, found.proved
+    decides = {g for one in found.choices for g in one.sizes}
     members = {g: tuple(dict.fromkeys(m[0].rpartition(".")[0] for m in groups.groups[g].members)) for g in decides}
     blocks = {stage.name: stage.blocks for stage in found.stages}
     rows = []
-    for offer in found.offers:
-        own = [offer.choice.name.removesuffix(".sparsity")] if offer.choice.kind == "sparsity" else []
-        layers = [name for g in offer.sizes for name in members[g]] or own or blocks.get(offer.choice.name, ())
-        values = [float(v) for g in offer.sizes for v in scores[g]] if offer.choice.kind == "width" else []
+    for one in found.choices:
+        choice = one.choice
+        own = [choice.name.removesuffix(".sparsity")] if choice.kind == "sparsity" else []
+        layers = [name for g in one.sizes for name in members[g]] or own or blocks.get(choice.name, ())
+        values = [float(v) for g in one.sizes for v in scores[g]] if choice.kind == "width" else []
         spread = (min(values), max(values)) if values else None
-        choice = offer.choice
-        parts = [groups.groups[g].name for g in offer.sizes] or [choice.name]
-        way = ", ".join(dict.fromkeys(found.ways[part] for part in parts if part in found.ways))
-        moved = min((found.moved[part] for part in parts if part in found.moved), default=None)
-        layers = tuple(dict.fromkeys(layers))
-        rows.append(Elastic(choice.name, choice.kind, choice.options, layers, spread, way, moved))
-    return tuple(rows), tuple(layer_rows(model, found, decides))
+        parts = [groups.groups[g].name for g in one.sizes] or [choice.name]
+        way = ", ".join(dict.fromkeys(proved.ways[part] for part in parts if part in proved.ways))
+        moved = min((proved.moved[part] for part in parts if part in proved.moved), default=None)
+        rows.append(Elastic(choice.name, choice.kind, choice.options, tuple(dict.fromkeys(layers)), spread, way, moved))
+    return tuple(rows)
 
 
-def layer_rows(model: nn.Module, found: Conversion, decides: Mapping[int, str]) -> list[Layer]:
-    groups, names = found.groups, {offer.choice.name for offer in found.offers}
-    owned: dict[str, list[str]] = {}
-    failed: dict[str, str] = {}
-    for g, group in enumerate(groups.groups):
-        for member, _, _ in group.members:
-            module = member.rpartition(".")[0]
-            if g in decides:
-                owned.setdefault(module, []).append(decides[g])
-            elif group.name in groups.reasons:
-                failed.setdefault(module, groups.reasons[group.name])
-    layers = []
+def layer_rows(model: nn.Module, found: Conversion) -> tuple[tuple[Layer, ...], tuple[float, float, float]]:
+    """Every layer with its dimensions, and the shares of the parameters with all, some, none of theirs elastic."""
+    reasons, names = Reasons(found), {one.choice.name for one in found.choices}
+    layers, sums = [], [0, 0, 0]
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if own:
-            choices = dict.fromkeys(owned.get(name, []))
-            others = [*(found.stages[s].name for s, _ in skipped_by(name, found.stages)), f"{name}.sparsity"]
-            choices.update(dict.fromkeys(other for other in others if other in names))
-            prefix = f"{name}." if name else ""
-            reason = next((groups.reasons[prefix + p] for p in own if prefix + p in groups.reasons), "")
-            reasons = [failed.get(name, reason), found.dense.get(name, "")]
-            why = "" if choices else "; ".join(filter(None, reasons)) or "no option fits"
+            rows = list(dimensions_of(name, module, reasons))
+            for local, parameter in own.items():
+                open_ = [bool(row.choices) for full, row in rows if full == (f"{name}.{local}" if name else local)]
+                sums[0 if open_ and all(open_) else 1 if any(open_) else 2] += parameter.numel()
+            choices = [c for _, row in rows for c in row.choices]
+            choices += [found.stages[s].name for s, _ in skipped_by(name, found.stages)] + [f"{name}.sparsity"]
+            kept = tuple(dict.fromkeys(choice for choice in choices if choice in names))
+            dimensions = merged([row for _, row in rows])
+            dense = (Dimension("pattern", 0, (), found.dense[name]),) if name in found.dense else ()
             size = sum(p.numel() for p in own.values())
-            layers.append(Layer(name, type(module).__name__, size, tuple(choices), why, reason if choices else ""))
-    return layers
+            layers.append(Layer(name, type(module).__name__, size, kept, (*dimensions, *dense)))
+    every, some, none = (number / max(1, sum(sums)) for number in sums)
+    return tuple(layers), (every, some, none)

@@ -5,12 +5,12 @@ Uses `ofa.conversion` and what is below.
 """
 
 from ofa.costs.counting import Complexity, complexity
-from ofa.costs.population import Prices
+from ofa.costs.population import PopulationCosts
 from ofa.costs.terms import Cost
 
 __all__ = [
     "Complexity",
     "Cost",
-    "Prices",
+    "PopulationCosts",
     "complexity",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ofa.backbone import as_call, unwrapped
-from ofa.tracing import Product, trace
+from ofa.tracing import CostTerm, trace
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def complexity(model: nn.Module, inputs: Any) -> Complexity:
     return Complexity(round(sum(macs.values())), params, trainable, round(peak), flow.batch, by_type(model, macs))
 
 
-def size(product: Product) -> int:
+def size(product: CostTerm) -> int:
     """The value of a cost while everything is kept."""
     return product.constant * math.prod(len(vector) for vector in product.vectors)
 

@@ -19,7 +19,7 @@ PART = 512  # genomes priced at once: their hundreds of terms fit into the proce
 
 
 @dataclass(frozen=True)
-class Prices:
+class PopulationCosts:
     """Costs of genomes, (population, choices); one formula for each resolution, or a single one under another name."""
 
     found: Conversion
@@ -27,7 +27,7 @@ class Prices:
     models: Mapping[int, CostModel]
 
     @classmethod
-    def of(cls, model: nn.Module, flows: Mapping[int, Trace], found: Conversion) -> Prices:
+    def of(cls, model: nn.Module, flows: Mapping[int, Trace], found: Conversion) -> PopulationCosts:
         known = (found.groups, found.stages, dict(model.named_parameters()), found.sparse)
         return cls(found, found.space, {edge: CostModel(flow, *known) for edge, flow in flows.items()})
 

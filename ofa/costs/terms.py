@@ -14,7 +14,7 @@ from ofa.arrays import BoolArray, FloatArray, IntArray
 from ofa.costs.sizes import Sizes
 from ofa.groups import Groups, Stage, skipped_by
 from ofa.sparsity import Pattern, SparseLayer, saved
-from ofa.tracing import Product, Trace
+from ofa.tracing import CostTerm, Trace
 
 Key = TypeVar("Key")
 Patterns = Mapping[str, Sequence[tuple[BoolArray, Pattern]]]
@@ -25,7 +25,8 @@ Patterns = Mapping[str, Sequence[tuple[BoolArray, Pattern]]]
 class Cost:
     """What one subnet costs: multiply–accumulates per sample (1 MAC = 2 FLOPs; those with zeros in an N:M pattern do
     not count), parameters (zeros count), the activation bytes that are alive at once at most, per sample, and the bytes
-    of the parameters, packed where they have a pattern. Bytes are those of the dtypes at the conversion."""
+    of the parameters, packed where they have a pattern. Bytes are those of the dtypes at the conversion; those of
+    activations are an upper bound where one head of an attention is left, whose layouts need fewer copies."""
 
     macs: int
     params: int
@@ -61,7 +62,7 @@ class CostModel:
         for product in trace.macs:
             for name in ("macs", f"macs_{product.kind}"):
                 self._add(name, product, 1 / trace.batch)
-            self._add("kernels", Product(1, (), "", product.module), 1)
+            self._add("kernels", CostTerm(1, (), "", product.module), 1)
         for product in trace.bytes:
             self._add("bytes", product, 1 / trace.batch)
         modules, alive = trace.alive
@@ -71,8 +72,8 @@ class CostModel:
         for name, tensor in parameters.items():
             vectors = tuple(v for v in trace.parameters[name] if v is not None)
             constant = tensor.numel() // math.prod(len(v) for v in vectors)
-            self._add("params", Product(constant, vectors, "", name), 1)
-            self._add("weight_bytes", Product(constant, vectors, "", name), tensor.element_size())
+            self._add("params", CostTerm(constant, vectors, "", name), 1)
+            self._add("weight_bytes", CostTerm(constant, vectors, "", name), tensor.element_size())
         inputs = {name: trace.parameters[layer.weight][layer.dim] for name, layer in sparse.items()}
         self._channels = {name: None if v is None else self._sizes.add(v) for name, v in inputs.items()}
         self._elements = {name: parameters[layer.weight].element_size() for name, layer in sparse.items()}
@@ -84,7 +85,7 @@ class CostModel:
         self._owned = _rows(((term.name, term.owner),) for term in self._terms)
         self._blocks = _rows(term.blocks for term in self._terms)
 
-    def _add(self, name: str, product: Product, scale: float) -> None:
+    def _add(self, name: str, product: CostTerm, scale: float) -> None:
         indices, constant = [], product.constant * scale
         for vector in product.vectors:
             index = self._sizes.add(vector)

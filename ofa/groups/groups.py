@@ -1,22 +1,19 @@
-"""Channel groups: connected components of labels are units, units with the same signature form one width choice."""
+"""Channel groups: units with the same signature form one width choice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ofa.arrays import IntArray
+from ofa.groups.constraints import Constraints
 from ofa.tracing import Trace
 
 FIXED = -1
-Flags = npt.NDArray[np.bool_]
-ROUNDS = 8  # of making views rectangular
 
 
 @dataclass(frozen=True)
@@ -36,25 +33,26 @@ class ChannelGroup:
     stream: bool
 
 
-@dataclass
+@dataclass(frozen=True)
 class Groups:
     """The groups of a network, and for each label its group (FIXED if it stays) and its unit's rank in that group.
 
-    A unit is kept when its rank is below the number of units that its group keeps. `strands` are the groups whose
-    channels are ranked apart in each of so many strands, and `strand_of` says in which a label lies; `folds` are the
-    weights of grouped convolutions with such inputs: the labels, (blocks of rows, channels), along their second
-    dimension.
+    A unit is kept when its rank is below the number of units that its group keeps: of a group of 4 units that keeps 2,
+    those of ranks 0 and 1. `home_of` are the ranks at first, by position, `rank_of` those by importance, once a
+    supernet is sorted and no weight was moved.
+
+    Channels of grouped convolutions are ranked apart in each of the convolution's groups: `conv_groups` says for which
+    groups, and in how many, `conv_group_of` in which one a label lies. `folds` are the weights of grouped convolutions
+    with such inputs: the labels, (convolution's groups, channels of a group), along their second dimension.
     """
 
     groups: tuple[ChannelGroup, ...]
     group_of: IntArray
+    home_of: IntArray
     rank_of: IntArray
-    reasons: dict[str, str] = field(default_factory=dict)
-    strands: dict[int, int] = field(default_factory=dict)
-    folds: dict[str, IntArray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.home_of, self.strand_of = self.rank_of.copy(), np.zeros_like(self.rank_of)
+    conv_group_of: IntArray
+    conv_groups: Mapping[int, int] = field(default_factory=dict)
+    folds: Mapping[str, IntArray] = field(default_factory=dict)
 
     def kept(self, vector: IntArray, sizes: IntArray) -> npt.NDArray[np.bool_]:
         """Which labels of a vector stay when group g keeps sizes[g] units."""
@@ -65,23 +63,34 @@ class Groups:
         """The groups of a vector's labels."""
         return [] if vector is None else [g for g in np.unique(self.group_of[vector]).tolist() if g != FIXED]
 
-    def shuffle(self, rng: np.random.Generator) -> None:
-        """Random ranks in every strand, until `rank_of` is set to `home_of` again."""
-        for g, number in self.strands.items():
-            for strand in range(number):
-                mine = (self.group_of == g) & (self.strand_of == strand)
-                self.rank_of[mine] = rng.permutation(self.groups[g].units)[self.rank_of[mine]]
+    def ranked(self, rank_of: IntArray) -> Groups:
+        """The same groups with other ranks."""
+        return replace(self, rank_of=rank_of)
 
-    def unbraid(self, index: int) -> None:
-        """Rank the units of a group as wholes."""
-        self.strands.pop(index, None)
-        self.strand_of[self.group_of == index] = 0
-        for name, dim, _ in self.groups[index].members:
-            if dim == 1:
-                self.folds.pop(name, None)
+    def shuffled(self, rng: np.random.Generator) -> Groups:
+        """Random ranks in every group of a grouped convolution."""
+        ranks = self.rank_of.copy()
+        for g, number in self.conv_groups.items():
+            for one in range(number):
+                mine = (self.group_of == g) & (self.conv_group_of == one)
+                ranks[mine] = rng.permutation(self.groups[g].units)[ranks[mine]]
+        return self.ranked(ranks)
+
+    def as_wholes(self, indices: Iterable[int]) -> Groups:
+        """The same with units of some groups that are ranked as wholes, not apart in groups of convolutions."""
+        whole = set(indices)
+        apart = np.where(np.isin(self.group_of, list(whole)), 0, self.conv_group_of)
+        folded = {name for g in whole for name, dim, _ in self.groups[g].members if dim == 1}
+        return replace(
+            self,
+            conv_group_of=apart,
+            conv_groups={g: number for g, number in self.conv_groups.items() if g not in whole},
+            folds={name: labels for name, labels in self.folds.items() if name not in folded},
+        )
 
     def labels_along(self, name: str, dim: int, vector: IntArray) -> IntArray:
-        """The labels of a tensor's dimension, (blocks of rows, places), several blocks where strands are folded."""
+        """The labels of a tensor's dimension, (blocks of rows, places): several blocks where rows of a grouped
+        convolution's weight have other inputs."""
         return self.folds[name] if dim == 1 and name in self.folds else vector[None]
 
     def varies(self, vector: IntArray) -> bool:
@@ -95,107 +104,21 @@ class Groups:
     def full(self) -> IntArray:
         return np.array([g.units for g in self.groups] or [0], dtype=np.int64)
 
-    def freeze(self, index: int, why: str) -> None:
-        """Keep one group whole from now on; its place in `groups` stays."""
-        self.reasons[self.groups[index].name] = why
-        self.group_of[self.group_of == index] = FIXED
 
-
-def find_groups(trace: Trace, excluded: Callable[[str], str | None]) -> Groups:
-    """Group the labels of a trace; `excluded` gives the reason why a parameter must stay, or None."""
-    for name, vectors in trace.parameters.items():
-        reason = excluded(name)
-        for vector in vectors:
-            if reason and vector is not None:
-                trace.labels.freeze(vector, reason)
-    unit_of = components(trace)
-    units = int(unit_of.max()) + 1
-    fixed = np.zeros(units, dtype=bool)
-    fixed[unit_of[0]] = True
-    reasons: dict[int, str] = {}
-    for labels, why in trace.labels.frozen:
-        for unit in np.unique(unit_of[labels]):
-            fixed[unit] = True
-            reasons.setdefault(int(unit), why)
-    useful = np.zeros(units, dtype=bool)
-    for product in trace.macs:
-        for vector in product.vectors:
-            useful[unit_of[vector]] = True
-    mixed = np.zeros(units, dtype=bool)
-    for labels in trace.labels.mixed:
-        mixed[unit_of[labels]] = True
-    summed = np.zeros(units, dtype=bool)
-    for labels in trace.labels.summed:
-        summed[unit_of[labels]] = True
-    builder = _Builder(trace, unit_of, fixed | ~useful, mixed, summed)
+def find_groups(trace: Trace, constraints: Constraints) -> Groups:
+    """Units of one signature form a group: they own equally many indices along the same dimensions."""
+    builder = _Builder(trace, constraints)
     builder.add_kernels()
     builder.add_widths()
-    result = builder.build()
-    result.reasons.update(frozen_reasons(trace, unit_of, reasons))
-    return result
-
-
-def components(trace: Trace) -> IntArray:
-    """The unit of every label; views that split channels are made rectangular before."""
-    unit_of = _connected(trace)
-    for _ in range(ROUNDS):
-        before = len(trace.labels.pairs)
-        changed = np.zeros(trace.labels.count, dtype=bool)
-        for layer, _ in trace.labels.products:
-            if not changed[layer].any():  # else its units are other ones now: next round
-                changed[layer] = make_rectangular(trace, unit_of[layer], layer)
-        if len(trace.labels.pairs) == before:
-            break
-        unit_of = _connected(trace)
-    return unit_of
-
-
-def _connected(trace: Trace) -> IntArray:
-    return connected([*trace.labels.pairs, *trace.labels.across], trace.labels.count)
-
-
-def connected(pairs: Sequence[tuple[IntArray, IntArray]], count: int) -> IntArray:
-    """For each of `count` labels the number of its connected component."""
-    empty = np.zeros(0, dtype=np.int64)
-    left = np.concatenate([a for a, _ in pairs] or [empty])
-    right = np.concatenate([b for _, b in pairs] or [empty])
-    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
-    _, found = connected_components(graph, directed=False)
-    return np.asarray(found, dtype=np.int64)
-
-
-def make_rectangular(trace: Trace, units: IntArray, labels: IntArray) -> bool:
-    """Kept labels of a layer over several dimensions must be a block: its units may differ along one of them only.
-
-    Where nothing has decided yet (a channel shuffle's view), equal positions along the outer dimensions are one unit;
-    where that would leave a single unit (heads that share one projection), the dimension that leaves most is kept.
-    """
-    for dim in range(units.ndim):
-        if (units == along(units, dim)).all():
-            return False
-    last = labels.ndim - 1
-    kept = last if remaining(units, last) > 1 else max(range(labels.ndim), key=lambda dim: remaining(units, dim))
-    trace.labels.pairs.append((np.broadcast_to(along(labels, kept), labels.shape).ravel(), labels.ravel()))
-    return True
-
-
-def along(labels: IntArray, dim: int) -> IntArray:
-    """Labels along one dimension at the first index of all others, of size 1 along those."""
-    return labels[tuple(slice(None) if d == dim else slice(0, 1) for d in range(labels.ndim))]
-
-
-def remaining(units: IntArray, dim: int) -> int:
-    """How many units stay when only positions along `dim` tell them apart."""
-    names, compact = np.unique(units, return_inverse=True)
-    compact = compact.reshape(units.shape)
-    ends = np.broadcast_to(along(compact, dim), units.shape).ravel(), compact.ravel()
-    graph = coo_array((np.ones(units.size, dtype=np.int8), ends), shape=(len(names), len(names)))
-    return int(connected_components(graph, directed=False)[0])
+    return builder.build()
 
 
 class _Builder:
-    def __init__(self, trace: Trace, unit_of: IntArray, fixed: Flags, mixed: Flags, summed: Flags) -> None:
-        self.trace, self.unit_of, self.fixed, self.mixed, self.summed = trace, unit_of, fixed.copy(), mixed, summed
+    def __init__(self, trace: Trace, constraints: Constraints) -> None:
+        self.trace, self.unit_of = trace, constraints.unit_of
+        self.mixed, self.summed = constraints.mixed, constraints.summed
+        self.fixed = constraints.fixed | ~constraints.useful
+        fixed = self.fixed
         self.group_of_unit = np.full(len(fixed), FIXED, dtype=np.int64)
         self.rank_of_unit = np.zeros(len(fixed), dtype=np.int64)
         self.groups: list[ChannelGroup] = []
@@ -261,7 +184,8 @@ class _Builder:
             ChannelGroup(g.name, g.kind, g.units, g.unit_size, tuple(m), g.exact, g.stream)
             for g, m in zip(self.groups, members, strict=True)
         )
-        return Groups(groups, self.group_of_unit[self.unit_of], self.rank_of_unit[self.unit_of])
+        ranks = self.rank_of_unit[self.unit_of]
+        return Groups(groups, self.group_of_unit[self.unit_of], ranks, ranks, np.zeros_like(ranks))
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -270,16 +194,3 @@ def unique(name: str, taken: set[str]) -> str:
         candidate, n = f"{name}{n}", n + 1
     taken.add(candidate)
     return candidate
-
-
-def frozen_reasons(trace: Trace, unit_of: IntArray, reasons: dict[int, str]) -> dict[str, str]:
-    """For each parameter whose outputs stay whole, the reason."""
-    found: dict[str, str] = {}
-    for name, vectors in trace.parameters.items():
-        leading: Sequence[IntArray | None] = vectors[:1]
-        for vector in leading:
-            if vector is not None:
-                why = next((reasons[u] for u in unit_of[vector].tolist() if u in reasons), None)
-                if why:
-                    found[name] = why
-    return found

@@ -122,8 +122,8 @@ def unit_scores(
     measure: str | Measure = "l1",
     indices: Mapping[str, Sequence[Index]] | None = None,
 ) -> list[FloatArray]:
-    """For each group the importance of its channels, shape (strands, units), whose mean over the strands is that of its
-    units; one strand where there are none.
+    """For each group the importance of its channels, shape (groups of a grouped convolution, units), whose mean over
+    the first is that of its units; one where there is no such convolution.
 
     That is the measure, scaled to mean 1 a parameter, averaged over all that is coupled; so units of different groups
     compare. `indices` are the parts of parameters that count.
@@ -132,7 +132,7 @@ def unit_scores(
         ValueError: no measure of that name, or it needs something that is missing.
     """
     function = named(measure)
-    scores = [np.zeros((groups.strands.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
+    scores = [np.zeros((groups.conv_groups.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
     members = [0] * len(scores)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -194,6 +194,6 @@ def collect(
     for g in np.unique(groups.group_of[labels]).tolist():
         if g != FIXED:
             mine = groups.group_of[labels] == g
-            places = groups.strand_of[labels[mine]] * scores[g].shape[1] + groups.rank_of[labels[mine]]
+            places = groups.conv_group_of[labels[mine]] * scores[g].shape[1] + groups.rank_of[labels[mine]]
             np.add.at(scores[g].reshape(-1), places, values[mine] * (len(np.unique(places)) / len(places)))
             members[g] += 1

@@ -88,10 +88,6 @@ class Slicer:
             self._memory[key] = as_index(self.groups.kept(labels, sizes))
         return self._memory[key]
 
-    def forget(self) -> None:
-        """The ranks of units have changed."""
-        self._memory.clear()
-
 
 def make_plan(
     slicer: Slicer, bindings: Iterable[SizeFollower], stages: Sequence[Stage], sizes: IntArray, depths: IntArray

@@ -21,28 +21,31 @@ def rank_units(
     measure: str | Measure,
     indices: Mapping[str, Sequence[Index]],
     sizes: IntArray,
-) -> None:
-    """Let the units of each width group descend in importance by their ranks alone: no weight moves.
+) -> Groups:
+    """The same groups, in which the units of every width descend in importance by their ranks alone: no weight moves.
 
     Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks. Channels of grouped
-    convolutions are ranked inside each of their groups.
+    convolutions are ranked inside each of their groups. Units of importance 1, 3, 2 get the ranks 2, 0, 1.
     """
+    ranks = groups.rank_of.copy()
     scores = unit_scores(model, groups, vectors, measure, indices)
     for g, (group, rows) in enumerate(zip(groups.groups, scores, strict=True)):
         size = int(sizes[g]) if group.kind == "width" else 0
         mine = groups.group_of == g
-        for strand, row in enumerate(rows):
+        for one, row in enumerate(rows):
             order = np.concatenate([np.argsort(-row[:size], kind="stable"), np.arange(size, group.units)])
             place = np.empty_like(order)
             place[order] = np.arange(len(order))
-            labels = mine & (groups.strand_of == strand)
-            groups.rank_of[labels] = place[groups.rank_of[labels]]
+            labels = mine & (groups.conv_group_of == one)
+            ranks[labels] = place[ranks[labels]]
+    return groups.ranked(ranks)
 
 
-def move_units(model: nn.Module, groups: Groups, vectors: Vectors) -> None:
+def move_units(model: nn.Module, groups: Groups, vectors: Vectors) -> Groups:
     """Permute every coupled parameter and buffer, in place, so that the places in a tensor follow the ranks.
 
-    The permutation is the same along everything that is coupled, so the network computes the same function.
+    The permutation is the same along everything that is coupled, so the network computes the same function. Gives the
+    groups with ranks by position.
     """
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -51,11 +54,14 @@ def move_units(model: nn.Module, groups: Groups, vectors: Vectors) -> None:
                     labels = groups.labels_along(name, dim, vector)
                     for block, row in zip(tensor.chunk(len(labels)), labels, strict=True):
                         permute(block, dim, sources(row, groups))
-    groups.rank_of[:] = groups.home_of
+    return groups.ranked(groups.home_of)
 
 
 def sources(labels: IntArray, groups: Groups) -> IntArray:
-    """Where each place takes its new content from: what has a rank goes where that rank was at first."""
+    """Where each place takes its new content from: what has a rank goes where that rank was at first.
+
+    Places of ranks 2, 0, 1 take theirs from 1, 2, 0.
+    """
     source, elastic = np.arange(len(labels)), np.flatnonzero(groups.group_of[labels] != FIXED)
     mine = labels[elastic]
     now, then = (np.lexsort((ranks[mine], groups.group_of[mine])) for ranks in (groups.rank_of, groups.home_of))

@@ -5,12 +5,12 @@ Used by every room; uses none.
 """
 
 from ofa.space.space import Choice, Genome, SearchSpace, Subnet
-from ofa.space.targets import towards
+from ofa.space.targets import sample_at_cost
 
 __all__ = [
     "Choice",
     "Genome",
     "SearchSpace",
     "Subnet",
-    "towards",
+    "sample_at_cost",
 ]

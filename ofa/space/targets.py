@@ -13,7 +13,7 @@ Costs = Callable[[Genome], FloatArray]
 PARTS, ROUNDS = 16, 6  # an interval of length 2 comes down to 2 / 16^6: far below the distance of two random numbers
 
 
-def towards(space: SearchSpace, costs: Costs, targets: FloatArray, rng: np.random.Generator) -> Genome:
+def sample_at_cost(space: SearchSpace, costs: Costs, targets: FloatArray, rng: np.random.Generator) -> Genome:
     """One random subnet for each of `targets`, (population,), as canonical genomes (population, choices).
 
     Each is the nearest to its target on a random path from the smallest subnet to the largest, along which one option

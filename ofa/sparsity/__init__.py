@@ -15,13 +15,24 @@ from ofa.sparsity.elastic import (
     sparse_layers,
     zeros_of,
 )
-from ofa.sparsity.layers import FineGrained, check_pattern, eligible, input_dim, layer_of, mask_of, sparsify, weight_of
+from ofa.sparsity.layers import (
+    TRANSPOSED,
+    FineGrained,
+    check_pattern,
+    eligible,
+    input_dim,
+    layer_of,
+    mask_of,
+    sparsify,
+    weight_of,
+)
 from ofa.sparsity.packing import save_packed
 from ofa.sparsity.pattern import Pattern
 from ofa.sparsity.wanda import wanda_scores
 
 __all__ = [
     "DENSE",
+    "TRANSPOSED",
     "BlockActivations",
     "FineGrained",
     "Pattern",

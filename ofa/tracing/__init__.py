@@ -7,12 +7,12 @@ Uses no other room. A new operator is one rule, in the file of its kind.
 from ofa.tracing.flow import slow_attention, trace
 from ofa.tracing.operations import operations_of
 from ofa.tracing.resolution import resized, traces
-from ofa.tracing.tracer import Literal, ModuleCall, Product, Trace, evaluating
+from ofa.tracing.tracer import CostTerm, ModuleCall, SizeUse, Trace, evaluating
 
 __all__ = [
-    "Literal",
+    "CostTerm",
     "ModuleCall",
-    "Product",
+    "SizeUse",
     "Trace",
     "evaluating",
     "operations_of",

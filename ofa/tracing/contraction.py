@@ -23,7 +23,7 @@ def contract(tracer: Tracer, a: Operand, b: Operand, kind: str) -> list[Tensor]:
     for role, dim in (("in", -1), ("out", -2)):
         for layer in merged:
             if varying(layer) == (len(shape) + dim,):
-                tracer.add_literal(role, [layer.reshape(-1)])
+                tracer.add_size_use(role, [layer.reshape(-1)])
     summed = tracer.labels.reduce(merged, {len(shape) - 1}, tracer.why, mixing=False)
     return [layer.squeeze(-1) for layer in summed]
 
@@ -170,10 +170,10 @@ def note_convolution(tracer: Tracer, call: Call, result: Tensor, out: Tensor | N
     plain = "pointwise" if math.prod(weight.shape[2:]) == 1 else "conv"
     kind = plain if groups == 1 else "depthwise" if groups == call["input"].shape[-spatial - 1] else "grouped"
     tracer.add_macs(positions, vectors, kind)
-    tracer.add_literal("in", [x_in])
-    tracer.add_literal("out", [out])
+    tracer.add_size_use("in", [x_in])
+    tracer.add_size_use("out", [out])
     if groups > 1 and x_in is not None:
-        tracer.add_literal("groups", [x_in.reshape(groups, -1)[:, 0]])
+        tracer.add_size_use("groups", [x_in.reshape(groups, -1)[:, 0]])
     note_kernel(tracer, call, vectors[2:])
 
 
@@ -198,11 +198,11 @@ def note_kernel(tracer: Tracer, call: Call, edges: list[Tensor]) -> None:
     if (edges[0] == 0).any():
         return
     padded = list(call["padding"]) == same
-    tracer.trace.kernels.append(Kernel(tracer.module, edges[0].numpy(), padded))
-    tracer.add_literal("kernel", list(edges))
+    tracer.kernels.append(Kernel(tracer.module, edges[0].numpy(), padded))
+    tracer.add_size_use("kernel", list(edges))
     # Where the input was padded before (mirrored borders), attributes repeat the padding all the same.
-    tracer.add_literal("padding", list(edges), scale=dilation[0] / 2, offset=-dilation[0] / 2)
-    tracer.add_literal("padding", list(edges) * 2, scale=dilation[0] / 2, offset=-dilation[0] / 2)
+    tracer.add_size_use("padding", list(edges), scale=dilation[0] / 2, offset=-dilation[0] / 2)
+    tracer.add_size_use("padding", list(edges) * 2, scale=dilation[0] / 2, offset=-dilation[0] / 2)
 
 
 @rule("im2col col2im")

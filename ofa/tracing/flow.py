@@ -31,7 +31,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         if isinstance(tensor, Tensor):
             tracer.known[tensor] = Tracked(dependent=True, token=next(tracer.tokens))
             memory.note(tensor, ())
-            tracer.trace.batch = max(tracer.trace.batch, tensor.shape[0] if tensor.ndim else 1)
+            tracer.batch = max(tracer.batch, tensor.shape[0] if tensor.ndim else 1)
     with evaluating(model), torch.no_grad(), slow_attention(), following(model, tracer), tracer:
         try:
             output = model(*inputs, **kwargs)
@@ -45,8 +45,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         if isinstance(tensor, Tensor):
             for layer in tracer.tracked(tensor).layers:
                 tracer.labels.freeze(layer, "the network's output")
-    tracer.trace.bytes, tracer.trace.alive = memory.products, memory.alive()
-    return tracer.trace
+    return tracer.traced()
 
 
 def mismatch(model: nn.Module, inputs: Any) -> str:
@@ -85,7 +84,7 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
 
     def enter(name: str, args: Any, kwargs: Any) -> None:
         tracer.stack.append(name)
-        tracer.trace.ran.add(name)
+        tracer.ran.add(name)
         tracer.note_sizes((args, kwargs))
         single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         known = (tracer.tracked(args[0]).token, tuple(args[0].shape), tracer.memory.index(args[0])) if single else None
@@ -101,7 +100,7 @@ def following(model: nn.Module, tracer: Tracer) -> Iterator[None]:
         known = tracer.tracked(result)
         residual = entry[1] in known.roots and known.dependent
         buffers = (entry[3], tracer.memory.index(result))
-        tracer.trace.calls.append(ModuleCall(entry[0], entry[1], known.token, residual, buffers))
+        tracer.calls.append(ModuleCall(entry[0], entry[1], known.token, residual, buffers))
 
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _, a, k, name=name: enter(name, a, k), with_kwargs=True))

@@ -26,12 +26,30 @@ class Operand:
     rigid: frozenset[int]
 
 
+Pairs = Sequence[tuple[IntArray, IntArray]]
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What the operators of a network want of `count` labels: `pairs` are one unit, `frozen` ones must stay (with the
+    reason), a statistic is taken over `mixed` ones, `summed` ones are added up by several layers.
+
+    Pairs `across` the groups of a convolution need only be as many of each group. What is kept of `rectangles`, labels
+    over several dimensions, must be a block: along one of them alone.
+    """
+
+    count: int
+    pairs: Pairs
+    across: Pairs
+    frozen: Sequence[tuple[IntArray, str]]
+    mixed: Sequence[IntArray]
+    summed: Sequence[IntArray]
+    rectangles: Sequence[IntArray]
+
+
 @dataclass
 class Labels:
-    """The constraints found so far: pairs of labels that are one unit, labels that must stay, labels that are mixed.
-
-    Pairs `across` the groups of a convolution need only be as many of each group.
-    """
+    """What operators have demanded so far, in the course of a trace."""
 
     count: int = 1
     pairs: list[tuple[IntArray, IntArray]] = field(default_factory=list)
@@ -39,7 +57,19 @@ class Labels:
     frozen: list[tuple[IntArray, str]] = field(default_factory=list)
     mixed: list[IntArray] = field(default_factory=list)
     summed: list[IntArray] = field(default_factory=list)
-    products: list[tuple[IntArray, str]] = field(default_factory=list)
+    rectangles: list[IntArray] = field(default_factory=list)
+
+    def demands(self) -> Demands:
+        """The same as a value."""
+        return Demands(
+            self.count,
+            tuple(self.pairs),
+            tuple(self.across),
+            tuple(self.frozen),
+            tuple(self.mixed),
+            tuple(self.summed),
+            tuple(self.rectangles),
+        )
 
     def fresh(self, size: int) -> Tensor:
         """`size` new labels, shape (size,)."""
@@ -55,7 +85,7 @@ class Labels:
         left, right = left[different], right[different]
         fixed = (left == 0) | (right == 0)
         if fixed.any():
-            self.freeze(np.maximum(left[fixed], right[fixed]), why)
+            self.freeze(np.maximum(left[fixed], right[fixed]), f"{why} meets a size that stays")
         (self.across if across else self.pairs).append((left[~fixed], right[~fixed]))
 
     def freeze(self, labels: Tensor | IntArray, why: str) -> None:
@@ -66,9 +96,9 @@ class Labels:
         """A statistic is taken over these labels: slicing is no longer the same as zeroing."""
         self.mixed.append(np.unique(layer.numpy()))
 
-    def rectangular(self, layer: Tensor, why: str) -> None:
+    def rectangular(self, layer: Tensor) -> None:
         """What is kept of a layer that varies along several dimensions must be a block: decided after the trace."""
-        self.products.append((layer.squeeze().numpy(), why))
+        self.rectangles.append(layer.squeeze().numpy())
 
     def tie(self, layer: Tensor, dims: Iterable[int], why: str) -> Tensor | None:
         """Make all labels along `dims` one unit and drop these dimensions; None (frozen) if nothing else varies."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from ofa.tracing.labels import varying
-from ofa.tracing.tracer import Product
+from ofa.tracing.tracer import CostTerm
 
 
 @dataclass
 class Lifetimes:
     """The storages that operators allocate: their bytes as a cost, and the operators between which they live."""
 
-    products: list[Product] = field(default_factory=list)
+    products: list[CostTerm] = field(default_factory=list)
     born: list[int] = field(default_factory=list)
     died: list[int | None] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Lifetimes:
             constant *= 1 if d in labelled else size
         vectors = tuple(layer.numpy().ravel() for layer in layers)
         self._live[storage._cdata] = (StorageWeakRef(storage), len(self.products))
-        self.products.append(Product(constant, vectors, "bytes", self.modules[-1] if self.modules else ""))
+        self.products.append(CostTerm(constant, vectors, "bytes", self.modules[-1] if self.modules else ""))
         self.born.append(max(len(self.modules) - 1, 0))
         self.died.append(None)
 

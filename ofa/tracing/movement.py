@@ -79,25 +79,25 @@ def note_sizes(tracer: Tracer, call: Call, result: Any, moved: Sequence[Sequence
         for layer in layers:
             along = varying(layer)
             if len(along) > 1:
-                tracer.labels.rectangular(layer, tracer.why)
+                tracer.labels.rectangular(layer)
             for d in along:
                 line = edge(layer, d)
-                tracer.add_literal("size", [line])
+                tracer.add_size_use("size", [line])
                 sizes.append(line)
     if len(moved) > 1 and len(sizes) == len(moved):
-        tracer.add_literal("sizes", list(sizes))
+        tracer.add_size_use("sizes", list(sizes))
     if call.name in ("view", "_unsafe_view", "reshape"):
         shape = [constant(size) for size in result.shape]
         for layer in moved[0]:
             for d in varying(layer):
                 shape[d] = edge(layer, d)
-        tracer.add_literal("sizes", shape)
-        tracer.add_literal("sizes", shape[1:])
+        tracer.add_size_use("sizes", shape)
+        tracer.add_size_use("sizes", shape[1:])
     if call.name == "slice" and call.inputs.get("start"):
         dim = call.inputs.get("dim") or 0
         for layer in tracer.tracked(call.tensors[0]).layers:
             if varying(layer) == (dim,) and 0 < call.inputs["start"] < layer.shape[dim]:
-                tracer.add_literal("size", [layer.narrow(dim, 0, call.inputs["start"]).reshape(-1)])
+                tracer.add_size_use("size", [layer.narrow(dim, 0, call.inputs["start"]).reshape(-1)])
 
 
 @rule("index")

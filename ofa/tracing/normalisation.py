@@ -36,7 +36,7 @@ def batch_norm(tracer: Tracer, call: Call, result: Any) -> list[Layers]:
     for tensor in call.tensors[1:]:
         if tensor.ndim == 1 and (vector := tracer.vector(tensor, 0)) is not None:
             labels.unify(vector, channels, tracer.why)
-    tracer.add_literal("out", [channels])
+    tracer.add_size_use("out", [channels])
     shape = [1] * x.ndim
     shape[1] = -1
     return [(*kept, channels.reshape(shape))] + [() for _ in list(result)[1:]]
@@ -57,7 +57,7 @@ def layer_norm(tracer: Tracer, call: Call, result: Any) -> list[Layers]:
     operands += [tracer.operand(t) for t in call.tensors[1:]]
     merged = tuple(tracer.labels.merge(operands, tracer.why))
     sizes = [next((edge(m, d) for m in merged if d in varying(m)), None) for d in sorted(trailing)]
-    tracer.add_literal("sizes", sizes)
+    tracer.add_size_use("sizes", sizes)
     return [merged] + [() for _ in list(result)[1:]]
 
 
@@ -73,11 +73,11 @@ def group_norm(tracer: Tracer, call: Call, result: Any) -> list[Layers]:
         tracer.labels.mix(channels)
     else:
         tracer.labels.unify(by_group[:, :1], by_group, tracer.why)
-        tracer.add_literal("groups", [by_group[:, 0]])
+        tracer.add_size_use("groups", [by_group[:, 0]])
     for tensor in call.tensors[1:]:
         if (vector := tracer.vector(tensor, 0)) is not None:
             tracer.labels.unify(vector, channels, tracer.why)
-    tracer.add_literal("out", [channels])
+    tracer.add_size_use("out", [channels])
     return [(channels.reshape([-1 if d == 1 else 1 for d in range(x.ndim)]),), (), ()]
 
 

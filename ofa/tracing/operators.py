@@ -51,7 +51,7 @@ def guarded(found: Rule) -> Rule:
             if interrupts(error):
                 raise
             fault = f"the rule of operator {call.name} failed, {type(error).__name__}: {str(error)[:80]}"
-            tracer.trace.faults.append(f"{fault} ({tracer.why})")
+            tracer.faults.append(f"{fault} ({tracer.why})")
             return frozen(tracer, call, result, f"{fault} ({tracer.why})")
 
     return run

@@ -7,7 +7,7 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ofa.arrays import IntArray
-from ofa.tracing.labels import Labels, Operand, edge, varying
+from ofa.tracing.labels import Demands, Labels, Operand, edge, varying
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tracked:
 
 
 @dataclass(frozen=True)
-class Product:
+class CostTerm:
     """A cost: `constant` times the number of kept labels in each vector, paid when `module` runs."""
 
     constant: int
@@ -45,7 +45,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Literal:
+class SizeUse:
     """A size that an operator was called with in `module`, and the labels that it counts (scale × kept + offset)."""
 
     module: str
@@ -76,25 +76,34 @@ class ModuleCall:
     buffers: tuple[int | None, int | None] = (None, None)  # input and output, as numbers of allocations
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
-    """Everything that one run of a network told: parameters' labels, constraints, costs, sizes, residual blocks."""
+    """Everything that one run of a network told.
 
-    labels: Labels = field(default_factory=Labels)
-    parameters: dict[str, list[IntArray | None]] = field(default_factory=dict)
-    macs: list[Product] = field(default_factory=list)
-    bytes: list[Product] = field(default_factory=list)
-    alive: tuple[list[str], npt.NDArray[np.bool_]] = field(default_factory=lambda: ([], np.zeros((0, 0), dtype=bool)))
-    literals: list[Literal] = field(default_factory=list)
-    kernels: list[Kernel] = field(default_factory=list)
-    calls: list[ModuleCall] = field(default_factory=list)
-    ran: set[str] = field(default_factory=set)
-    faults: list[str] = field(default_factory=list)  # rules that failed, and how
-    batch: int = 1
+    `parameters` are the labels along each dimension of each parameter and buffer, `demands` what operators want of
+    labels, `macs` and `bytes` (of activations, per operator that allocates) the costs, `size_uses` the sizes that the
+    network's code may know, `calls` the modules that may be residual blocks, `faults` rules that failed, and how.
+    """
+
+    parameters: Mapping[str, Sequence[IntArray | None]]
+    demands: Demands
+    macs: tuple[CostTerm, ...]
+    bytes: tuple[CostTerm, ...]
+    alive: tuple[list[str], npt.NDArray[np.bool_]]
+    size_uses: tuple[SizeUse, ...]
+    kernels: tuple[Kernel, ...]
+    calls: tuple[ModuleCall, ...]
+    ran: frozenset[str]
+    faults: tuple[str, ...]
+    batch: int
 
 
 class Memory(Protocol):
     """What the tracer tells about the life of tensors."""
+
+    products: list[CostTerm]
+
+    def alive(self) -> tuple[list[str], npt.NDArray[np.bool_]]: ...
 
     def ignore(self, tensor: Tensor) -> None: ...
 
@@ -106,12 +115,23 @@ class Memory(Protocol):
 
 
 class Tracer(TorchDispatchMode):
-    """Runs the rule of every operator that is dispatched; operators without one freeze what they touch."""
+    """Runs the rule of every operator that is dispatched, and notes what they say until the run is `traced`.
+
+    Operators without a rule freeze what they touch.
+    """
 
     def __init__(self, model: nn.Module, rule_for: Callable[[Any, Call], Any], memory: Memory) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.rule_for = rule_for
-        self.trace = Trace()
+        self.labels = Labels()
+        self.parameters: dict[str, list[IntArray | None]] = {}
+        self.macs: list[CostTerm] = []
+        self.size_uses: list[SizeUse] = []
+        self.kernels: list[Kernel] = []
+        self.calls: list[ModuleCall] = []
+        self.ran: set[str] = set()
+        self.faults: list[str] = []
+        self.batch = 1
         self.known: Any = WeakTensorKeyDictionary()
         self.memory = memory
         self.stack: list[str] = [""]
@@ -119,9 +139,21 @@ class Tracer(TorchDispatchMode):
         self.why = ""
         self._label_parameters(model)
 
-    @property
-    def labels(self) -> Labels:
-        return self.trace.labels
+    def traced(self) -> Trace:
+        """What was noted, as a value."""
+        return Trace(
+            self.parameters,
+            self.labels.demands(),
+            tuple(self.macs),
+            tuple(self.memory.products),
+            self.memory.alive(),
+            tuple(self.size_uses),
+            tuple(self.kernels),
+            tuple(self.calls),
+            frozenset(self.ran),
+            tuple(self.faults),
+            self.batch,
+        )
 
     @property
     def module(self) -> str:
@@ -133,7 +165,7 @@ class Tracer(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 for layer in self.tracked(tensor).layers:
                     for d in varying(layer):
-                        self.add_literal("size", [edge(layer, d)])
+                        self.add_size_use("size", [edge(layer, d)])
 
     def _label_parameters(self, model: nn.Module) -> None:
         tensors = itertools.chain(model.named_parameters(), model.named_buffers())
@@ -145,7 +177,7 @@ class Tracer(TorchDispatchMode):
                     shape = [1] * tensor.ndim
                     shape[d] = size
                     layers.append(torch.from_numpy(vectors[-1]).reshape(shape))
-            self.trace.parameters[name] = vectors
+            self.parameters[name] = vectors
             self.known[tensor] = Tracked(tuple(layers))
             self.memory.ignore(tensor)
 
@@ -221,16 +253,18 @@ class Tracer(TorchDispatchMode):
 
     def add_macs(self, constant: int, vectors: list[Tensor], kind: str) -> None:
         arrays = tuple(v.numpy().ravel() for v in vectors)
-        self.trace.macs.append(Product(constant, arrays, kind, self.module))
+        self.macs.append(CostTerm(constant, arrays, kind, self.module))
 
-    def add_literal(self, role: str, vectors: Sequence[Tensor | None], scale: float = 1.0, offset: float = 0.0) -> None:
+    def add_size_use(
+        self, role: str, vectors: Sequence[Tensor | None], scale: float = 1.0, offset: float = 0.0
+    ) -> None:
         """Remember a size (one vector) or a tuple of sizes; roles ending in 's' are tuples."""
         if any(v is None for v in vectors):
             return
         arrays = tuple(v.numpy().ravel() for v in vectors if v is not None)
         values = tuple(round(scale * len(a) + offset) for a in arrays)
         value = values if role in ("kernel", "padding", "sizes") else values[0]
-        self.trace.literals.append(Literal(self.module, role, value, arrays, scale, offset))
+        self.size_uses.append(SizeUse(self.module, role, value, arrays, scale, offset))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa.search.budget import Floats
 from ofa.search.engines import RandomSearch, Search
-from ofa.space import Genome, towards
+from ofa.space import Genome, sample_at_cost
 
 
 class ConstructedSearch(Search):
@@ -20,7 +20,7 @@ class ConstructedSearch(Search):
         reached = self._cost(np.stack([space.encode(space.smallest), space.encode(space.largest)]))
         limits = next((c.range for c in self.problem.constraints if c.name == axis), (0.0, np.inf))
         targets = self.rng.uniform(max(limits[0], reached[0]), min(limits[1], reached[1]), number)
-        return towards(space, self._cost, targets, self.rng)
+        return sample_at_cost(space, self._cost, targets, self.rng)
 
     @property
     def _axis(self) -> str:

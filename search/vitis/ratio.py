@@ -9,7 +9,7 @@ from ofa.search import Constraint
 from ofa.search.budget import Floats
 from ofa.search.problem import Costs, Problem
 from ofa.search.pruning import Curves
-from ofa.space import Genome, towards
+from ofa.space import Genome, sample_at_cost
 
 TOLERANCE = 0.01  # of the whole network's MACs; of those that are to stay, where it can be
 NEAR = 64  # genomes on the way of a common threshold that are moved into the tolerance
@@ -67,7 +67,7 @@ def unreachable(curves: Curves, costs: Costs, removal_ratio: float, whole: float
         return np.asarray(costs(genomes)["macs"])
 
     targets = np.full(256, (1 - removal_ratio) * whole)
-    drawn = towards(space, macs, targets, np.random.default_rng(0))
+    drawn = sample_at_cost(space, macs, targets, np.random.default_rng(0))
     ends = np.stack([space.encode(space.largest), space.encode(space.smallest)])
     removed = 1 - macs(np.concatenate([ends, drawn])) / whole
     closest = float(removed[np.argmin(np.abs(removed - removal_ratio))])

@@ -17,7 +17,8 @@ def reasons_of(
 ) -> dict[str, str]:
     """The reason of every layer whose output channels stay, be it that its group is not open."""
     nodes = {node for group in groups for node in group.nodes}
-    found = {r.name: r.reason or r.held for r in supernet.report.layers if r.name not in nodes and (r.reason or r.held)}
+    layers = (layer for layer in supernet.report.layers if layer.name not in nodes)
+    found = {layer.name: why for layer in layers if (why := layer.why() or ("" if layer.choices else layer.reason))}
     for group in groups:
         if group not in opened:
             barred = [name for name in (*group.nodes, *group.members) if name in excluded]

@@ -15,7 +15,7 @@ import numpy as np
 
 from ofa import SearchSpace, Subnet, Supernet
 from ofa.arrays import FloatArray
-from ofa.space import Genome, towards
+from ofa.space import Genome, sample_at_cost
 from ofa.train.sampling.forecast import LossForecast
 from ofa.train.sampling.schedules import Everything, Schedule
 from ofa.train.tasks import Step
@@ -161,4 +161,4 @@ def of_random_macs(space: SearchSpace, supernet: Supernet, rng: np.random.Genera
 
     smallest, largest = macs(np.stack([space.encode(space.smallest), space.encode(space.largest)]))
     target = rng.uniform(smallest, largest)
-    return [space.decode(genome) for genome in towards(space, macs, np.full(number, target), rng)]
+    return [space.decode(genome) for genome in sample_at_cost(space, macs, np.full(number, target), rng)]
