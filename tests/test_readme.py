@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from torch import nn
 
 from experiments.coverage.table import written
@@ -27,6 +28,17 @@ def test_the_support_table_is_the_measured_one() -> None:
     assert written(README) == README, "run python experiments/coverage/table.py"
 
 
-def test_linked_files_exist() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links and all((ROOT / link).exists() for link in links)
+@pytest.mark.parametrize(
+    "page", ["README.md", "ofa/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_linked_files_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+    assert links or page != "README.md"
+
+
+def test_files_that_the_engine_s_page_names_exist() -> None:
+    named = re.findall(r"\b([a-z_]+(?:/[a-z_]+)*\.py)\b", (ROOT / "ofa" / "README.md").read_text())
+    rooms = [ROOT / "ofa", *(path.parent for path in (ROOT / "ofa").glob("*/__init__.py"))]
+    assert named and [name for name in named if not any((room / name).exists() for room in rooms)] == []

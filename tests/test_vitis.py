@@ -215,7 +215,7 @@ def run(body: str, folder: Path, **environment: str) -> subprocess.CompletedProc
 
 
 def test_the_readme_has_every_call() -> None:
-    table = (ROOT / "README.md").read_text().partition("## Coming from the Vitis")[2].partition("## How it works")[0]
+    table = (ROOT / "docs" / "vitis.md").read_text()
     for name in set(vitis.__all__) - {"IterativePruningRunner", "OneStepPruningRunner"}:
         assert name in table, name
     methods = [name for name in vars(vitis.OFAPruner) if not name.startswith("_") and "config" not in name]
