@@ -18,6 +18,7 @@ from ofa.sparsity.elastic import (
 from ofa.sparsity.layers import FineGrained, check_pattern, eligible, input_dim, layer_of, mask_of, sparsify, weight_of
 from ofa.sparsity.packing import save_packed
 from ofa.sparsity.pattern import Pattern
+from ofa.sparsity.straight import sr_ste
 from ofa.sparsity.wanda import wanda_scores
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "sparse_layers",
     "sparsify",
     "sparsify_inputs",
+    "sr_ste",
     "wanda_scores",
     "weight_of",
     "zeros_of",
