@@ -4,7 +4,7 @@ from ofa.search.archive import Archive
 from ofa.search.budget import Constraint
 from ofa.search.engines import Evolution, RandomSearch, Search
 from ofa.search.evaluation import Result, run
-from ofa.search.front import Front, Row
+from ofa.search.front import Front, ScoredNetwork
 from ofa.search.latency import LatencyPredictor, measure_onnx
 from ofa.search.objectives import Objective
 
@@ -17,7 +17,7 @@ __all__ = [
     "Objective",
     "RandomSearch",
     "Result",
-    "Row",
+    "ScoredNetwork",
     "Search",
     "measure_onnx",
     "run",

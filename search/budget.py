@@ -8,16 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ofa.search.objectives import COSTS, written
-
-Floats = npt.NDArray[np.float64]
+from ofa.search.objectives import CostObjective, Floats, Objective, objective_of, objectives
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """Lower and upper limit, both included, of one cost.
+    """Lower and upper limit, both included, of one cost: an objective's, ours by name.
 
     A limit x with 0 < x <= 1 is a fraction of the largest subnet's cost, unless `absolute`.
 
@@ -25,14 +22,13 @@ class Constraint:
         ValueError: an unknown cost, no limit, one that is not positive, or a lower one above the upper one.
     """
 
-    name: str
+    cost: Objective | str
     upper: float | None = None
     lower: float | None = None
     absolute: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in COSTS:
-            raise ValueError(f"a budget limits {', '.join(COSTS)}, got {self.name!r}")
+        object.__setattr__(self, "cost", limited(self.cost))
         limits = [limit for limit in (self.lower, self.upper) if limit is not None]
         if not limits or not all(_is_limit(limit) for limit in limits):
             raise ValueError(
@@ -43,18 +39,28 @@ class Constraint:
         if alike and limits[0] > limits[-1]:
             raise ValueError(f"the budget on {self.name} has its lower limit {limits[0]} above the upper {limits[1]}")
 
+    @property
+    def objective(self) -> Objective:
+        """The cost that is limited."""
+        return objective_of(self.cost)
+
+    @property
+    def name(self) -> str:
+        return self.objective.name
+
     @classmethod
-    def parse(cls, budget: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    def parse(cls, budget: Mapping[Any, Any]) -> tuple[Constraint, ...]:
         """Constraints from `{cost: upper}` or `{cost: (lower, upper)}`; None is no limit."""
         constraints = []
-        for name, limits in budget.items():
+        for cost, limits in budget.items():
             if limits is None:
                 continue
+            name = limited(cost).name
             pair = isinstance(limits, Sequence) and not isinstance(limits, str)
             if pair and len(limits) != 2:
                 raise ValueError(f"a budget on {name} is an upper limit or a [lower, upper] pair, got {limits!r}")
             lower, upper = limits if pair else (None, limits)
-            constraints.append(cls(name, upper=upper, lower=lower))
+            constraints.append(cls(cost, upper=upper, lower=lower))
         return tuple(constraints)
 
     def resolved(self, largest: float) -> Constraint:
@@ -81,11 +87,26 @@ class Constraint:
 
     def __str__(self) -> str:
         parts = [
-            f"{word} {written(self.name, limit)}" if self.absolute or limit > 1 else f"{word} {limit:g} of the largest"
+            f"{word} {self.objective.written(limit)}"
+            if self.absolute or limit > 1
+            else f"{word} {limit:g} of the largest"
             for word, limit in (("at least", self.lower), ("at most", self.upper))
             if limit is not None
         ]
         return f"{self.name} {' and '.join(parts)}"
+
+
+def limited(cost: Objective | str) -> CostObjective:
+    """The cost that a budget limits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    given = cost if isinstance(cost, Objective) or cost not in objectives() else objective_of(cost)
+    if not isinstance(given, CostObjective):
+        names = [name for name, kind in objectives().items() if issubclass(kind, CostObjective)]
+        raise ValueError(f"a budget limits {', '.join(names)}, got {getattr(given, 'name', given)!r}")
+    return given
 
 
 def _is_limit(value: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ofa.search.archive import Archive, Record
 from ofa.search.engines import Search
-from ofa.search.front import Front, Row
+from ofa.search.front import Front, ScoredNetwork
 from ofa.space import Subnet
 
 Evaluate = Callable[[Subnet], Mapping[str, float]]
@@ -58,10 +58,11 @@ def run(
     return front(search)
 
 
-def front(search: Search, teacher: Row | None = None) -> Front:
+def front(search: Search, teacher: ScoredNetwork | None = None) -> Front:
     """The front of what a search has been told so far; subnets are numbered in the order of evaluation."""
     rows = [
-        Row(f"subnet-{index:04d}", subnet, metrics) for index, (subnet, metrics) in enumerate(search.results.items())
+        ScoredNetwork(f"subnet-{index:04d}", subnet, metrics)
+        for index, (subnet, metrics) in enumerate(search.results.items())
     ]
     return Front.of(rows, search.problem.objectives, teacher)
 

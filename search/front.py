@@ -12,8 +12,8 @@ import moocore
 import numpy as np
 import numpy.typing as npt
 
-from ofa.search.budget import Constraint, Floats
-from ofa.search.objectives import Objective, written
+from ofa.search.budget import Constraint
+from ofa.search.objectives import Floats, Objective, found
 from ofa.search.picture import draw
 from ofa.space import Subnet
 
@@ -25,7 +25,7 @@ _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredNetwork:
     """One network of a front: its metrics by name, and the files made of it by kind, relative to the run."""
 
     name: str
@@ -45,7 +45,7 @@ class Row:
         }
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Row:
+    def from_json(cls, row: Mapping[str, Any]) -> ScoredNetwork:
         """Read what `to_json` gave.
 
         Raises:
@@ -67,13 +67,15 @@ class Front:
     `of` chooses the rows; afterwards they stay, whatever is measured on them later.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredNetwork, ...]
     objectives: tuple[Objective, ...]
-    teacher: Row | None = None
-    evaluated: tuple[Row, ...] = ()
+    teacher: ScoredNetwork | None = None
+    evaluated: tuple[ScoredNetwork, ...] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], objectives: Sequence[Objective | str], teacher: Row | None = None) -> Front:
+    def of(
+        cls, rows: Sequence[ScoredNetwork], objectives: Sequence[Objective | str], teacher: ScoredNetwork | None = None
+    ) -> Front:
         """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first."""
         parsed = Objective.parse(objectives)
         points = _points(rows, parsed)
@@ -96,12 +98,12 @@ class Front:
             return 0.0
         return float(moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives]))
 
-    def knee(self) -> Row:
+    def knee(self) -> ScoredNetwork:
         """The row farthest beyond the plane through the front's ends, each objective on its range."""
         self._check()
         return self.rows[int(np.argmin(self._losses().sum(axis=1)))]
 
-    def best(self, budget: Mapping[str, Any] | Sequence[Constraint]) -> Row:
+    def best(self, budget: Mapping[str, Any] | Sequence[Constraint]) -> ScoredNetwork:
         """The best row in the first objective within a budget.
 
         Fractions are of the teacher, or else of the dearest row.
@@ -118,7 +120,7 @@ class Front:
             low, high = constraint.resolved(largest).range
             fitting = [row for row in fitting if low <= row.metrics.get(constraint.name, math.nan) <= high]
             if not fitting:
-                reach = f"{written(constraint.name, min(values))} to {written(constraint.name, max(values))}"
+                reach = f"{constraint.objective.written(min(values))} to {constraint.objective.written(max(values))}"
                 raise ValueError(f"no row of the front has {constraint}; they reach from {reach}")
         first = self.objectives[0]
         return max(fitting, key=lambda row: first.gain(first.value(row.metrics)))
@@ -154,16 +156,17 @@ class Front:
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
-        names = [name for name in _COLUMNS if any(name in row.metrics for row in rows)]
+        wanted = [found(name, self.objectives) for name in (*_COLUMNS, *(o.name for o in self.objectives))]
+        shown = {o.name: o for o in wanted if o is not None and any(o.name in row.metrics for row in rows)}
         table = Table(title=" against ".join(objective.name for objective in self.objectives))
         table.add_column("name", no_wrap=True)
-        for name in names:
+        for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("of its MACs", justify="right", no_wrap=True)
         whole = None if self.teacher is None else self.teacher.metrics.get("macs")
         for row in rows:
             share = row.metrics["macs"] / whole if whole and "macs" in row.metrics else None
-            cells = [written(name, row.metrics.get(name)) for name in names]
+            cells = [objective.written(row.metrics.get(name)) for name, objective in shown.items()]
             style = "bold" if row is self.teacher else None
             table.add_row(row.name, *cells, "-" if share is None else f"{100 * share:.1f} %", style=style)
         return table
@@ -181,11 +184,11 @@ class Front:
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective | str]) -> Front:
         """Read what `to_json` gave; the rows stay as they are."""
-        parsed = [Row.from_json(row) for row in rows]
+        parsed = [ScoredNetwork.from_json(row) for row in rows]
         teacher = next((row for row in parsed if row.name == TEACHER), None)
         return cls(tuple(row for row in parsed if row is not teacher), Objective.parse(objectives), teacher)
 
 
-def _points(rows: Sequence[Row], objectives: Sequence[Objective]) -> Floats:
+def _points(rows: Sequence[ScoredNetwork], objectives: Sequence[Objective]) -> Floats:
     values = [[objective.value(row.metrics) for objective in objectives] for row in rows]
     return np.array(values, dtype=np.float64).reshape(len(rows), len(objectives))

@@ -1,34 +1,40 @@
-"""What a search wants more of or less of, and how such figures are written."""
+"""What a search wants more of or less of: the objectives, and how their figures are written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-COSTS = ("macs", "params", "weight_bytes", "latency_ms")
-_MAXIMISED = {"accuracy": True, "loss": False} | dict.fromkeys(COSTS, False)
-_LABELS = {"accuracy": "Accuracy (%)", "loss": "Loss", "latency_ms": "Latency (ms)"}
-_COUNTS = {"macs": "MACs", "params": "Parameters", "weight_bytes": "Weights, bytes"}
+import numpy as np
+import numpy.typing as npt
+
+from ofa import Supernet
+from ofa.space import Genome
+
+Floats = npt.NDArray[np.float64]
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
-class Objective:
-    """One figure to make as large or as small as possible; an accuracy is in per cent.
+class Objective(ABC):
+    """One figure of a subnet that evaluating it gives: one class, named in `conf/objective/NAME.yaml`.
 
-    Raises:
-        ValueError: no objective has this name.
+    `name` is what metrics call it, `label` and `unit` stand at axes and behind figures; of a figure that is `counted`
+    the thousands go into the unit (12.35 MB).
+
+    >>> class F1(Objective):
+    ...     name, label, unit, maximise = "f1", "F1 score", "%", True
+    >>> F1().written(93.12), F1().gain(93.12)
+    ('93.12 %', 93.12)
     """
 
-    name: str
-
-    def __post_init__(self) -> None:
-        if self.name not in _MAXIMISED:
-            raise ValueError(f"no objective {self.name!r}; the objectives are {', '.join(_MAXIMISED)}")
-
-    @property
-    def maximise(self) -> bool:
-        return _MAXIMISED[self.name]
+    name: ClassVar[str]
+    label: ClassVar[str]
+    unit: ClassVar[str] = ""
+    maximise: ClassVar[bool] = False
+    counted: ClassVar[bool] = False
 
     def gain(self, value: float) -> float:
         """`value` with its sign turned, where needed, so that larger is better."""
@@ -36,16 +42,16 @@ class Objective:
 
     @classmethod
     def parse(cls, names: Sequence[Objective | str]) -> tuple[Objective, ...]:
-        """Objectives by name, in order.
+        """Objectives, ours by name, in order.
 
         Raises:
             ValueError: none, an unknown one, or one named twice.
         """
-        objectives = tuple(name if isinstance(name, Objective) else cls(name) for name in names)
-        if not objectives or len(set(objectives)) != len(objectives):
-            given = [objective.name for objective in objectives]
+        parsed = tuple(objective_of(name) for name in names)
+        given = [objective.name for objective in parsed]
+        if not parsed or len(set(given)) != len(given):
             raise ValueError(f"a search needs one or more distinct objectives, got {given}")
-        return objectives
+        return parsed
 
     def value(self, metrics: Mapping[str, float]) -> float:
         """This objective's figure among `metrics`.
@@ -57,26 +63,193 @@ class Objective:
             raise ValueError(f"objective {self.name!r} is not among the metrics {sorted(metrics)}")
         return float(metrics[self.name])
 
+    def written(self, value: float | None) -> str:
+        """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms."""
+        if value is None:
+            return "-"
+        divisor, prefix = self._prefix(abs(value))
+        number = f"{value / divisor:#.4g}" if prefix else self.number(value)
+        return f"{number} {prefix}{self.unit}".rstrip()
 
-def axis(name: str, largest: float) -> tuple[str, float]:
-    """Label with its unit, and the divisor, for an axis on which `name` reaches `largest`."""
-    if name not in _COUNTS:
-        return _LABELS.get(name, name), 1.0
-    for divisor, prefix in _PREFIXES:
-        if largest >= divisor:
-            return f"{_COUNTS[name]} ({prefix})", divisor
-    return _COUNTS[name], 1.0
+    def number(self, value: float) -> str:
+        """The digits of a figure that needs no prefix."""
+        return f"{value:.0f}" if self.counted else f"{value:.4g}"
+
+    def axis(self, largest: float) -> tuple[str, float]:
+        """Label with its unit, and the divisor, for an axis on which the figures reach `largest`."""
+        divisor, prefix = self._prefix(largest)
+        unit = f"{prefix}{self.unit}"
+        return f"{self.label} ({unit})" if unit else self.label, divisor
+
+    def _prefix(self, size: float) -> tuple[float, str]:
+        known = _PREFIXES if self.counted else ()
+        return next(((divisor, prefix) for divisor, prefix in known if size >= divisor), (1.0, ""))
 
 
-def written(name: str, value: float | None) -> str:
-    """A figure as people write it: 97.31 %, 12.3 M, 0.412 ms."""
-    if value is None:
-        return "-"
-    if name == "accuracy":
-        return f"{value:.2f} %"
-    if name == "latency_ms":
-        return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
-    if name in _COUNTS:
-        divisor, prefix = next(((d, p) for d, p in _PREFIXES if abs(value) >= d), (1.0, ""))
-        return f"{value / divisor:#.4g} {prefix}" if prefix else f"{value:.0f}"
-    return f"{value:.4g}"
+@dataclass(frozen=True)
+class CostObjective(Objective):
+    """A figure that is known before a subnet is evaluated, so that a budget may limit it.
+
+    >>> class Money(CostObjective):
+    ...     name, label, unit = "cents", "Price", "ct"
+    ...     def costs(self, supernet, genomes):
+    ...         return 1e-6 * supernet.costs(genomes)["macs"]
+    >>> Money().written(2.5), Money().axis(2.5)
+    ('2.5 ct', ('Price (ct)', 1.0))
+    """
+
+    def costs(self, supernet: Supernet, genomes: Genome) -> Floats | None:
+        """The cost of each of `genomes`, (population, choices), shape (population,), in the objective's unit.
+
+        None where the costs of the search have it already by this name: the supernet's own, and a predicted latency.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class Accuracy(Objective):
+    """The score of the task, from 0 to 100: for classes the share of right ones, top 1, in per cent.
+
+    >>> Accuracy().written(97.314)
+    '97.31 %'
+    """
+
+    name: ClassVar[str] = "accuracy"
+    label: ClassVar[str] = "Accuracy"
+    unit: ClassVar[str] = "%"
+    maximise: ClassVar[bool] = True
+
+    def number(self, value: float) -> str:
+        return f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class Loss(Objective):
+    """The task's loss, a mean over samples.
+
+    >>> Loss().gain(0.25)
+    -0.25
+    """
+
+    name: ClassVar[str] = "loss"
+    label: ClassVar[str] = "Loss"
+
+
+@dataclass(frozen=True)
+class Macs(CostObjective):
+    """Multiply–accumulates a sample (1 MAC = 2 FLOPs), without those that N:M patterns save.
+
+    >>> Macs().written(12_345_678)
+    '12.35 M'
+    """
+
+    name: ClassVar[str] = "macs"
+    label: ClassVar[str] = "MACs"
+    counted: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Params(CostObjective):
+    """Parameters; zeros count.
+
+    >>> Params().written(716)
+    '716'
+    """
+
+    name: ClassVar[str] = "params"
+    label: ClassVar[str] = "Parameters"
+    counted: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class WeightBytes(CostObjective):
+    """Bytes of the parameters, packed where they have an N:M pattern.
+
+    >>> WeightBytes().written(25_600)
+    '25.60 kB'
+    """
+
+    name: ClassVar[str] = "weight_bytes"
+    label: ClassVar[str] = "Weights"
+    unit: ClassVar[str] = "B"
+    counted: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class PeakBytes(CostObjective):
+    """The most bytes of activations that are alive at once, a sample.
+
+    >>> PeakBytes().axis(2.5e6)
+    ('Peak of activations (MB)', 1000000.0)
+    """
+
+    name: ClassVar[str] = "peak_bytes"
+    label: ClassVar[str] = "Peak of activations"
+    unit: ClassVar[str] = "B"
+    counted: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class LatencyMs(CostObjective):
+    """Milliseconds for one sample on the latency device: predicted in the search, measured at the export.
+
+    >>> LatencyMs().written(0.4123)
+    '0.412 ms'
+    """
+
+    name: ClassVar[str] = "latency_ms"
+    label: ClassVar[str] = "Latency"
+    unit: ClassVar[str] = "ms"
+
+    def number(self, value: float) -> str:
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def objectives() -> dict[str, type[Objective]]:
+    """The classes of this file by name: accuracy, loss, macs, params, weight_bytes, peak_bytes, latency_ms."""
+    own = (cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, Objective))
+    return {cls.name: cls for cls in own if hasattr(cls, "name")}
+
+
+def objective_of(name: Objective | str) -> Objective:
+    """The objective of a name; any other object is one already.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if isinstance(name, Objective):
+        return name
+    if name not in objectives():
+        raise ValueError(f"no objective {name!r}; the objectives are {', '.join(objectives())}")
+    return objectives()[name]()
+
+
+def found(name: str, among: Iterable[Objective]) -> Objective | None:
+    """The objective of a figure's name: one `among` those given, or ours; None for a figure that is none."""
+    own = objective_of(name) if name in objectives() else None
+    return next((objective for objective in among if objective.name == name), own)
+
+
+def priced(supernet: Supernet, among: Iterable[Objective]) -> Callable[[Genome], Mapping[str, Floats]]:
+    """The supernet's costs, and those that objectives compute, each (population,).
+
+    Raises (when called):
+        ValueError: an objective's costs are not one number for each genome.
+    """
+    own = [objective for objective in among if isinstance(objective, CostObjective)]
+
+    def costs(genomes: Genome) -> Mapping[str, Floats]:
+        result = dict(supernet.costs(genomes))
+        for objective in own:
+            values = objective.costs(supernet, genomes)
+            if values is None:
+                continue
+            if np.shape(values) != (len(genomes),):
+                raise ValueError(
+                    f"{type(objective).__name__}.costs gives one number for each of {len(genomes)} genomes, got shape"
+                    f" {np.shape(values)}"
+                )
+            result[objective.name] = np.asarray(values, dtype=np.float64)
+        return result
+
+    return costs

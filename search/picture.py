@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ofa.search.objectives import COSTS, Objective, axis
+from ofa.search.objectives import CostObjective, Objective, found
 
 Metrics = Mapping[str, float]
 _TEXT, _LINE = "#343a40", "#ced4da"
@@ -43,7 +43,8 @@ def draw(
     ]
     points = [_points(rows, x, y) for _, rows, _ in layers]
     (across_label, x_unit), (up_label, y_unit) = (
-        axis(name, max((point[i] for layer in points for point in layer), default=1.0)) for i, name in enumerate((x, y))
+        axis(name, objectives, max((point[i] for layer in points for point in layer), default=1.0))
+        for i, name in enumerate((x, y))
     )
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
@@ -57,9 +58,15 @@ def draw(
     return path
 
 
+def axis(name: str, objectives: Sequence[Objective], largest: float) -> tuple[str, float]:
+    """Label and divisor of an axis on which a figure reaches `largest`; its name, where it is no objective."""
+    objective = found(name, objectives)
+    return (name, 1.0) if objective is None else objective.axis(largest)
+
+
 def _axes(objectives: Sequence[Objective], across: str | None, up: str | None) -> tuple[str, str]:
     """Names across and up: the first cost against the first other objective."""
-    costs = [objective.name for objective in objectives if objective.name in COSTS]
+    costs = [objective.name for objective in objectives if isinstance(objective, CostObjective)]
     x = across or next(iter(costs), "macs")
     y = up or next((objective.name for objective in objectives if objective.name != x), "accuracy")
     return x, y

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from ofa.search import sampling
-from ofa.search.budget import Constraint, Floats
-from ofa.search.objectives import Objective, written
+from ofa.search.budget import Constraint
+from ofa.search.objectives import Floats, Objective
 from ofa.space import Genome, SearchSpace, Subnet
 
 Costs = Callable[[Genome], Mapping[str, Floats]]
@@ -137,9 +137,9 @@ class Problem:
         asked = " and ".join(str(constraint) for constraint in self.constraints)
         costs = self.costs(np.concatenate([self._extremes, genomes]))
         ranges = []
-        for name in dict.fromkeys(constraint.name for constraint in self.constraints):
-            low, high = float(np.min(costs[name])), float(np.max(costs[name]))
-            ranges.append(f"{name} from {written(name, low)} to {written(name, high)}")
+        for cost in dict.fromkeys(constraint.objective for constraint in self.constraints):
+            low, high = float(np.min(costs[cost.name])), float(np.max(costs[cost.name]))
+            ranges.append(f"{cost.name} from {cost.written(low)} to {cost.written(high)}")
         return f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
 
     @cached_property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ofa.search.budget import Floats
+from ofa.search.objectives import Floats
 from ofa.space import Genome, SearchSpace
 
 

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ofa.train.backbones import check_classes, create
+from ofa.train import Digits
+from ofa.train.backbones import create
+from ofa.train.tasks import Classification
 
 NAME = "test_efficientnet"  # timm's tiny network
 
@@ -105,12 +107,13 @@ def seven() -> int:
 
 
 def test_any_importable_factory_is_a_backbone() -> None:
-    model = create("test_backbones.perceptron", 5, in_chans=1, width=9)
-    check_classes(model, torch.zeros(2, 1, 8, 8), 5)
-    with pytest.raises(ValueError, match=r"gives \(2, 5\) for 2 pictures; 4 classes are wanted"):
-        check_classes(model, torch.zeros(2, 1, 8, 8), 4)
+    splits, task = Digits(size=8).load(), Classification()
+    model = create("test_backbones.perceptron", 10, in_chans=1, width=9)
+    task.check(model, splits, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match=r"gives \(2, 5\) for 2 pictures; 10 classes are wanted"):
+        task.check(create("test_backbones.perceptron", 5), splits, torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"does not run on pictures \(1, 9, 9\)"):
-        check_classes(model, torch.zeros(2, 1, 9, 9), 5)
+        task.check(model, splits, torch.zeros(2, 1, 9, 9))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,19 @@ from composition import composed
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ofa.conf.program.building import build
+from ofa.conf.program.building import build, converted
+from ofa.search import Objective
+from ofa.search.latency import LatencyDevice
+from ofa.search.objectives import objectives
+from ofa.slicing import Importance, importances
 from ofa.train import FashionMNIST
+from ofa.train.data import DataSet
+from ofa.train.masks import MaskUpdate
+from ofa.train.tasks import DistillationLoss, Task
 
 ROOT = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
+GROUPS = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
+KINDS: dict[str, type] = {"data": DataSet, "task": Task, "latency": LatencyDevice}
 EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
 FOLDER = ["data.folder=/pictures"]
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((ROOT / group).glob("*.yaml"))]
@@ -38,7 +47,17 @@ def test_every_configuration_composes_and_builds(option: tuple[str, str], experi
     }
     config = composed(*overrides, *given.get(name, []))
     for path, node in nodes(config).items():
-        build(node, path)
+        build(node, path, KINDS.get(path))
+
+
+def test_every_option_of_a_setting_builds_and_is_of_its_kind() -> None:
+    for kind in (Objective, Importance, MaskUpdate, DistillationLoss):
+        names = [p.stem for p in (ROOT / re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()).glob("*.yaml")]
+        assert len(names) > 1
+        for name in names:
+            assert isinstance(converted(name, kind, "here"), kind)
+    assert set(objectives()) == {p.stem for p in (ROOT / "objective").glob("*.yaml")}
+    assert set(importances()) == {p.stem for p in (ROOT / "importance").glob("*.yaml")}
 
 
 def test_every_method_composes() -> None:
@@ -73,8 +92,20 @@ def test_a_large_data_set_says_how_long_to_train_and_the_command_line_wins(super
         ("space.width=[0.5,2]", r"width ratios lie in \(0, 1\]"),
         ("space.divisor=none", r"space\.divisor is a whole number, got 'none'"),
         ("space.proof=maybe", r"proof is off, quick or full"),
-        ("data._target_=os.system", r"data\._target_ names a class of ofa"),
+        ("data._target_=os.system", r"data\._target_: 'os.system' is no class that can be made"),
+        ("data._target_=Digits", r"data\._target_ names a class by its module, such as package.module.Class"),
         ("data._target_=ofa.train.Nothing", r"there is no 'ofa.train.Nothing'"),
+        ("data._target_=nowhere.Nothing", r"there is no 'nowhere.Nothing'$"),
+        ("data._target_=ofa.train.Recipe", r"'ofa.train.Recipe' is no DataSet: it has no load"),
+        ("task._target_=ofa.train.Recipe", r"no Task: it does not inherit from ofa.train.tasks.task.Task"),
+        ("latency._target_=subprocess.Popen", r"'subprocess.Popen' is no LatencyDevice: it does not inherit from"),
+        (
+            "supernet.sort=l3",
+            r"supernet.sort: there is no importance 'l3'; there are fisher, fpgm, l1, l2, random, scale, taylor",
+        ),
+        ("supernet.sort={_target_: ofa.train.Recipe}", r"supernet.sort._target_: .* is no Importance"),
+        ("supernet.soft=sharp", r"there is no distillation loss 'sharp'; there are adaptive_soft, soft"),
+        ("pruning.finetuning.masking.update=ste", r"there is no mask update 'ste'; did you mean sr_ste"),
         ("data=image_folder", r"data\.folder must be given"),
     ],
 )
@@ -82,7 +113,7 @@ def test_mistakes_are_said_clearly(override: str, message: str) -> None:
     config = composed(override)
     with pytest.raises(ValueError, match=message):
         for path, node in nodes(config).items():
-            build(node, path)
+            build(node, path, KINDS.get(path))
 
 
 def test_a_misspelt_key_at_the_top_is_refused() -> None:

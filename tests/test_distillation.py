@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ofa.train.tasks import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.tasks import AdaptiveSoft, DistillationLoss, cross_entropy
 from ofa.train.tasks.distillation import Soft, alpha_divergence
 
 EVERY = [Soft(), Soft(temperature=4.0), AdaptiveSoft(), AdaptiveSoft(alpha_min=-0.5, alpha_max=2.0, clip=10)]
@@ -31,7 +31,7 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=str)
-def test_a_student_equal_to_its_teacher_has_nothing_to_learn(loss: SoftTargets) -> None:
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn(loss: DistillationLoss) -> None:
     student = logits(0).requires_grad_()
     value = loss(student, student.detach() + 3.0)  # adding a constant changes no probability
     assert value.item() == pytest.approx(0, abs=1e-6)
@@ -39,7 +39,7 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(loss: SoftTargets) 
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=str)
-def test_losses_are_means_over_the_batch_in_float32(loss: SoftTargets) -> None:
+def test_losses_are_means_over_the_batch_in_float32(loss: DistillationLoss) -> None:
     student, teacher = logits(0), logits(1)
     assert loss(student, teacher) > 0
     twice = loss(torch.cat([student, student]), torch.cat([teacher, teacher]))
@@ -48,7 +48,7 @@ def test_losses_are_means_over_the_batch_in_float32(loss: SoftTargets) -> None:
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=str)
-def test_the_teacher_gets_no_gradient_and_extremes_stay_finite(loss: SoftTargets) -> None:
+def test_the_teacher_gets_no_gradient_and_extremes_stay_finite(loss: DistillationLoss) -> None:
     student = (300 * logits(0)).requires_grad_()
     teacher = (-300 * logits(0)).requires_grad_()
     value = loss(student, teacher)
@@ -59,7 +59,7 @@ def test_the_teacher_gets_no_gradient_and_extremes_stay_finite(loss: SoftTargets
 
 
 @pytest.mark.parametrize("loss", EVERY, ids=str)
-def test_other_classes_are_refused(loss: SoftTargets) -> None:
+def test_other_classes_are_refused(loss: DistillationLoss) -> None:
     with pytest.raises(ValueError, match="same classes"):
         loss(torch.zeros(2, 5), torch.zeros(2, 7))
 

@@ -38,8 +38,8 @@ calls = []
 original = dist.all_reduce
 dist.all_reduce = lambda *a, **k: (calls.append(1), original(*a, **k))[1]
 with joined(torch.device("cpu")):
-    lesson = Sandwich(supernet, splits, SandwichRule(), calibration_batches=1)
-    fitting = Fitting(lesson, Recipe(batch_size=64, epochs=1, clip_value=None))
+    learner = Sandwich(supernet, splits, SandwichRule(), calibration_batches=1)
+    fitting = Fitting(learner, Recipe(batch_size=64, epochs=1, clip_value=None))
     images, labels = next(iter(splits.train.ordered(64)))
     mine, n = part()
     supernet.train()
@@ -47,7 +47,7 @@ with joined(torch.device("cpu")):
     fitting.step(images[mine::n], labels[mine::n])
     reduced = len(calls) - before
     gradients = {k: p.grad.clone() for k, p in supernet.named_parameters() if p.grad is not None}
-    figures = fit(lesson, Recipe(batch_size=64, epochs=3, lr=0.01), path=folder / "net.pt")
+    figures = fit(learner, Recipe(batch_size=64, epochs=3, lr=0.01), path=folder / "net.pt")
     name = f"rank{rank()}-of-{world()}"
     torch.save({"gradients": gradients, "state": supernet.state_dict(), "reduced": reduced}, folder / f"{name}.pt")
     (folder / f"{name}.json").write_text(json.dumps(figures))
@@ -72,9 +72,9 @@ model, splits = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).l
 messages = []
 with joined(torch.device("cpu")):
     for pictures, batch in ((9, 1), (9, 3), (1, 2), (9, 10)):
-        lesson = Supervised(model, replace(splits, train=first(splits.train, pictures)))
+        learner = Supervised(model, replace(splits, train=first(splits.train, pictures)))
         try:
-            Fitting(lesson, Recipe(batch_size=batch))
+            Fitting(learner, Recipe(batch_size=batch))
         except ValueError as error:
             messages.append(str(error))
     examined = [

@@ -180,15 +180,15 @@ def test_the_sandwich_trains_it_and_a_search_mixes_it_with_the_other_dimensions(
     splits = Digits(size=16).load()
     config = ofa.SpaceConfig(width=(0.5, 1.0), divisor=8, sparsity=("2:4", "8:16"), proof="quick")
     supernet = ofa.Supernet(small(), splits.example, config)
-    lesson = Sandwich(supernet, splits, SandwichRule(), calibration_batches=2)
-    before = lesson.validate()
-    fit(lesson, Recipe(epochs=8, batch_size=32, optimizer="sgd", lr=0.1, weight_decay=1e-4))
-    after = lesson.validate()
+    learner = Sandwich(supernet, splits, SandwichRule(), calibration_batches=2)
+    before = learner.validate()
+    fit(learner, Recipe(epochs=8, batch_size=32, optimizer="sgd", lr=0.1, weight_decay=1e-4))
+    after = learner.validate()
     assert after["loss_smallest"] < before["loss_smallest"] - 0.3  # half the widths, and half of their weights zero
     engine = Evolution(population=8, evaluations=24)
     search = engine.start(supernet.space, ["accuracy", "macs"], supernet.costs, {"weight_bytes": 0.5}, seed=0)
     with Archive(tmp_path / "archive.sqlite", "test") as archive:
-        run(search, lesson.examine, archive)
+        run(search, learner.evaluate_subnet, archive)
     whole = supernet.cost(supernet.space.largest).weight_bytes
     assert all(metrics["weight_bytes"] <= 0.5 * whole for metrics in search.results.values())
     choices = supernet.space.choices

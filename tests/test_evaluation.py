@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ofa.train.evaluation import evaluate, evaluating
+from ofa.tracing import evaluating
+from ofa.train import evaluate
+from ofa.train.tasks import Mean, Metric, Task
 
 
 class Echo(nn.Module):
@@ -40,9 +42,8 @@ def test_every_module_gets_its_own_flag_back() -> None:
     model.train()
     model[1].eval()
     with evaluating(model):
-        assert not model.training and not model[0].training and not torch.is_grad_enabled()
+        assert not model.training and not model[0].training
     assert (model.training, model[0].training, model[1].training) == (True, True, False)
-    assert torch.is_grad_enabled()
     first, second = evaluate(model, batches((30,))), evaluate(model, batches((30,)))
     assert first == second  # no dropout, no statistics moved
 
@@ -50,3 +51,27 @@ def test_every_module_gets_its_own_flag_back() -> None:
 def test_nothing_to_evaluate_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batches"):
         evaluate(Echo(), [])
+
+
+class Distance(Task):
+    """How far outputs are from the targets, as numbers."""
+
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return (outputs - targets).abs().mean()
+
+    def metrics(self, device: torch.device) -> dict[str, Metric]:
+        return {"distance": Mean(lambda outputs, targets: (outputs - targets).abs(), device)}
+
+
+class Scored(Distance):
+    def metrics(self, device: torch.device) -> dict[str, Metric]:
+        distance = super().metrics(device)["distance"]
+        near = Mean(lambda outputs, targets: 100.0 * ((outputs - targets).abs() < 1), device)
+        return {"accuracy": near, "loss": distance}
+
+
+def test_another_task_has_metrics_of_its_own() -> None:
+    batch = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 5.0])
+    assert evaluate(Echo(), [batch], Scored()) == {"accuracy": pytest.approx(200 / 3), "loss": pytest.approx(2.5 / 3)}
+    with pytest.raises(ValueError, match="Distance has the metrics distance; it lacks accuracy"):
+        evaluate(Echo(), [batch], Distance())

@@ -66,10 +66,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(splits: Splits, tmp_path: Path
     straight = network()
     expected = fit(Supervised(straight, splits), recipe, path=one / "teacher.pt", stage="teacher", tracker=Tracker(one))
     for steps in (3, 12, 10):  # dies in the first, the second and the third epoch of 8 steps
-        lesson, keep = Supervised(network(), splits), Tracker(other)
+        learner, keep = Supervised(network(), splits), Tracker(other)
         with pytest.raises(Killed):
             fit(
-                lesson,
+                learner,
                 recipe,
                 path=other / "teacher.pt",
                 stage="teacher",

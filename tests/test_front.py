@@ -11,13 +11,13 @@ from rich.console import Console
 from toy_space import REFERENCE, toy_front, toy_rows
 
 from ofa import Subnet
-from ofa.search import Front, Row
+from ofa.search import Front, ScoredNetwork
 
-TEACHER = Row("teacher", None, {"accuracy": 72.0, "macs": 2e6, "params": 40_000.0, "latency_ms": 0.9})
+TEACHER = ScoredNetwork("teacher", None, {"accuracy": 72.0, "macs": 2e6, "params": 40_000.0, "latency_ms": 0.9})
 
 
-def row(name: str, accuracy: float, macs: float) -> Row:
-    return Row(name, Subnet({"width": int(macs)}), {"accuracy": accuracy, "macs": macs})
+def row(name: str, accuracy: float, macs: float) -> ScoredNetwork:
+    return ScoredNetwork(name, Subnet({"width": int(macs)}), {"accuracy": accuracy, "macs": macs})
 
 
 SMALL = [

@@ -10,11 +10,11 @@ import torch
 from networks import build
 
 import ofa
-from ofa.slicing import MEASURES, unit_scores
+from ofa.slicing import importance_of, importances, unit_scores
 from ofa.slicing.importance import Random
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", importances())
 def test_sorting_by_any_measure_keeps_the_function_and_orders_the_units(measure: str) -> None:
     model, x = build("mobilenetv3")
     supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off")).eval()
@@ -74,7 +74,7 @@ def test_measures_equal_their_formulas() -> None:
     }
     with torch.no_grad():
         for name, values in expected.items():
-            found = MEASURES[name](weight, 1)
+            found = importance_of(name)(weight, 1)
             assert found is not None and torch.allclose(found, values, rtol=1e-4), name
 
 

@@ -3,9 +3,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from ofa.search import LatencyPredictor, measure_onnx
+from ofa.search.latency import LatencyDevice, OnnxRuntime, TorchEager
 from ofa.search.latency.predictor import HeldOut
 
 
@@ -147,3 +150,32 @@ def test_fitted_to_real_measurements(tmp_path: Path) -> None:
     predictor = LatencyPredictor.fit(table, latency)
     assert predictor.held_out is not None
     assert np.all(predictor.predict(table) < 10 * np.array(latency))
+
+
+@pytest.mark.parametrize("device", [OnnxRuntime(threads=1), TorchEager(seconds=0.02)], ids=lambda d: type(d).__name__)
+def test_every_device_times_a_network_and_leaves_it_alone(device: LatencyDevice) -> None:
+    def network(channels: int, layers: int) -> nn.Module:
+        return nn.Sequential(*(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(layers)), nn.Dropout())
+
+    small, large = network(8, 1).train(), network(64, 4).eval()
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    quick = device.measure(small, torch.ones(1, 8, 16, 16))
+    slow = device.measure(large, torch.ones(1, 64, 16, 16))
+    assert 0 < quick.median_ms < slow.median_ms < 1000 and quick.iqr_ms >= 0 and quick.runs > 1
+    assert small.training and all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+
+
+def test_devices_refuse_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match="at least 6 samples fit a predictor, got 5"):
+        TorchEager(samples=5)
+    with pytest.raises(ValueError, match="at least 1 thread, got 0"):
+        OnnxRuntime(threads=0)
+    with pytest.raises(ValueError, match=r"latency\.device=cuda:99 cannot be used here"):
+        TorchEager("cuda:99").measure(nn.Linear(2, 2), torch.ones(1, 2))
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_waited_for() -> None:
+    net, example = nn.Sequential(*(nn.Conv2d(256, 256, 3, padding=1) for _ in range(8))), torch.ones(1, 256, 64, 64)
+    alone, eight = (TorchEager("cuda").measure(part, example).median_ms for part in (net[:1], net))
+    assert eight > 3 * alone

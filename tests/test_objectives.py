@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from ofa.search import Constraint, Objective
-from ofa.search.objectives import axis, written
+from ofa.search.objectives import Accuracy, Loss, Macs, PeakBytes, objective_of
+from ofa.search.picture import axis
 
 
 def test_directions() -> None:
@@ -13,8 +14,8 @@ def test_directions() -> None:
         False,
         False,
     ]
-    assert Objective("accuracy").gain(2.0) == 2.0
-    assert Objective("macs").gain(2.0) == -2.0
+    assert Accuracy().gain(2.0) == 2.0
+    assert Macs().gain(2.0) == -2.0
 
 
 def test_unknown_objective_names_the_known_ones() -> None:
@@ -30,17 +31,19 @@ def test_objectives_are_distinct_and_some(names: list[str]) -> None:
 
 def test_missing_metric() -> None:
     with pytest.raises(ValueError, match=r"'loss' is not among the metrics \['accuracy'\]"):
-        Objective("loss").value({"accuracy": 1.0})
+        Loss().value({"accuracy": 1.0})
 
 
 def test_figures_are_written_with_units() -> None:
-    assert written("accuracy", 97.314) == "97.31 %"
-    assert written("macs", 12_345_678) == "12.35 M"
-    assert written("params", 12) == "12"
-    assert written("latency_ms", 0.41234) == "0.412 ms"
-    assert written("loss", None) == "-"
-    assert axis("macs", 3e6) == ("MACs (M)", 1e6)
-    assert axis("accuracy", 99.0) == ("Accuracy (%)", 1.0)
+    assert objective_of("accuracy").written(97.314) == "97.31 %"
+    assert objective_of("macs").written(12_345_678) == "12.35 M"
+    assert objective_of("params").written(12) == "12"
+    assert objective_of("latency_ms").written(0.41234) == "0.412 ms"
+    assert objective_of("loss").written(None) == "-"
+    assert axis("macs", [], 3e6) == ("MACs (M)", 1e6)
+    assert PeakBytes().written(2_500_000) == "2.500 MB" and PeakBytes().axis(2.5e6) == ("Peak of activations (MB)", 1e6)
+    assert axis("validation_accuracy", [], 99.0) == ("validation_accuracy", 1.0)
+    assert axis("accuracy", [], 99.0) == ("Accuracy (%)", 1.0)
 
 
 def test_budgets_parse() -> None:
@@ -59,7 +62,8 @@ def test_fractions_are_of_the_largest_and_resolved_once() -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"flops": 0.5}, "a budget limits macs, params, weight_bytes, latency_ms, got 'flops'"),
+        ({"flops": 0.5}, "a budget limits macs, params, weight_bytes, peak_bytes, latency_ms, got 'flops'"),
+        ({"accuracy": 0.5}, "a budget limits macs.*, got 'accuracy'"),
         ({"macs": -1}, "a positive number or a fraction, got -1"),
         ({"macs": "half"}, "a positive number or a fraction, got 'half'"),
         ({"macs": True}, "a positive number or a fraction, got True"),

@@ -122,7 +122,7 @@ def test_candidates_are_calibrated_on_pictures_of_the_training_split_alone(score
     def rows(split: Any) -> set[bytes]:
         return {picture.numpy().tobytes() for images, _ in split.ordered(256) for picture in images}
 
-    used = {picture.numpy().tobytes() for images in pruner.lesson.calibration for picture in images}
+    used = {picture.numpy().tobytes() for images in pruner.learner.calibration for picture in images}
     assert len(used) == 2 * 64 and used <= rows(splits.train)
     assert used.isdisjoint(rows(splits.validation)) and used.isdisjoint(rows(splits.test))
 
@@ -130,16 +130,16 @@ def test_candidates_are_calibrated_on_pictures_of_the_training_split_alone(score
 def test_the_loss_still_ranks_where_every_accuracy_is_at_chance(scored: Path, tmp_path: Path) -> None:
     """A bias makes each network answer 0; by the loss they stand in the order of what they know all the same."""
     pruner = Pruner(Job(composed(*settings(scored, *ONE_STEP))))
-    supernet, examine = pruner.supernet, pruner.lesson.examine
+    supernet, evaluate_subnet = pruner.supernet, pruner.learner.evaluate_subnet
     search = OneStep(12, 12).start(supernet.space, ["loss"], supernet.costs, {"macs": [0.2, 0.9]})
     with torch.no_grad():
         supernet.model.get_parameter("3.bias")[0] += 12
     with Archive(tmp_path / "archive.sqlite") as archive:
-        run(search, examine, archive)
+        run(search, evaluate_subnet, archive)
     assert len({metrics["accuracy"] for metrics in search.results.values()}) == 1
     with torch.no_grad():
         supernet.model.get_parameter("3.bias")[0] -= 12
-    ranked = [examine(subnet)["accuracy"] for subnet in search.ranked()]
+    ranked = [evaluate_subnet(subnet)["accuracy"] for subnet in search.ranked()]
     assert len(ranked) == 12 and spearmanr(range(12), ranked).statistic < -0.7
 
 

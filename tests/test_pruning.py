@@ -88,7 +88,7 @@ def test_a_step_goes_on_from_the_last_with_the_best_trials_settings_and_the_firs
     supernet.activate(first.subnet)
     supernet.sort("l1")
     supernet.activate(second.subnet)
-    supernet.calibrate(job.lesson(supernet).calibration)
+    supernet.calibrate(job.learner(supernet).calibration)
     study = optuna.load_study(study_name="prune-02", storage=journal(iterated / second.folder))
     trials = sorted(study.get_trials(), key=lambda trial: -trial.value)
     assert given is not None and len(trials) == 2
@@ -224,7 +224,7 @@ def test_steps_are_even_in_the_logarithm_or_given_by_hand() -> None:
         ("pruning.finetuning.rates=[2,1]", "rates are the least and the greatest factor"),
         ("pruning.finetuning.schedules=[cos]", "schedules are of cosine"),
         ("pruning.finetuning.teacher_share=2", "teacher_share is a share"),
-        ("supernet.sort=l3", "sort is one of l1, l2"),
+        ("supernet.sort=l3", "there is no importance"),
     ],
 )
 def test_mistakes_are_said_clearly(override: str, message: str) -> None:

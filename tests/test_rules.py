@@ -10,7 +10,7 @@ import timm
 import torch
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.space import towards
+from ofa.space import sample_at_cost
 from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
 from ofa.train.sampling.forecast import LossForecast
 from ofa.train.sampling.rules import AttentiveRule, MacsUniformRule
@@ -66,7 +66,7 @@ def test_macs_uniform_covers_the_range_that_uniform_leaves_out(supernet: Superne
 def test_targets_are_met(supernet: Supernet) -> None:
     low, high = (supernet.cost(s).macs for s in (supernet.space.smallest, supernet.space.largest))
     targets = np.linspace(low, high, 50)
-    genomes = towards(supernet.space, lambda g: supernet.costs(g)["macs"], targets, np.random.default_rng(0))
+    genomes = sample_at_cost(supernet.space, lambda g: supernet.costs(g)["macs"], targets, np.random.default_rng(0))
     found = supernet.costs(genomes)["macs"]
     assert np.median(np.abs(found - targets) / high) < 0.01
     assert found[0] == low and found[-1] == high

@@ -17,7 +17,7 @@ from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
 from ofa.train.sampling import SandwichRule
 from ofa.train.sandwich import Sandwich, unregularised
-from ofa.train.tasks import AdaptiveSoft, SoftTargets, Step, cross_entropy
+from ofa.train.tasks import AdaptiveSoft, DistillationLoss, Step, cross_entropy
 from ofa.train.tasks.distillation import Soft
 from ofa.train.training import fit
 
@@ -60,7 +60,7 @@ def teacher(classes: int = 10) -> nn.Module:
     return model.train()
 
 
-def lesson(splits: Splits, soft: SoftTargets | None = None, **kwargs: object) -> Sandwich:
+def learner(splits: Splits, soft: DistillationLoss | None = None, **kwargs: object) -> Sandwich:
     rule = SandwichRule(randoms=2, label_smoothing=0.1, **kwargs)  # type: ignore[arg-type]
     return Sandwich(supernet(), splits, rule, soft or AdaptiveSoft(), calibration_batches=2)
 
@@ -77,7 +77,7 @@ def same(left: nn.Module, right: nn.Module) -> bool:
 @pytest.mark.parametrize("external", [False, True], ids=["largest", "teacher"])
 def test_the_gradient_is_the_average_over_the_subnets(splits: Splits, external: bool) -> None:
     images, labels = next(splits.train.ordered(32))
-    task = lesson(splits, Soft(2.0), teacher_share=0.25)
+    task = learner(splits, Soft(2.0), teacher_share=0.25)
     task = replace(task, teacher=teacher() if external else None)
     task.supernet.train()
     expected: dict[str, Tensor] = {}
@@ -112,7 +112,7 @@ def test_a_step_is_repeatable(splits: Splits) -> None:
     images, labels = next(splits.train.ordered(32))
     results = []
     for _ in range(2):
-        task = lesson(splits)
+        task = learner(splits)
         task.supernet.train()
         results.append((task.backward(images, labels, STEP), gradients(task.supernet)))
     assert results[0][0] == results[1][0]
@@ -121,7 +121,7 @@ def test_a_step_is_repeatable(splits: Splits) -> None:
 
 def test_norms_and_cosine_are_those_of_the_nets_alone(splits: Splits) -> None:
     images, labels = next(splits.train.ordered(32))
-    task = replace(lesson(splits), interference=True)
+    task = replace(learner(splits), interference=True)
     task.supernet.train()
     figures = task.backward(images, labels, Step(3, 10, scale=8.0))
     alone = []
@@ -141,7 +141,7 @@ def test_norms_and_cosine_are_those_of_the_nets_alone(splits: Splits) -> None:
 @pytest.mark.parametrize("label_share", [0.3, 1.0])
 def test_the_others_may_learn_from_labels_too(splits: Splits, label_share: float) -> None:
     images, labels = next(splits.train.ordered(32))
-    task = lesson(splits, Soft(), label_share=label_share)
+    task = learner(splits, Soft(), label_share=label_share)
     task.supernet.train()
     figures = task.backward(images, labels, STEP)
     _, smallest, *_ = task.rule.draw(task.supernet, STEP)
@@ -169,7 +169,7 @@ def test_the_teacher_stays_as_it_is(splits: Splits) -> None:
     images, labels = next(splits.train.ordered(32))
     frozen = teacher()
     before = copy.deepcopy(frozen)
-    task = replace(lesson(splits), teacher=frozen)
+    task = replace(learner(splits), teacher=frozen)
     task.supernet.train()
     task.backward(images, labels, STEP)
     assert same(frozen, before)
@@ -178,7 +178,7 @@ def test_the_teacher_stays_as_it_is(splits: Splits) -> None:
 
 
 def test_wrong_teachers_are_refused(splits: Splits) -> None:
-    task = lesson(splits)
+    task = learner(splits)
     with pytest.raises(ValueError, match="shares its weights"):
         replace(task, teacher=task.supernet.model)
     images, labels = next(splits.train.ordered(8))
@@ -187,7 +187,7 @@ def test_wrong_teachers_are_refused(splits: Splits) -> None:
 
 
 def test_validation_is_repeatable_and_changes_nothing(splits: Splits) -> None:
-    task = lesson(splits)
+    task = learner(splits)
     task.supernet.train()
     before = copy.deepcopy(task.supernet)
     first, second = task.validate(), task.validate()
@@ -228,7 +228,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(splits: Splits, tmp_path: Path
 
 
 def test_a_supernet_learns(splits: Splits) -> None:
-    task = lesson(splits)
+    task = learner(splits)
     before = task.validate()
     recipe = Recipe(epochs=6, batch_size=64, optimizer="sgd", lr=0.2, weight_decay=1e-4)
     after = fit(task, recipe)
@@ -240,9 +240,9 @@ def test_a_supernet_learns(splits: Splits) -> None:
 @pytest.mark.parametrize("external", [False, True], ids=["largest", "teacher"])
 @pytest.mark.parametrize("label_share", [0.0, 0.5])
 def test_mixed_labels_work_with_every_loss(
-    splits: Splits, soft: SoftTargets, external: bool, label_share: float
+    splits: Splits, soft: DistillationLoss, external: bool, label_share: float
 ) -> None:
-    task = replace(lesson(splits, soft, label_share=label_share), teacher=teacher() if external else None)
+    task = replace(learner(splits, soft, label_share=label_share), teacher=teacher() if external else None)
     fitting = Fitting(task, Recipe(batch_size=32, mixing=Mixing(0.4, 1.0)))
     task.supernet.train()
     figures = fitting.step(*next(splits.train.ordered(32)))

@@ -93,8 +93,8 @@ def test_a_collapse_goes_back_with_a_lower_rate(splits: Splits, tmp_path: Path, 
     recipe = replace(RECIPE, epochs=4, lr=1e-3, warmup=0.0, schedule="constant")
     rows: list[dict[str, float]] = []
     path = tmp_path / "net.pt" if kept else None
-    lesson = Fragile(network(), splits, step=20)  # the last of the third epoch: nothing mends it
-    figures = fit(lesson, recipe, path=path, on_epoch=rows.append)
+    learner = Fragile(network(), splits, step=20)  # the last of the third epoch: nothing mends it
+    figures = fit(learner, recipe, path=path, on_epoch=rows.append)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["rollbacks"] for row in rows] == [0, 0, 1, 1]
     assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-3, 5e-4, 5e-4])
@@ -102,10 +102,10 @@ def test_a_collapse_goes_back_with_a_lower_rate(splits: Splits, tmp_path: Path, 
 
 
 def test_a_collapse_that_returns_stops_the_run_and_says_so(splits: Splits, tmp_path: Path) -> None:
-    lesson, path = Fragile(network(), splits, step=20, times=[9]), tmp_path / "net.pt"
+    learner, path = Fragile(network(), splits, step=20, times=[9]), tmp_path / "net.pt"
     recipe = replace(RECIPE, lr=1e-3)
     with pytest.raises(ValueError, match=r"epoch 3: accuracy .* went back 2 times already"):
-        fit(lesson, recipe, path=path)
+        fit(learner, recipe, path=path)
     assert torch.load(path)["steps_done"] == 14  # the last good epoch is what is left
     assert torch.load(tmp_path / "net-1.pt")["steps_done"] == 7
 

@@ -41,7 +41,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[Subnet, dict[str,
     return archived(path)
 
 
-def lesson() -> Sandwich:
+def learner() -> Sandwich:
     """A residual network on a few digits."""
     model, _ = build("resnet")
     model.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
@@ -53,10 +53,10 @@ def lesson() -> Sandwich:
 
 
 def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
-    taught = lesson()
+    taught = learner()
     fronts, supernet = [], taught.supernet
-    with workers(taught.examine, 2, threads=torch.get_num_threads()) as (held, spread):
-        for name, evaluate, map_ in (("alone", taught.examine, map), ("workers", held, spread)):
+    with workers(taught.evaluate_subnet, 2, threads=torch.get_num_threads()) as (held, spread):
+        for name, evaluate, map_ in (("alone", taught.evaluate_subnet, map), ("workers", held, spread)):
             settings = Evolution(population=5, evaluations=10)
             search = settings.start(supernet.space, ["accuracy", "loss", "macs"], supernet.costs, seed=1)
             with Archive(tmp_path / name) as archive:
@@ -171,11 +171,11 @@ def test_no_process_and_no_file_outlives_the_one_that_started_it(tmp_path: Path,
 @pytest.mark.gpu
 def test_workers_on_gpus_find_what_one_process_finds() -> None:
     devices = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    taught = lesson()
+    taught = learner()
     taught.supernet.to(devices[-1])
     subnets = [taught.supernet.space.smallest, taught.supernet.space.largest]
-    expected = sorted(taught.examine(subnet)["loss"] for subnet in subnets)
-    with workers(taught.examine, 2, devices) as (held, spread):
+    expected = sorted(taught.evaluate_subnet(subnet)["loss"] for subnet in subnets)
+    with workers(taught.evaluate_subnet, 2, devices) as (held, spread):
         assert sorted(found["loss"] for found in spread(held, subnets)) == pytest.approx(expected)
 
 

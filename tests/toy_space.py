@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.search.front import Front, Row
+from ofa.search.front import Front, ScoredNetwork
 from ofa.space import Genome
 
 WIDTHS = (8, 16, 24, 32)
@@ -59,7 +59,7 @@ def accuracy(subnet: Subnet) -> dict[str, float]:
 
 
 @cache
-def toy_rows() -> tuple[Row, ...]:
+def toy_rows() -> tuple[ScoredNetwork, ...]:
     """Every distinct subnet, evaluated."""
     space = toy_space()
     grid = np.array(list(itertools.product(*(range(n) for n in space.counts))))
@@ -69,7 +69,7 @@ def toy_rows() -> tuple[Row, ...]:
     for i, genome in enumerate(genomes):
         subnet = space.decode(genome)
         metrics = accuracy(subnet) | {name: float(values[i]) for name, values in costs.items()}
-        rows.append(Row(f"subnet-{i:04d}", subnet, metrics))
+        rows.append(ScoredNetwork(f"subnet-{i:04d}", subnet, metrics))
     return tuple(rows)
 
 

@@ -2,12 +2,11 @@
 
 from ofa.train.backbones import create
 from ofa.train.data import Digits, FashionMNIST, ImageFolder
-from ofa.train.evaluation import evaluate
 from ofa.train.fitting import Fitting
 from ofa.train.recipe import Recipe
 from ofa.train.sampling import SandwichRule
 from ofa.train.sandwich import Sandwich
-from ofa.train.tasks import Supervised
+from ofa.train.tasks import Supervised, evaluate
 from ofa.train.tracking import Tracker
 from ofa.train.training import fit
 

@@ -10,10 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-
-from ofa.train.evaluation import evaluating
 
 
 def create(
@@ -118,18 +115,6 @@ def _from_factory(name: str, num_classes: int, in_chans: int, kwargs: Mapping[st
     return model
 
 
-def check_classes(model: nn.Module, example: Tensor, num_classes: int) -> None:
-    """Raise a ValueError if the model's output for `example` is not (batch, num_classes)."""
-    try:
-        with evaluating(model):
-            output = model(example)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"the backbone does not run on pictures {tuple(example.shape[1:])}: {error}") from None
-    if not isinstance(output, Tensor) or output.shape != (len(example), num_classes):
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"the backbone gives {got} for {len(example)} pictures; {num_classes} classes are wanted")
-
-
 def check_name(name: str) -> None:
     """Raise a ValueError with close names if timm has no such backbone."""
     from ofa.train.timm_import import timm
@@ -183,23 +168,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ValueError(f"no weight file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from ofa.train.timm_import import timm
 
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch and safetensors raise many types for a damaged file
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is damaged or no weight file ({reason})") from None
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):  # where training programs put it
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} holds no named tensors")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return dict(content)
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A training under way: one lesson, repeated by a recipe, with a state from which it goes on bit for bit."""
+"""A training under way: one learner, repeated by a recipe, with a state from which it goes on bit for bit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from ofa.train.distribution import averaged, part, rank, world
-from ofa.train.evaluation import device_of
 from ofa.train.guards import Bell, Collapse, Terminated
 from ofa.train.progress import Progress
 from ofa.train.randomness import seeded
 from ofa.train.recipe import PRECISIONS, Recipe
-from ofa.train.tasks import Constrained, Lesson, Step
+from ofa.train.tasks import Constrained, Learner, Step, device_of
 
 COLLAPSED = 0.5  # of the best accuracy
 
@@ -29,8 +28,8 @@ class Fitting:
     No generator is part of the state: what an epoch draws is a function of the recipe's seed and of the step.
     """
 
-    def __init__(self, lesson: Lesson, recipe: Recipe) -> None:
-        parts, pictures = world() * recipe.accumulate, len(lesson.splits.train)
+    def __init__(self, learner: Learner, recipe: Recipe) -> None:
+        parts, pictures = world() * recipe.accumulate, len(learner.splits.train)
         if parts > pictures:
             raise ValueError(
                 f"{pictures} training pictures are too few for {world()} processes in {recipe.accumulate} parts each"
@@ -40,19 +39,19 @@ class Fitting:
                 f"batch_size {recipe.batch_size} cannot be cut evenly for {world()} processes"
                 f" in {recipe.accumulate} parts each; multiples of {parts} are allowed"
             )
-        self.lesson, self.recipe, self.model = lesson, recipe, lesson.model
+        self.learner, self.recipe, self.model = learner, recipe, learner.model
         self.device = device_of(self.model)
         if recipe.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.steps_per_epoch = lesson.splits.train.steps(recipe.batch_size)
+        self.steps_per_epoch = learner.splits.train.steps(recipe.batch_size)
         self.optimizer = recipe.optimizer_of(self.model)
         self.schedule = recipe.schedule_of(self.optimizer, self.steps_per_epoch)
         self.average = recipe.average_of(self.model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "float16")
         self.scaler.scale(torch.zeros((), device=self.device))  # otherwise it has no scale to give
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if isinstance(lesson, Constrained):
-            lesson.attach(self.optimizer)
+        if isinstance(learner, Constrained):
+            learner.attach(self.optimizer)
         self.bell = Bell()
         self.steps_done = self.skipped = self.rollbacks = 0
         self.best: dict[str, float] = {}
@@ -98,14 +97,14 @@ class Fitting:
         """The batch's gradients, part by part; the same subnets learn from every part."""
         given, parts = self.recipe, self.recipe.accumulate
         if given.mixing is not None:
-            images, labels = given.mixing(images, labels, self.lesson.splits.num_classes)
+            images, labels = given.mixing(images, labels, self.learner.splits.num_classes)
         if given.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         step = Step(self.steps_done, self.steps, self.scaler.get_scale() / parts)
         rows = []
         for batch in zip(images.chunk(parts), labels.chunk(parts), strict=True):
             with torch.autocast(self.device.type, PRECISIONS[given.precision], given.precision != "float32"):
-                rows.append(self.lesson.backward(*batch, step))
+                rows.append(self.learner.backward(*batch, step))
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def _update(self) -> None:
@@ -116,7 +115,7 @@ class Fitting:
             self.average.update(self.model, self.steps_done)
 
     def epoch(self, progress: Progress) -> dict[str, float]:
-        """The (remaining) steps of an epoch, then an examination; gives the epoch's figures.
+        """The (remaining) steps of an epoch, then the validation; gives the epoch's figures.
 
         Raises:
             Collapse: no step had a finite loss, or the accuracy fell far below its best.
@@ -124,7 +123,7 @@ class Fitting:
         """
         started, number = time.perf_counter(), self.epochs_done
         self.model.train()
-        done, split = self.steps_done % self.steps_per_epoch, self.lesson.splits.train
+        done, split = self.steps_done % self.steps_per_epoch, self.learner.splits.train
         for images, labels in split.shuffled(self.recipe.batch_size, self.recipe.seed, number, done, part()):
             skipped, figures = self.skipped, self.step(images, labels)
             if self.skipped == skipped:
@@ -154,8 +153,8 @@ class Fitting:
         averaged_buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         averaged(averaged_buffers, [])
         with self.averages():
-            figures = self.lesson.validate()
-        stage = self.lesson.stage if isinstance(self.lesson, Constrained) else 0
+            figures = self.learner.validate()
+        stage = self.learner.stage if isinstance(self.learner, Constrained) else 0
         best = self.best.get("accuracy", -1.0) if stage == self.best.get("stage", 0) else -1.0
         if not figures["accuracy"] >= COLLAPSED * best:
             raise Collapse(f"epoch {epoch + 1}: accuracy {figures['accuracy']:.2f} %, was {best:.2f} % at its best")
@@ -181,8 +180,8 @@ class Fitting:
         """Give the model its averaged weights, if the recipe keeps an average."""
         if self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
-            if isinstance(self.lesson, Constrained):
-                self.lesson.project()
+            if isinstance(self.learner, Constrained):
+                self.learner.project()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -191,7 +190,7 @@ class Fitting:
             "average": None if self.average is None else self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "lesson": self.lesson.state_dict(),
+            "learner": self.learner.state_dict(),
             **{name: getattr(self, name) for name in ("steps_done", "skipped", "rollbacks", "best", "last", "sums")},
         }
 
@@ -213,7 +212,7 @@ class Fitting:
         except RuntimeError as error:
             raise ValueError(f"it is of another network: {str(error)[:300]}") from None
         self.scaler.load_state_dict(state["scaler"])
-        self.lesson.load_state_dict(state["lesson"])
+        self.learner.load_state_dict(state["learner"])
         for name in ("steps_done", "skipped", "rollbacks"):
             setattr(self, name, state[name])
         self.best, self.last, self.sums = dict(state["best"]), dict(state["last"]), dict(state["sums"])

@@ -45,30 +45,30 @@ def known_rules(own: Rule) -> dict[str, Rule]:
 
 
 def estimates(
-    lesson: Sandwich,
+    learner: Sandwich,
     recipe: Recipe,
     rules: Mapping[str, Rule],
     measured: int = 3,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Estimate]:
     """Time a few steps of every rule, spread over the training; the model is afterwards what it was."""
-    images, labels = next(iter(lesson.splits.train.shuffled(recipe.batch_size, recipe.seed, 0, part=part())))
-    weights = {name: tensor.clone() for name, tensor in lesson.model.state_dict().items()}
+    images, labels = next(iter(learner.splits.train.shuffled(recipe.batch_size, recipe.seed, 0, part=part())))
+    weights = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
     rows = []
     for name, rule in rules.items():
-        fitting = Fitting(replace(lesson, rule=rule), recipe)
-        lesson.model.train()
+        fitting = Fitting(replace(learner, rule=rule), recipe)
+        learner.model.train()
         fitting.step(images, labels)  # warms up
         seconds, nets = 0.0, 0
         for i in range(measured):
             fitting.steps_done = int(fitting.steps * (i + 0.5) / measured)
-            nets += len(rule.draw(lesson.supernet, Step(fitting.steps_done, fitting.steps)))
+            nets += len(rule.draw(learner.supernet, Step(fitting.steps_done, fitting.steps)))
             started = clock()
             fitting.step(images, labels)
             seconds += clock() - started
         rows.append(Estimate(name, nets / measured, seconds / measured, fitting.steps_per_epoch))
-        lesson.model.load_state_dict(weights)
-    lesson.model.zero_grad()
+        learner.model.load_state_dict(weights)
+    learner.model.zero_grad()
     return rows
 
 

@@ -15,10 +15,18 @@ from torch.nn.modules.batchnorm import _NormBase
 from ofa import SearchSpace, Subnet, Supernet
 from ofa.train.data import Splits
 from ofa.train.distribution import part
-from ofa.train.evaluation import device_of, evaluate, outputs
 from ofa.train.gradients import Gradients, cosine
 from ofa.train.sampling import Rule, SandwichRule
-from ofa.train.tasks import AdaptiveSoft, SoftTargets, Step, cross_entropy
+from ofa.train.tasks import (
+    AdaptiveSoft,
+    Classification,
+    DistillationLoss,
+    Step,
+    Task,
+    device_of,
+    evaluate,
+    outputs,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +36,14 @@ class Sandwich:
     The teacher is another network, frozen and in evaluation mode, or without one the largest subnet itself.
     A step holds the activations of one subnet at a time; its gradient is the average over its subnets. Dropout and
     drop path act on the largest alone. `interference` asks for the cosine between the gradients of a step's first
-    two nets (the largest and the smallest), at the price of a copy of each. Without `recalibrate` an examination takes
+    two nets (the largest and the smallest), at the price of a copy of each. Without `recalibrate` evaluate_subnet takes
     the shared statistics; `validation_stride` n looks at every n-th batch alone.
     """
 
     supernet: Supernet
     splits: Splits
     rule: Rule = field(default_factory=SandwichRule)
-    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    soft: DistillationLoss = field(default_factory=AdaptiveSoft)
     teacher: nn.Module | None = None
     calibration_batch: int = 64
     calibration_batches: int = 8
@@ -43,6 +51,7 @@ class Sandwich:
     interference: bool = False
     recalibrate: bool = True
     validation_stride: int = 1
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         if self.teacher is not None and not set(self.supernet.parameters()).isdisjoint(self.teacher.parameters()):
@@ -80,9 +89,9 @@ class Sandwich:
         """From labels, from the teacher, or from both: the first of a step and the others have shares of their own."""
         share = 1 - self.rule.teacher_share if first else self.rule.label_share
         if target is None or share == 1:
-            return cross_entropy(logits, labels, self.rule.label_smoothing)
+            return self.task.loss(logits, labels, self.rule.label_smoothing)
         soft = self.soft(logits, target)
-        return torch.lerp(soft, cross_entropy(logits, labels, self.rule.label_smoothing), share) if share else soft
+        return torch.lerp(soft, self.task.loss(logits, labels, self.rule.label_smoothing), share) if share else soft
 
     def _figures(self, subnets: Sequence[Subnet], losses: Sequence[float], gradients: Gradients) -> dict[str, float]:
         """Losses and gradient norms of the step's nets: of the largest and smallest, and the mean of the others."""
@@ -101,21 +110,22 @@ class Sandwich:
         space = self.supernet.space
         figures: dict[str, float] = {}
         for suffix, subnet in ("", space.largest), ("_middle", middle(space)), ("_smallest", space.smallest):
-            scores = self.examine(subnet)
+            scores = self.evaluate_subnet(subnet)
             figures |= {f"{name}{suffix}": value for name, value in scores.items()}
         probes = self.rule.probes(space)
-        self.rule.learn(space, probes, [self.examine(subnet)["loss"] for subnet in probes])
+        self.rule.learn(space, probes, [self.evaluate_subnet(subnet)["loss"] for subnet in probes])
         self.supernet.activate(space.largest)
         return figures
 
-    def examine(self, subnet: Subnet) -> dict[str, float]:
+    def evaluate_subnet(self, subnet: Subnet) -> dict[str, float]:
         """Activate and recalibrate `subnet`, and evaluate it on the validation split."""
         self.supernet.activate(subnet)
         if self.recalibrate:
             self.supernet.calibrate(map(self.supernet.resize, self.calibration))
         (rank, processes), stride = part(), self.validation_stride
         batches = self.splits.validation.ordered(self.validation_batch, (rank * stride, processes * stride))
-        return evaluate(self.supernet, ((self.supernet.resize(images), labels) for images, labels in batches))
+        resized = ((self.supernet.resize(images), labels) for images, labels in batches)
+        return evaluate(self.supernet, resized, self.task)
 
     def state_dict(self) -> dict[str, Any]:
         return self.rule.state_dict()

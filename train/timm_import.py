@@ -21,6 +21,7 @@ def absent(name: str) -> Iterator[None]:
 with absent("wandb"):  # half a second, for a function that is not used here
     import timm
     import timm.data
+    import timm.models
     import timm.optim
     import timm.scheduler
     import timm.utils

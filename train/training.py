@@ -13,14 +13,14 @@ from ofa.train.fitting import Fitting
 from ofa.train.guards import Collapse, Terminated, listening
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
-from ofa.train.tasks import Lesson
+from ofa.train.tasks import Learner
 from ofa.train.tracking import Tracker
 
 KEPT = 2  # checkpoints: the last epoch's and the one before
 
 
 def fit(
-    lesson: Lesson,
+    learner: Learner,
     recipe: Recipe,
     *,
     path: Path | None = None,
@@ -29,7 +29,7 @@ def fit(
     progress: Progress | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
-    """Train the lesson's model in place; gives the last epoch's figures, and leaves the model in eval mode.
+    """Train the learner's model in place; gives the last epoch's figures, and leaves the model in eval mode.
 
     With `path`, a checkpoint is written there after every epoch, the one before is kept beside it, and a call with the
     same arguments goes on: the result is that of an uninterrupted run, bit for bit. On SIGTERM the state after the
@@ -39,7 +39,7 @@ def fit(
         ValueError: the checkpoint is damaged, of another recipe or of another network (the message names the
             file); a batch is larger than the training split; the model collapsed more often than the recipe allows.
     """
-    fitting = Fitting(lesson, recipe)
+    fitting = Fitting(learner, recipe)
     store = Store(path)
     store.resume(fitting)
     writer = tracker if rank() == 0 else None
@@ -59,7 +59,7 @@ def fit(
             if fitting.bell.rung and fitting.epochs_done < recipe.epochs:
                 raise Terminated(143)
     fitting.load_average()
-    lesson.model.eval()
+    learner.model.eval()
     return fitting.last
 
 

@@ -1,39 +1,48 @@
-"""From a configuration node to the component it names: checked against the class, which is its own schema."""
+"""From a configuration node to the component it names: checked against the class, which is its own schema.
+
+A component is any importable class, ours or a user's; what a group or a setting wants of it, an abstract class or a
+protocol says.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import importlib
+import importlib.resources
 import inspect
+import re
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-OURS = "ofa"
+CONF = Path(__file__).parents[1]
 
 
-def build(node: DictConfig | Mapping[str, Any], path: str) -> Any:
+def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = None) -> Any:
     """The component that `node._target_` names, built from the node's other keys; `path` stands in error messages.
 
     Raises:
-        ValueError: an unknown key (close ones are shown), a value of another type, a target outside this project,
-            or whatever the component itself refuses.
+        ValueError: an unknown key (close ones are shown), a value of another type, a target that cannot be imported or
+            is not of the `kind`, or whatever the component itself refuses.
     """
     values = node if not isinstance(node, DictConfig) else OmegaConf.to_container(node, resolve=True)
     assert isinstance(values, Mapping)
-    cls = resolve(values.get("_target_"), path)
+    cls = resolve(values.get("_target_"), path, kind)
     given = {str(k): v for k, v in values.items() if k != "_target_"}
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")}
+    hints = settings_of(cls)
     for key in given:
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=3)
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ValueError(f"{path}.{key} is no setting of {cls.__name__}{hint} Allowed: {', '.join(fields)}")
-    hints = typing.get_type_hints(cls)
+            raise ValueError(f"{path}.{key} is no setting of {cls.__name__}{hint} Allowed: {', '.join(hints)}")
     missing = [k for k, v in given.items() if v == "???"]
     if missing:
         raise ValueError(f"{path}.{missing[0]} must be given")
@@ -44,28 +53,63 @@ def build(node: DictConfig | Mapping[str, Any], path: str) -> Any:
         raise ValueError(f"{path}: {error}") from None
 
 
-def resolve(target: Any, path: str) -> Any:
-    """The dataclass of a dotted name inside this project."""
+def settings_of(cls: type) -> dict[str, Any]:
+    """The settings of a component with their types: a dataclass' fields, or else what its constructor takes."""
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        names = [f.name for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")]
+    else:
+        hints = typing.get_type_hints(inspect.getattr_static(cls, "__init__"))
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names = [p.name for p in inspect.signature(cls).parameters.values() if p.kind in named]
+    return {name: hints.get(name, Any) for name in names}
+
+
+def resolve(target: Any, path: str, kind: type | None = None) -> type:
+    """The class of a dotted name.
+
+    Raises:
+        ValueError: it cannot be imported (the reason is given), or it is no class of the kind that is wanted.
+    """
     package, _, name = str(target).rpartition(".")
-    if package.partition(".")[0] != OURS:
-        raise ValueError(f"{path}._target_ names a class of {OURS}, got {target!r}")
+    if not package:
+        raise ValueError(f"{path}._target_ names a class by its module, such as package.module.Class, got {target!r}")
     try:
-        cls = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError):
-        raise ValueError(f"{path}._target_: there is no {target!r}") from None
-    if not dataclasses.is_dataclass(cls):
-        raise ValueError(f"{path}._target_: {target!r} is no component")
+        module = importlib.import_module(package)
+    except Exception as error:  # a user's module may raise anything
+        missing = isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}.")
+        reason = "" if missing else f" ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}._target_: there is no {target!r}{reason}") from None
+    cls = getattr(module, name, None)
+    if cls is None:
+        raise ValueError(f"{path}._target_: there is no {target!r}")
+    if not isinstance(cls, type) or inspect.isabstract(cls):
+        raise ValueError(f"{path}._target_: {target!r} is no class that can be made")
+    lacking = "" if kind is None else lacks(cls, kind)
+    if kind is not None and lacking:
+        raise ValueError(f"{path}._target_: {target!r} is no {kind.__name__}: {lacking}")
     return cls
 
 
+def lacks(cls: type, kind: type) -> str:
+    """Why a class is not of a kind; empty if it is. A protocol's methods are enough."""
+    if not getattr(kind, "_is_protocol", False):
+        return "" if issubclass(cls, kind) else f"it does not inherit from {kind.__module__}.{kind.__qualname__}"
+    wanted = [name for name in vars(kind) if not name.startswith("_") and not hasattr(cls, name)]
+    return f"it has no {', '.join(wanted)}" if wanted else ""
+
+
 def converted(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the annotated type; sequences become tuples, nodes with a `_target_` become components."""
+    """`value` as the annotated type; sequences become tuples, nodes and names of components become these."""
+    kind = component(hint)
     if isinstance(value, Mapping) and "_target_" in value:
-        return build(value, path)
-    if isinstance(value, Mapping) and (cls := component(hint)) is not None:
-        if inspect.isabstract(cls):
-            raise ValueError(f"{path} needs a _target_: which {cls.__name__} is meant?")
-        return build({"_target_": f"{cls.__module__}.{cls.__qualname__}", **value}, path)
+        return build(value, path, kind)
+    if isinstance(value, str) and kind is not None:
+        return build(option(kind, value, path), path, kind)
+    if isinstance(value, Mapping) and kind is not None:
+        if inspect.isabstract(kind):
+            raise ValueError(f"{path} needs a _target_: which {kind.__name__} is meant?")
+        return build({"_target_": f"{kind.__module__}.{kind.__qualname__}", **value}, path)
     if isinstance(value, list):
         return tuple(converted(v, element(hint), path) for v in value)
     if value is None or hint is Any or not plain(hint):
@@ -77,6 +121,37 @@ def converted(value: Any, hint: Any, path: str) -> Any:
         raise ValueError(f"{path} is {described(hint)}, got {value!r}") from None
 
 
+def option(kind: type, name: str, path: str) -> DictConfig:
+    """The node in `<kind>/<name>.yaml`, such as objective/macs.yaml: ours, or one on Hydra's search path.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    group = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    known: dict[str, Traversable] = {}
+    for folder in folders():
+        files = folder.joinpath(group)
+        if files.is_dir():
+            known |= {file.name.removesuffix(".yaml"): file for file in files.iterdir() if file.name.endswith(".yaml")}
+    if name not in known:
+        words, close = group.replace("_", " "), difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)) or 'none'}."
+        raise ValueError(f"{path}: there is no {words} {name!r}; {hint} A class of yours goes by {{_target_: …}}")
+    node = OmegaConf.create(known[name].read_text(encoding="utf-8"))
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def folders() -> Iterator[Traversable]:
+    """Where YAML files are: those of this program, and those on the search path of a run (`hydra.searchpath`)."""
+    yield CONF
+    for source in HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else ():
+        if source.schema == "file":
+            yield Path(source.path)
+        elif source.schema == "pkg" and source.provider != "hydra":
+            yield importlib.resources.files(source.path.replace("/", "."))
+
+
 def element(hint: Any) -> Any:
     """The type of a sequence's elements, also where it is one of several that are allowed."""
     tuples = [a for a in typing.get_args(hint) if typing.get_origin(a) is tuple]
@@ -85,9 +160,13 @@ def element(hint: Any) -> Any:
 
 def component(hint: Any) -> type | None:
     """The class of a component that an annotation names, optional or not; None for anything else."""
+    if typing.get_origin(hint) not in (None, typing.Union, types.UnionType):
+        return None
     classes = [a for a in (typing.get_args(hint) or (hint,)) if isinstance(a, type) and a is not type(None)]
-    known = len(classes) == 1 and (dataclasses.is_dataclass(classes[0]) or inspect.isabstract(classes[0]))
-    return classes[0] if known and classes[0].__module__.partition(".")[0] == OURS else None
+    if len(classes) != 1 or classes[0].__module__ in ("collections.abc", "typing"):
+        return None
+    made = dataclasses.is_dataclass(classes[0]) or inspect.isabstract(classes[0])
+    return classes[0] if made or getattr(classes[0], "_is_protocol", False) else None
 
 
 def plain(hint: Any) -> bool:

@@ -80,7 +80,7 @@ def execute(config: DictConfig) -> None:
         job.tracker.close()
     path = job.folder / "front.json"
     if path.exists() and job.writes:
-        front = Front.from_json(read_json(path), [objective.name for objective in job.objectives])
+        front = Front.from_json(read_json(path), job.objectives)
         job.console.print(front.table())
         job.console.print(f"picture: {job.folder / 'front.png'}   files: {path}", highlight=False, soft_wrap=True)
 
@@ -100,7 +100,20 @@ def complete(job: Job, stage: str) -> None:
 def relaxed(argument: str) -> str:
     """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
     key, equals, _ = argument.partition("=")
-    groups = ("data", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking", "tuning")
+    groups = (
+        "data",
+        "task",
+        "budget",
+        "teacher",
+        "space",
+        "supernet",
+        "latency",
+        "search",
+        "pruning",
+        "export",
+        "tracking",
+        "tuning",
+    )
     nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
     return f"++{argument}" if nested else argument
 

@@ -21,7 +21,7 @@ from ofa.sparsity import Pattern, wanda_scores
 from ofa.train import Recipe, Supervised, fit
 from ofa.train.guards import Collapse
 from ofa.train.masks import Masked
-from ofa.train.tasks import Lesson
+from ofa.train.tasks import Learner
 
 Patterns = Mapping[str, Pattern]
 """The N:M pattern of each layer that has one."""
@@ -35,16 +35,22 @@ def finetune(
     with job.progress(stage) as bar:
         path = folder / "finetuned.pt"
         figures = fit(
-            lesson(job, net, patterns, given), recipe, path=path, stage=stage, tracker=job.tracker, progress=bar
+            learner(job, net, patterns, given), recipe, path=path, stage=stage, tracker=job.tracker, progress=bar
         )
     return {"accuracy": figures["accuracy"], "loss": figures["loss"]}
 
 
-def lesson(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning) -> Lesson:
+def learner(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning) -> Learner:
     """What the network learns: from labels and the original, under masks where layers have a pattern."""
     teacher = job.teacher if given.teacher_share else None
     own = Supervised(
-        net, job.splits, given.label_smoothing, teacher=teacher, soft=given.soft, teacher_share=given.teacher_share
+        net,
+        job.splits,
+        given.label_smoothing,
+        teacher=teacher,
+        soft=given.soft,
+        teacher_share=given.teacher_share,
+        task=job.task,
     )
     if not patterns:
         return own
@@ -81,7 +87,7 @@ def tried(job: Job, net: nn.Module, patterns: Patterns, given: Finetuning, name:
     short = replace(given.recipe, epochs=given.trial_epochs)
     try:
         with job.progress(name) as bar:
-            return fit(lesson(job, deepcopy(net), patterns, given), short, stage=name, progress=bar)["accuracy"]
+            return fit(learner(job, deepcopy(net), patterns, given), short, stage=name, progress=bar)["accuracy"]
     except Collapse:
         return 0.0
 

@@ -16,21 +16,22 @@ import ofa
 from ofa.conf.program.building import build, converted
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import differences, digest, flat, read_json, write_json
-from ofa.conf.program.schema import Export, LatencyMeasurement, SupernetTraining, Teacher
+from ofa.conf.program.schema import Export, SupernetTraining, Teacher
 from ofa.search import Constraint, Objective
+from ofa.search.latency import LatencyDevice
 from ofa.search.pruning import Smallest
 from ofa.sparsity import FineGrained, Pattern, eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
-from ofa.train.backbones import check_classes
-from ofa.train.data import Pictures
+from ofa.train.data import DataSet, Pictures
 from ofa.train.distribution import rank
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
+from ofa.train.tasks import Task
 
 # What each stage depends on; a run folder refuses another value, except for what can be done again at no loss.
 DEPENDS = {
-    "teacher": ("backbone", "data", "teacher", "seed"),
+    "teacher": ("backbone", "data", "task", "teacher", "seed"),
     "supernet": ("space", "supernet"),
     "latency": ("latency",),
     "search": ("objectives", "budget", "search", "method"),
@@ -60,20 +61,24 @@ class Job:
         unknown = [s for s in config.stages if s not in DEPENDS]
         if unknown:
             raise ValueError(f"unknown stages {unknown}; allowed: {', '.join(DEPENDS)}")
-        self.data = build(config.data, "data")
-        self.teacher_config: Teacher = build(config.teacher, "teacher")
+        self.data: Any = build(config.data, "data", DataSet)
+        self.task: Task = build(config.task, "task", Task)
+        self.teacher_config: Teacher = build(config.teacher, "teacher", Teacher)
         if self.teacher_config.pretrained and isinstance(self.data, Pictures):
             self.data = self.data.suited(str(config.backbone))
-        self.space_config: ofa.SpaceConfig = build(config.space, "space")
-        self.supernet_config: SupernetTraining = build(config.supernet, "supernet")
-        self.latency_config: LatencyMeasurement = build(config.latency, "latency")
+        self.space_config: ofa.SpaceConfig = build(config.space, "space", ofa.SpaceConfig)
+        self.supernet_config: SupernetTraining = build(config.supernet, "supernet", SupernetTraining)
+        self.latency_config: LatencyDevice = build(config.latency, "latency", LatencyDevice)
         self.engine = build(config.search, "search")
-        self.pruning_config: Pruning = build(config.pruning, "pruning")
+        self.pruning_config: Pruning = build(config.pruning, "pruning", Pruning)
         self.export_config: Export = build(config.export, "export")
         self.activations = self._activations()
-        self.objectives = Objective.parse(list(config.objectives))
-        budget: Any = OmegaConf.to_container(config.budget)
-        self.constraints = Constraint.parse(budget or {})
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        self.objectives = Objective.parse(converted(plain["objectives"], tuple[Objective, ...], "objectives"))
+        known = {objective.name: objective for objective in self.objectives}
+        limits = {name: limit for name, limit in (plain["budget"] or {}).items() if limit is not None}
+        costs = {name: known.get(name) or converted(name, Objective, f"budget.{name}") for name in limits}
+        self.constraints = Constraint.parse({costs[name]: limit for name, limit in limits.items()})
         self.stages = [stage for stage in (DEPENDS if self.writes else TRAINED) if stage in self._wanted]
         self.device = device(config.device)
         torch.set_num_threads(int(config.threads))
@@ -171,7 +176,7 @@ class Job:
 
     @property
     def example(self) -> Tensor:
-        example: Tensor = self.splits.example
+        example: Tensor = self.task.example(self.splits)
         return example.to(self.device)
 
     @property
@@ -198,7 +203,7 @@ class Job:
         splits = self.splits
         model = create(name, splits.num_classes, splits.in_chans, given.pretrained, given.checkpoint, **node)
         model.to(self.device)
-        check_classes(model, self.example, splits.num_classes)
+        self.task.check(model, splits, self.example)
         return model
 
     @cached_property
@@ -225,7 +230,7 @@ class Job:
             taking, _ = eligible(supernet.model, self.activations, given.exclude, given.sparsity_padding)
             sparsify_inputs(supernet.model, taking)
         if self.supernet_config.sort:
-            sort_by(supernet, self.supernet_config.sort, self.splits)
+            sort_by(supernet, self.supernet_config.sort, self.splits, self.task)
         return supernet
 
     @cached_property
@@ -236,7 +241,7 @@ class Job:
         supernet.load_state_dict(weights)
         return supernet.eval()
 
-    def lesson(self, supernet: ofa.Supernet) -> Sandwich:
+    def learner(self, supernet: ofa.Supernet) -> Sandwich:
         given = self.supernet_config
         teacher = self.teacher if given.source == "teacher" else None
         return Sandwich(
@@ -248,6 +253,7 @@ class Job:
             calibration_batch=given.calibration_batch,
             calibration_batches=given.calibration_batches,
             interference=given.interference,
+            task=self.task,
         )
 
     def weights(self, stage: str) -> dict[str, Tensor]:

@@ -19,10 +19,9 @@ from ofa.conf.program.job import NETWORK, Job
 from ofa.conf.program.pruning import between
 from ofa.conf.program.records import read_json, write_json
 from ofa.conf.program.scoring import context_of, costs_of, evaluators
-from ofa.search import Archive, Constraint, Row, run
-from ofa.search.budget import Floats
+from ofa.search import Archive, Constraint, ScoredNetwork, run
 from ofa.search.engines import Search
-from ofa.search.objectives import written
+from ofa.search.objectives import Floats, Macs, WeightBytes
 from ofa.search.picture import draw_curves
 from ofa.search.pruning import Ranked, SensitivitySearch
 from ofa.space import Genome, Subnet
@@ -47,9 +46,9 @@ class Step:
         """Where its files are in the run folder; `network.pt` is the pruned network."""
         return f"pruning/{self.number:02d}"
 
-    def to_row(self) -> Row:
+    def to_row(self) -> ScoredNetwork:
         files = {NETWORK: f"{self.folder}/network.pt"}
-        return Row(f"step-{self.number:02d}", self.subnet, self.metrics, files)
+        return ScoredNetwork(f"step-{self.number:02d}", self.subnet, self.metrics, files)
 
     def save(self, folder: Path) -> None:
         content = {"progress": self.progress, "accepted": self.accepted, "metrics": self.metrics}
@@ -67,14 +66,14 @@ class Pruner:
     def __init__(self, job: Job) -> None:
         self.job, self.given = job, job.pruning_config
         self.supernet = job.supernet
-        self.lesson = replace(
-            job.lesson(self.supernet),
+        self.learner = replace(
+            job.learner(self.supernet),
             recalibrate=self.given.recalibrate,
             validation_stride=self.given.validation_stride,
         )
         self.costs = costs_of(job, self.supernet)
         self.limits = self._limits()
-        self.seen: list[Row] = []
+        self.seen: list[ScoredNetwork] = []
         if self.given.validation_stride > 2:
             job.console.print("warning: less than half of the validation split scores the candidates")
 
@@ -172,7 +171,7 @@ class Pruner:
         """The proposed network, as it was scored."""
         self.supernet.activate(subnet)
         if self.given.recalibrate:
-            self.supernet.calibrate(map(self.supernet.resize, self.lesson.calibration))
+            self.supernet.calibrate(map(self.supernet.resize, self.learner.calibration))
         return self.supernet.extract()
 
     def _densified(self, net: nn.Module, subnet: Subnet) -> dict[str, Pattern]:
@@ -192,14 +191,14 @@ class Pruner:
     @cached_property
     def original(self) -> dict[str, float]:
         """Figures of the whole network on the validation split."""
-        return evaluate(self.job.teacher, self.job.splits.validation.ordered(256))
+        return evaluate(self.job.teacher, self.job.splits.validation.ordered(256), self.job.task)
 
     def _tell(self, step: Step) -> None:
         m, verdict = step.metrics, "" if step.accepted else "; taken back"
         if step.subnet == self.supernet.space.largest:
             verdict += "; nothing was removed"
-        names = [c.name for c in self.limits] or ["macs", "weight_bytes"]
-        limits = ", ".join(f"{written(name, m[name])} {name}" for name in names)
+        costs = [c.objective for c in self.limits] or [Macs(), WeightBytes()]
+        limits = ", ".join(f"{cost.written(m[cost.name])} {cost.name}" for cost in costs)
         self.job.tracker.rewind("prune", step.number - 1)
         self.job.tracker.log("prune", {"epoch": step.number, "progress": step.progress, **m})
         self.job.console.print(
@@ -218,7 +217,7 @@ class Pruner:
             self.supernet.load(self.job.folder / before.folder / "supernet.pt")
             self.supernet.activate(before.subnet)
             if self.job.supernet_config.sort is not None:
-                sort_by(self.supernet, self.job.supernet_config.sort, self.job.splits)
+                sort_by(self.supernet, self.job.supernet_config.sort, self.job.splits, self.job.task)
         self.supernet.eval()
 
     def _search(self, folder: Path, progress: float) -> Search:
@@ -235,12 +234,12 @@ class Pruner:
         with (
             Archive(folder / "archive.sqlite", context) as archive,
             self.job.progress("prune") as bar,
-            evaluators(self.job, self.lesson.examine) as (examine, map),
+            evaluators(self.job, self.learner.evaluate_subnet) as (evaluate_subnet, map),
         ):
             bar.expect(search.evaluations, 0)
-            run(search, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
+            run(search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
         self.job.console.print(f"prune: {len(search.results)} subnets scored. {search.stopped}")
-        self.seen += [Row(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
+        self.seen += [ScoredNetwork(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
         if isinstance(search, SensitivitySearch):
             write_json(folder / "sensitivity.json", search.to_json())
             draw_curves(search.to_json(), folder / "sensitivity.png")
@@ -249,6 +248,6 @@ class Pruner:
     def _engine(self) -> Any:
         engine = self.job.engine
         if isinstance(engine, Ranked):
-            gather(self.supernet, engine.measure, self.job.splits)
+            gather(self.supernet, engine.measure, self.job.splits, self.job.task)
             return replace(engine, importance=self.supernet.importance(engine.measure))
         return engine

@@ -10,7 +10,7 @@ from ofa.search import Constraint
 from ofa.train import Recipe
 from ofa.train.masks import Masking
 from ofa.train.recipe import SCHEDULES
-from ofa.train.tasks import AdaptiveSoft, SoftTargets
+from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Finetuning:
     """
 
     recipe: Recipe = field(default_factory=Recipe)
-    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    soft: DistillationLoss = field(default_factory=AdaptiveSoft)
     teacher_share: float = 0.5
     label_smoothing: float = 0.1
     trials: int = 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ofa.slicing import MEASURES
+from ofa.slicing import L1, Importance
 from ofa.train import Recipe, SandwichRule
 from ofa.train.sampling import Rule
-from ofa.train.tasks import AdaptiveSoft, SoftTargets
+from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,18 @@ class Teacher:
 class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
-    Where it is not `trained` its weights stay as they are. `sort` names the importance by which units are ordered
-    before, or none: l1, l2, scale, taylor, fisher, fpgm, random. `activations` is the N:M pattern of what enters the
-    layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless `strict` is false.
+    Where it is not `trained` its weights stay as they are. `sort` is the importance by which units are ordered
+    before, or none: one of conf/importance, by name, or a class of yours. `activations` is the N:M pattern of what
+    enters the layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless `strict` is
+    false.
     """
 
     trained: bool = True
     recipe: Recipe = field(default_factory=Recipe)
     rule: Rule = field(default_factory=SandwichRule)
-    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    soft: DistillationLoss = field(default_factory=AdaptiveSoft)
     source: Literal["teacher", "largest"] = "teacher"
-    sort: str | None = "l1"
+    sort: Importance | None = field(default_factory=L1)
     calibration_batches: int = 8
     calibration_batch: int = 64
     interference: bool = False
@@ -45,22 +46,8 @@ class SupernetTraining:
     def __post_init__(self) -> None:
         if self.source not in ("teacher", "largest"):
             raise ValueError(f"source is teacher or largest, got {self.source!r}")
-        if self.sort is not None and self.sort not in MEASURES:
-            raise ValueError(f"sort is one of {', '.join(MEASURES)} or null, got {self.sort!r}")
         if self.calibration_batches < 1 or self.calibration_batch < 2:
             raise ValueError("calibration needs at least 1 batch of at least 2 pictures")
-
-
-@dataclass(frozen=True)
-class LatencyMeasurement:
-    """Latency of single pictures in onnxruntime on this CPU: `samples` random subnets fit the predictor."""
-
-    samples: int = 20
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.samples < 6 or self.threads < 1:
-            raise ValueError(f"at least 6 samples and 1 thread, got {self.samples} and {self.threads}")
 
 
 @dataclass(frozen=True)

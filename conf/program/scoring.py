@@ -12,6 +12,7 @@ from ofa.conf.program.job import Job
 from ofa.conf.program.records import digest
 from ofa.search import LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
+from ofa.search.objectives import priced
 from ofa.search.problem import Costs
 from ofa.search.workers import workers
 
@@ -22,12 +23,13 @@ def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:
     Raises:
         ValueError: it is wanted, and the latency stage has not been finished.
     """
+    costs = priced(supernet, [*job.objectives, *(constraint.objective for constraint in job.constraints)])
     if not job.latency_matters:
-        return supernet.costs
+        return costs
     path = job.folder / "latency.json"
     if not path.exists():
         raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
-    return LatencyPredictor.from_json(path.read_text()).attach(supernet.costs)
+    return LatencyPredictor.from_json(path.read_text()).attach(costs)
 
 
 def context_of(job: Job, supernet: ofa.Supernet) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -21,8 +20,9 @@ from ofa.conf.program.records import digest, read_json, write_json
 from ofa.conf.program.scoring import context_of, costs_of, evaluators, weights_digest
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.persistence import plan_to_json, save_subnet
-from ofa.search import Archive, Front, LatencyPredictor, Row, measure_onnx, run
+from ofa.search import Archive, Front, LatencyPredictor, ScoredNetwork, run
 from ofa.search.front import TEACHER
+from ofa.search.objectives import priced
 from ofa.search.sampling import skewed, spread
 from ofa.sparsity import save_packed
 from ofa.train import Supervised, evaluate, fit
@@ -32,9 +32,9 @@ from ofa.train.plan import estimates, known_rules, table
 
 def train_teacher(job: Job) -> None:
     """The backbone learns from labels → teacher.pt."""
-    lesson = Supervised(job.backbone(), job.splits, job.teacher_config.label_smoothing)
-    job.console.print(f"{job.config.backbone}: {sum(p.numel() for p in lesson.model.parameters()):,} parameters")
-    _fit(job, "teacher", lesson, job.teacher_config.recipe)
+    learner = Supervised(job.backbone(), job.splits, job.teacher_config.label_smoothing, task=job.task)
+    job.console.print(f"{job.config.backbone}: {sum(p.numel() for p in learner.model.parameters()):,} parameters")
+    _fit(job, "teacher", learner, job.teacher_config.recipe)
 
 
 def train_supernet(job: Job) -> None:
@@ -49,26 +49,26 @@ def train_supernet(job: Job) -> None:
         f"{supernet.report.summary}; {smallest.macs / 1e6:.2f} to {largest.macs / 1e6:.2f} M MACs, "
         f"{smallest.params:,} to {largest.params:,} parameters"
     )
-    lesson, recipe = job.lesson(supernet), job.supernet_config.recipe
+    learner, recipe = job.learner(supernet), job.supernet_config.recipe
     if not job.supernet_config.trained:
         if job.writes:
             checkpoints.save(job.folder / "supernet.pt", {"model": supernet.state_dict()})
         return
     if not (job.folder / "supernet.pt").exists():
-        rows = estimates(lesson, recipe, known_rules(lesson.rule))
+        rows = estimates(learner, recipe, known_rules(learner.rule))
         job.console.print(table(rows, recipe.epochs))
-    _fit(job, "supernet", lesson, recipe)
+    _fit(job, "supernet", learner, recipe)
 
 
-def _fit(job: Job, stage: str, lesson: Any, recipe: Any) -> None:
+def _fit(job: Job, stage: str, learner: Any, recipe: Any) -> None:
     with job.progress(stage) as bar:
-        figures = fit(lesson, recipe, path=job.folder / f"{stage}.pt", stage=stage, tracker=job.tracker, progress=bar)
+        figures = fit(learner, recipe, path=job.folder / f"{stage}.pt", stage=stage, tracker=job.tracker, progress=bar)
     shown = {name: value for name, value in figures.items() if name.startswith("accuracy")}
     job.console.print(f"{stage}: " + ", ".join(f"{k.replace('_', ' ')} {v:.2f} %" for k, v in shown.items()))
 
 
 def measure_latency(job: Job) -> None:
-    """Measure random subnets in onnxruntime → latency.jsonl; fit the predictor → latency.json."""
+    """Measure random subnets on the latency device → latency.jsonl; fit the predictor → latency.json."""
     supernet, given = job.supernet, job.latency_config
     rng = np.random.default_rng([int(job.config.seed), 1])
     pool = skewed(supernet.space, rng, 2000)
@@ -80,7 +80,8 @@ def measure_latency(job: Job) -> None:
         for genome in chosen:
             subnet = supernet.space.decode(genome)
             if subnet.to_json() not in known:
-                milliseconds = latency_of(job, supernet.extract(subnet), supernet.resize(job.example, subnet))
+                example = supernet.resize(job.example, subnet)
+                milliseconds = given.measure(supernet.extract(subnet), example).median_ms
                 known[subnet.to_json()] = milliseconds
                 file.write(json.dumps({"subnet": subnet.to_json(), "latency_ms": milliseconds}) + "\n")
                 file.flush()
@@ -92,14 +93,6 @@ def measure_latency(job: Job) -> None:
     job.console.print(f"latency predictor: {predictor.held_out}")
 
 
-def latency_of(job: Job, net: nn.Module, example: Tensor) -> float:
-    """Median milliseconds for one picture in onnxruntime."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(net, example, path)
-        return measure_onnx(path, example.cpu().numpy(), threads=job.latency_config.threads).median_ms
-
-
 def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values for name, values in costs.items() if name not in ("params", "weight_bytes")}
 
@@ -107,16 +100,16 @@ def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
 def search_front(job: Job) -> None:
     """Evaluate proposals on the validation split, each recalibrated and archived → archive.sqlite, search.json."""
     supernet = job.supernet
-    lesson = job.lesson(supernet)
+    learner = job.learner(supernet)
     costs = costs_of(job, supernet)
     engine = job.engine.start(supernet.space, job.objectives, costs, job.constraints, seed=int(job.config.seed))
     with (
         Archive(job.folder / "archive.sqlite", context_of(job, supernet)) as archive,
         job.progress("search") as bar,
-        evaluators(job, lesson.examine) as (examine, map),
+        evaluators(job, learner.evaluate_subnet) as (evaluate_subnet, map),
     ):
         bar.expect(engine.evaluations, 0)
-        front = run(engine, examine, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
+        front = run(engine, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
     job.tracker.rewind("search", -1)
     job.tracker.log("search", {"epoch": 0, "evaluated": len(engine.results), "front": len(front.rows)})
     record(job, supernet, front)
@@ -135,16 +128,18 @@ def prune(job: Job) -> None:
 
 def record(job: Job, supernet: ofa.Supernet, front: Front) -> None:
     """Leave a front for the export, with the whole network beside it."""
-    teacher = evaluate(job.teacher, job.splits.validation.ordered(256))
+    teacher = evaluate(job.teacher, job.splits.validation.ordered(256), job.task)
     rows = replace(front, teacher=teacher_row(job, supernet, teacher))
     write_json(
         job.folder / "search.json", {"front": rows.to_json(), "evaluated": [r.to_json() for r in rows.evaluated]}
     )
 
 
-def teacher_row(job: Job, supernet: ofa.Supernet, metrics: Mapping[str, float]) -> Row:
-    cost = supernet.cost(supernet.space.largest)
-    return Row(TEACHER, None, {**metrics, **{name: float(value) for name, value in asdict(cost).items()}})
+def teacher_row(job: Job, supernet: ofa.Supernet, metrics: Mapping[str, float]) -> ScoredNetwork:
+    genome = supernet.space.encode(supernet.space.largest)[None]
+    costs = priced(supernet, job.objectives)(genome)
+    names = [*asdict(supernet.cost(supernet.space.largest)), *(objective.name for objective in job.objectives)]
+    return ScoredNetwork(TEACHER, None, {**metrics, **{name: float(costs[name][0]) for name in names if name in costs}})
 
 
 def export_front(job: Job) -> None:
@@ -153,10 +148,9 @@ def export_front(job: Job) -> None:
     if not path.exists():
         raise ValueError(f"{path} is missing: run the stage 'search' first (stages=[search,export])")
     found = read_json(path)
-    names = [objective.name for objective in job.objectives]
-    front = Front.from_json(found["front"], names)
-    teacher = next(Row.from_json(row) for row in found["front"] if row["name"] == TEACHER)
-    front = replace(front, evaluated=tuple(Row.from_json(row) for row in found["evaluated"]))
+    front = Front.from_json(found["front"], job.objectives)
+    teacher = next(ScoredNetwork.from_json(row) for row in found["front"] if row["name"] == TEACHER)
+    front = replace(front, evaluated=tuple(ScoredNetwork.from_json(row) for row in found["evaluated"]))
     front.picture(job.folder / "front.png")
     chosen = front.spread(job.export_config.subnets)
     supernet, rows = job.supernet, []
@@ -170,17 +164,17 @@ def export_front(job: Job) -> None:
     write_json(job.folder / "front.json", final.to_json())
 
 
-def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
+def exported(job: Job, supernet: ofa.Supernet, row: ScoredNetwork) -> ScoredNetwork:
     """One network in a folder of its own; `subnet.json` is written last and says that the folder is whole."""
     folder = job.folder / "subnets" / row.name
     facts = folder / "subnet.json"
     key = digest([row.to_json(), weights_digest(supernet), job.settings("latency"), job.settings("export")])
     if facts.exists() and (stored := read_json(facts)).get("key") == key:
-        return Row.from_json(stored["row"])
+        return ScoredNetwork.from_json(stored["row"])
     folder.mkdir(parents=True, exist_ok=True)
     net = extracted(job, supernet, row)
     fitted = partial(supernet.resize, subnet=row.subnet or supernet.space.largest)
-    test = evaluate(net, ((fitted(images), labels) for images, labels in job.splits.test.ordered(256)))
+    test = evaluate(net, ((fitted(images), labels) for images, labels in job.splits.test.ordered(256)), job.task)
     example = fitted(job.example)
     files = {"weights": "weights.safetensors", "plan": "plan.json", "onnx": "model.onnx", "subnet": "subnet.json"}
     subnet = row.subnet or supernet.space.largest
@@ -195,7 +189,7 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
     if job.export_config.program:
         files["program"] = "model.pt2"
         export_program(net, example, folder / files["program"])
-    latency = measure_onnx(folder / files["onnx"], example.cpu().numpy(), threads=job.latency_config.threads)
+    latency = job.latency_config.measure(net, example)
     metrics = {
         **row.metrics,
         "accuracy": test["accuracy"],
@@ -205,14 +199,14 @@ def exported(job: Job, supernet: ofa.Supernet, row: Row) -> Row:
         "onnx_difference": difference,
     }
     relative = {kind: f"subnets/{row.name}/{name}" for kind, name in files.items()}
-    result = Row(row.name, row.subnet, metrics, relative)
+    result = ScoredNetwork(row.name, row.subnet, metrics, relative)
     unfinished = folder / ".subnet.json.partial"
     save_subnet(subnet, supernet.digest, {"row": result.to_json(), "key": key}, unfinished)
     unfinished.replace(facts)
     return result
 
 
-def extracted(job: Job, supernet: ofa.Supernet, row: Row) -> nn.Module:
+def extracted(job: Job, supernet: ofa.Supernet, row: ScoredNetwork) -> nn.Module:
     """The teacher itself, or a subnet with weights of its own, or with batch statistics of its own."""
     if row.subnet is None:
         return job.teacher
@@ -221,7 +215,7 @@ def extracted(job: Job, supernet: ofa.Supernet, row: Row) -> nn.Module:
         net.load_state_dict(checkpoints.load(job.folder / row.files[NETWORK])["model"])
         return net
     supernet.activate(row.subnet)
-    supernet.calibrate(map(supernet.resize, job.lesson(supernet).calibration))
+    supernet.calibrate(map(supernet.resize, job.learner(supernet).calibration))
     return supernet.extract().eval()
 
 

@@ -156,8 +156,8 @@ class Study:
 
         try:
             with job.progress(f"trial {trial.number}") as bar:
-                lesson = job.lesson(job.convert())
-                return fit(lesson, recipe, stage="supernet", tracker=job.tracker, progress=bar, on_epoch=on_epoch)
+                learner = job.learner(job.convert())
+                return fit(learner, recipe, stage="supernet", tracker=job.tracker, progress=bar, on_epoch=on_epoch)
         finally:
             job.tracker.close()
 

@@ -26,7 +26,7 @@ from ofa.sparsity import Pattern, eligible, sparsify_inputs
 from ofa.train import FashionMNIST, Supervised, create, evaluate, fit
 from ofa.train.data import Splits
 from ofa.train.data.splits import TensorSplit
-from ofa.train.masks import Masked, Masking
+from ofa.train.masks import Fixed, Magnitude, Masked, Masking
 
 RESULTS = Path(__file__).parent / "results.csv"
 
@@ -47,8 +47,8 @@ VARIANTS = {
     "8:16": Variant("8:16"),
     "12:16": Variant("12:16"),
     "12:16, activations 8:16": Variant("12:16", "8:16"),
-    "12:16, by magnitude": Variant("12:16", masking=Masking("magnitude")),
-    "12:16, fixed": Variant("12:16", masking=Masking("fixed")),
+    "12:16, by magnitude": Variant("12:16", masking=Masking(Magnitude())),
+    "12:16, fixed": Variant("12:16", masking=Masking(Fixed())),
     "12:16, in 3 stages": Variant("12:16", masking=Masking(stages=3)),
 }
 LITE = ("dense", "2:4", "4:8", "8:16", "12:16", "12:16, activations 8:16", "12:16, fixed")
@@ -77,14 +77,14 @@ def run(name: str, master: nn.Module, steps: int, seed: int, splits: Splits) -> 
     weights, activations = Pattern.parse(variant.weights), Pattern.parse(variant.activations)
     if activations is not None:
         sparsify_inputs(net, eligible(net, activations)[0])
-    lesson: Any = Supervised(net, part, teacher=master)
+    learner: Any = Supervised(net, part, teacher=master)
     patterns = {} if weights is None else eligible(net, weights)[0]
     sparse = sum(net.get_submodule(layer).weight.numel() for layer in patterns)  # type: ignore[union-attr]
     if patterns:
-        lesson = Masked(lesson, variant.masking.start(net, patterns))
+        learner = Masked(learner, variant.masking.start(net, patterns))
     test = partial(evaluate, net)
     pruned = test(part.validation.ordered(256))["accuracy"]
-    fit(lesson, replace(recipe(epochs, seed), lr=0.02))
+    fit(learner, replace(recipe(epochs, seed), lr=0.02))
     row = {"variant": name, "seed": seed, "share": round(sparse / sum(p.numel() for p in net.parameters()), 3)}
     return row | {"pruned": round(pruned, 2), "test": round(test(splits.test.ordered(256))["accuracy"], 2)}
 

@@ -21,11 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from ofa.search.vitis import SparsePruner
 from ofa.sparsity import Pattern, eligible, sparsify_inputs
-from ofa.train.masks import Masking
+from ofa.train.masks import SRSTE, Fixed, Magnitude, Masking
 from ofa.train.masks.masking import Masks
 from ofa.train.timm_import import timm
 
 RESULTS = Path(__file__).parent / "speed.csv"
+UPDATES = {"fixed": Fixed(), "magnitude": Magnitude(), "sr_ste": SRSTE()}
 VARIANTS = (  # update, zeros of the weights, zeros of the activations
     ("fixed", Pattern(2, 4), None),
     ("magnitude", Pattern(2, 4), None),
@@ -82,7 +83,7 @@ def variants(dense: nn.Module) -> Iterator[tuple[list[str], nn.Module, Masks | N
     """What is sparse and how it is renewed, the sparse copy of a network, and the masks that follow its optimiser."""
     for update, pattern, activations in VARIANTS:
         sparse = copy.deepcopy(dense)
-        masks = Masking(update).start(sparse, eligible(sparse, pattern)[0])
+        masks = Masking(UPDATES[update]).start(sparse, eligible(sparse, pattern)[0])
         if activations is not None:
             sparsify_inputs(sparse, eligible(sparse, activations)[0])
         yield [update, str(pattern), str(activations or "dense")], sparse, masks

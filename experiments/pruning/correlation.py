@@ -46,28 +46,28 @@ def candidates(supernet: ofa.Supernet, number: int, seed: int) -> list[ofa.Subne
     return engine.start(supernet.space, ["accuracy"], supernet.costs, {"macs": BAND}, seed).ask()
 
 
-def scored(lesson: Sandwich, subnets: list[ofa.Subnet], prefix: str = "") -> list[dict[str, float]]:
-    rows = [lesson.examine(subnet) for subnet in subnets]
+def scored(learner: Sandwich, subnets: list[ofa.Subnet], prefix: str = "") -> list[dict[str, float]]:
+    rows = [learner.evaluate_subnet(subnet) for subnet in subnets]
     return [{f"{prefix}{name}": round(row[name], 4) for name in ("accuracy", "loss")} for row in rows]
 
 
-def finetuned(lesson: Sandwich, subnet: ofa.Subnet, steps: int, seed: int, master: torch.nn.Module) -> float:
+def finetuned(learner: Sandwich, subnet: ofa.Subnet, steps: int, seed: int, master: torch.nn.Module) -> float:
     """Accuracy on the validation split after so many steps: nothing here is chosen by test pictures."""
-    lesson.supernet.activate(subnet)
-    lesson.supernet.calibrate(lesson.calibration)
-    part, epochs = cut(lesson.splits, steps)
-    net = lesson.supernet.extract()
+    learner.supernet.activate(subnet)
+    learner.supernet.calibrate(learner.calibration)
+    part, epochs = cut(learner.splits, steps)
+    net = learner.supernet.extract()
     fit(Supervised(net, part, teacher=master), replace(recipe(epochs, seed), lr=0.02))
-    return evaluate(net, lesson.splits.validation.ordered(256))["accuracy"]
+    return evaluate(net, learner.splits.validation.ordered(256))["accuracy"]
 
 
 def run(seed: int, number: int, steps: int, splits: Splits, folder: Path) -> list[dict[str, Any]]:
     """One seed: every candidate's scores and what it reaches."""
     master = teacher("resnet20", splits, seed, folder)
-    lesson = Sandwich(supernet_of(master, splits), splits, teacher=master)
-    subnets = candidates(lesson.supernet, number, seed)
-    plain = scored(lesson, subnets)
-    reached = [finetuned(lesson, subnet, steps, seed, master) for subnet in subnets]
+    learner = Sandwich(supernet_of(master, splits), splits, teacher=master)
+    subnets = candidates(learner.supernet, number, seed)
+    plain = scored(learner, subnets)
+    reached = [finetuned(learner, subnet, steps, seed, master) for subnet in subnets]
     warm = Sandwich(supernet_of(master, splits), cut(splits, steps)[0], teacher=master)
     fit(warm, replace(recipe(cut(splits, steps)[1], seed), lr=0.02))
     after = scored(replace(warm, splits=splits), subnets, "warmed ")

@@ -65,11 +65,11 @@ def proposals(name: str, number: int) -> list[dict[str, Any]]:
 
 def share_of_evaluations(folder: Path, candidates: int) -> float:
     """One search on the ResNet-20-like network with 1000 pictures: how much of its time is the evaluations'."""
-    lesson = prepared(folder, 1000)
-    supernet = lesson.supernet
+    learner = prepared(folder, 1000)
+    supernet = learner.supernet
     engine = OneStep(evaluations=candidates)
     search = engine.start(supernet.space, ["accuracy"], supernet.costs, {"macs": [0.49, 0.5]})
-    seconds, inside = timed(search, lesson)
+    seconds, inside = timed(search, learner)
     return inside / seconds
 
 

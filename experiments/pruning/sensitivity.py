@@ -34,21 +34,21 @@ SPACE = ofa.SpaceConfig(width="multiples", kernel=False, depth=False, divisor=2,
 GRIDS = {"adaptive": Sensitivity(), "adaptive, no ceiling": Sensitivity(ceiling=10.0)}
 
 
-def analysed(lesson: Sandwich) -> tuple[SensitivitySearch, dict[str, Any]]:
+def analysed(learner: Sandwich) -> tuple[SensitivitySearch, dict[str, Any]]:
     """The analysis on the full grid, its process time, and the share of it that is not the evaluations'."""
-    search = Sensitivity(adaptive=False).start(lesson.supernet.space, ["accuracy"], lesson.supernet.costs)
-    seconds, inside = timed(search, lesson)
+    search = Sensitivity(adaptive=False).start(learner.supernet.space, ["accuracy"], learner.supernet.costs)
+    seconds, inside = timed(search, learner)
     return search, {"seconds": round(seconds, 1), "other": round(1 - inside / seconds, 4)}
 
 
-def timed(search: Search, lesson: Sandwich) -> tuple[float, float]:
+def timed(search: Search, learner: Sandwich) -> tuple[float, float]:
     """Run a search; gives the process time that it took, and what of it was evaluations."""
     inside = 0.0
 
     def evaluate(subnet: ofa.Subnet) -> dict[str, float]:
         nonlocal inside
         begun = time.process_time()
-        figures = lesson.examine(subnet)
+        figures = learner.evaluate_subnet(subnet)
         inside += time.process_time() - begun
         return figures
 
@@ -63,9 +63,9 @@ def carry_out(search: Search, evaluate: Evaluate) -> None:
         run(search, evaluate, archive)
 
 
-def compared(full: SensitivitySearch, lesson: Sandwich, settings: Sensitivity) -> dict[str, Any]:
+def compared(full: SensitivitySearch, learner: Sandwich, settings: Sensitivity) -> dict[str, Any]:
     """An adaptive grid, whose points are some of the full one's, beside it; gaps in points of accuracy."""
-    few = settings.start(lesson.supernet.space, ["accuracy"], lesson.supernet.costs)
+    few = settings.start(learner.supernet.space, ["accuracy"], learner.supernet.costs)
     carry_out(few, full.results.__getitem__)
     base = full.problem.gains(full.results[full.problem.space.largest])[0]
     pairs = zip(full.curves.damages, few.curves.damages, full.grids, strict=True)
@@ -101,11 +101,11 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for seed, statistics in product(given.seeds, ("shared", "own")):
-        lesson = replace(prepared(given.folder, given.pictures, seed), recalibrate=statistics == "own")
-        full, time_taken = analysed(lesson)
+        learner = replace(prepared(given.folder, given.pictures, seed), recalibrate=statistics == "own")
+        full, time_taken = analysed(learner)
         which = {"seed": seed, "statistics": statistics}
         rows.append({**which, "grid": "full", "evaluations": len(full.results), **time_taken})
-        rows += [{**which, "grid": name, **compared(full, lesson, settings)} for name, settings in GRIDS.items()]
+        rows += [{**which, "grid": name, **compared(full, learner, settings)} for name, settings in GRIDS.items()]
     results.write(RESULTS, rows)
 
 

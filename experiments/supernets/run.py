@@ -28,7 +28,7 @@ from ofa.train.data.splits import TensorSplit
 from ofa.train.plan import estimates
 from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
 from ofa.train.sandwich import middle
-from ofa.train.tasks import AdaptiveSoft, SoftTargets
+from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 from ofa.train.tasks.distillation import Soft
 
 RESULTS = Path(__file__).parent / "results.csv"
@@ -43,7 +43,7 @@ class Variant:
     """A way to train: which subnets, what distance to whom, and whether units are sorted before."""
 
     rule: Rule
-    soft: SoftTargets = field(default_factory=AdaptiveSoft)
+    soft: DistillationLoss = field(default_factory=AdaptiveSoft)
     taught: bool = True
     sort: bool = True
 
@@ -96,20 +96,20 @@ def run(backbone: str, name: str, seed: int, seconds: float, splits: Splits, fol
         supernet.sort()
     rule = replace(variant.rule, seed=seed)
     given = (supernet, splits, rule, variant.soft, master if variant.taught else None)
-    lesson = Sandwich(*given, calibration_batches=8)
-    (estimate,) = estimates(lesson, recipe(1, seed), {name: rule}, measured=12, clock=time.process_time)
+    learner = Sandwich(*given, calibration_batches=8)
+    (estimate,) = estimates(learner, recipe(1, seed), {name: rule}, measured=12, clock=time.process_time)
     budget = seconds / 2 if "half" in name else seconds
     steps = max(int(budget / estimate.step_seconds), 20)
     part, epochs = cut(splits, steps)
-    lesson = replace(lesson, splits=part)
+    learner = replace(learner, splits=part)
     started = time.process_time()
-    fit(lesson, recipe(epochs, seed))
+    fit(learner, recipe(epochs, seed))
     row: dict[str, Any] = {"backbone": backbone, "variant": name, "seed": seed, "steps": steps}
     row["seconds"] = round(time.process_time() - started, 1)
     space = supernet.space
     for size, subnet in (("smallest", space.smallest), ("middle", middle(space)), ("largest", space.largest)):
         supernet.activate(subnet)
-        supernet.calibrate(lesson.calibration)
+        supernet.calibrate(learner.calibration)
         row[size] = round(evaluate(supernet, splits.test.ordered(256))["accuracy"], 2)
     row["teacher"] = round(evaluate(master, splits.test.ordered(256))["accuracy"], 2)
     return row

@@ -6,7 +6,7 @@ Uses `ofa.groups` and `ofa.sparsity`.
 
 from ofa.slicing.calibration import cumulative_statistics
 from ofa.slicing.extraction import State, aliases, full_size, reduced, write
-from ofa.slicing.importance import FIRST_ORDER, MEASURES, Measure, others, unit_scores
+from ofa.slicing.importance import L1, Importance, Measure, importance_of, importances, others, unit_scores
 from ofa.slicing.slices import (
     Change,
     Holder,
@@ -30,10 +30,10 @@ from ofa.slicing.slices import (
 from ofa.slicing.sorting import move_units, rank_units
 
 __all__ = [
-    "FIRST_ORDER",
-    "MEASURES",
+    "L1",
     "Change",
     "Holder",
+    "Importance",
     "Index",
     "Measure",
     "Owners",
@@ -48,6 +48,8 @@ __all__ = [
     "find_modules",
     "find_owners",
     "full_size",
+    "importance_of",
+    "importances",
     "installed",
     "make_plan",
     "move_units",

@@ -1,13 +1,11 @@
-"""How much a unit matters: one number per unit of every group, aggregated over all that is coupled.
-
-Sources: L1 (Li et al., 2017), batch-norm scale (Liu et al., 2017), first-order Taylor (Molchanov et al., 2019), Fisher
-(Theis et al., 2018), distance to the geometric median (FPGM, He et al., 2019).
-"""
+"""How much a unit matters: one number per unit of every group, aggregated over all that is coupled."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,43 +17,153 @@ from ofa.slicing.slices import Index, take
 
 Vectors = Mapping[str, Sequence[IntArray | None]]
 Measure = Callable[[Tensor, int], Tensor | None]
-"""Scores along one dimension of one parameter, shape (size,); None if the parameter does not count."""
+"""Scores along one dimension of one parameter, shape (size,); None if the parameter does not count. An `Importance`, or
+a function."""
 
 
-def l1(parameter: Tensor, dim: int) -> Tensor | None:
-    """Mean magnitude of the weights of each index."""
-    return None if parameter.ndim < 2 else parameter.abs().mean(others(parameter, dim))
+class Importance(ABC):
+    """Scores of the indices along one dimension of one parameter: one class, ours by its name in small letters.
+
+    `gradients` says that a loss is run backward before. Other kinds, `class Mine(Importance)`, are given as objects, or
+    in YAML by `sort: {_target_: package.Mine}`.
+    """
+
+    gradients: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        """Scores, (parameter.shape[dim],), none negative; None if the parameter does not count.
+
+        Raises:
+            ValueError: it needs gradients and there are none.
+        """
 
 
-def l2(parameter: Tensor, dim: int) -> Tensor | None:
-    """Root mean square of the weights of each index."""
-    return None if parameter.ndim < 2 else parameter.square().mean(others(parameter, dim)).sqrt()
+@dataclass(frozen=True)
+class L1(Importance):
+    """Mean magnitude of the weights of each index (Li et al., 2017).
+
+    >>> L1()(torch.tensor([[1.0, -3.0], [0.0, 0.0]]), 0).tolist()
+    [2.0, 0.0]
+    """
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        return None if parameter.ndim < 2 else parameter.abs().mean(others(parameter, dim))
 
 
-def scale(parameter: Tensor, dim: int) -> Tensor | None:
-    """Magnitude of one-dimensional parameters: the scales of normalisations (and their shifts)."""
-    return parameter.abs() if parameter.ndim == 1 else None
+@dataclass(frozen=True)
+class L2(Importance):
+    """Root mean square of the weights of each index.
+
+    >>> L2()(torch.tensor([[1.0, -7.0], [0.0, 0.0]]), 0).tolist()
+    [5.0, 0.0]
+    """
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        return None if parameter.ndim < 2 else parameter.square().mean(others(parameter, dim)).sqrt()
 
 
-def taylor(parameter: Tensor, dim: int) -> Tensor | None:
+@dataclass(frozen=True)
+class Scale(Importance):
+    """Magnitude of one-dimensional parameters: scales (and shifts) of normalisations (Liu et al., 2017).
+
+    >>> Scale()(torch.tensor([0.5, -2.0]), 0).tolist()
+    [0.5, 2.0]
+    """
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        return parameter.abs() if parameter.ndim == 1 else None
+
+
+@dataclass(frozen=True)
+class Taylor(Importance):
     """|sum of weight × gradient|: the first-order change of the loss if the index were removed.
 
-    Raises:
-        ValueError: there is no gradient; run a backward pass before.
+    Molchanov et al., 2019.
+    >>> weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> weight.grad = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    >>> Taylor()(weight, 0).tolist()
+    [1.0, 0.0]
+
+    Raises a ValueError where there is no gradient; run a backward pass before.
     """
-    product = first_order(parameter, dim)
-    return None if product is None else product.abs()
+
+    gradients: ClassVar[bool] = True
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        product = first_order(parameter, dim)
+        return None if product is None else product.abs()
 
 
-def fisher(parameter: Tensor, dim: int) -> Tensor | None:
+@dataclass(frozen=True)
+class Fisher(Importance):
     """Half the square of the sum of weight × gradient: the second-order change, by the empirical Fisher information of
-    what was run backward.
+    what was run backward (Theis et al., 2018).
+
+    >>> weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> weight.grad = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    >>> Fisher()(weight, 0).tolist()
+    [0.5, 0.0]
+
+    Raises a ValueError where there is no gradient; run a backward pass before.
+    """
+
+    gradients: ClassVar[bool] = True
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        product = first_order(parameter, dim)
+        return None if product is None else product.square() / 2
+
+
+@dataclass(frozen=True)
+class FPGM(Importance):
+    """Sum of the distances to all other indices' weights: what lies near the geometric median is replaceable.
+
+    He et al., 2019.
+
+    >>> FPGM()(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), 0).tolist()
+    [5.0, 5.0]
+    """
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
+        if parameter.ndim < 2:
+            return None
+        rows = parameter.movedim(dim, 0).flatten(1)
+        return torch.cdist(rows, rows).sum(1)
+
+
+@dataclass(frozen=True)
+class Random(Importance):
+    """Scores drawn at random, the baseline; the same for the same seed and shape.
+
+    >>> Random(seed=1)(torch.zeros(3, 2), 0).shape
+    torch.Size([3])
+    """
+
+    seed: int = 0
+
+    def __call__(self, parameter: Tensor, dim: int) -> Tensor:
+        generator = torch.Generator().manual_seed(hash((self.seed, dim, *parameter.shape)) % 2**63)
+        return torch.rand(parameter.shape[dim], generator=generator)
+
+
+def importances() -> dict[str, type[Importance]]:
+    """The classes of this file by name: l1, l2, scale, taylor, fisher, fpgm, random."""
+    own = (cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, Importance))
+    return {cls.__name__.lower(): cls for cls in own if cls is not Importance}
+
+
+def importance_of(measure: str | Measure) -> Measure:
+    """The importance of a name; anything else is one already.
 
     Raises:
-        ValueError: there is no gradient; run a backward pass before.
+        ValueError: there is none of that name.
     """
-    product = first_order(parameter, dim)
-    return None if product is None else product.square() / 2
+    if not isinstance(measure, str):
+        return measure
+    if measure not in importances():
+        raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(importances())} or a function")
+    return importances()[measure]()
 
 
 def first_order(parameter: Tensor, dim: int) -> Tensor | None:
@@ -66,49 +174,6 @@ def first_order(parameter: Tensor, dim: int) -> Tensor | None:
         raise ValueError("this importance needs gradients: run a loss backward through the largest subnet first")
     product = parameter * parameter.grad
     return product if parameter.ndim == 1 else product.sum(others(parameter, dim))
-
-
-def fpgm(parameter: Tensor, dim: int) -> Tensor | None:
-    """Sum of the distances to all other indices' weights: what lies near the geometric median is replaceable."""
-    if parameter.ndim < 2:
-        return None
-    rows = parameter.movedim(dim, 0).flatten(1)
-    return torch.cdist(rows, rows).sum(1)
-
-
-@dataclass(frozen=True)
-class Random:
-    """Scores drawn at random, the baseline; the same for the same seed and shape."""
-
-    seed: int = 0
-
-    def __call__(self, parameter: Tensor, dim: int) -> Tensor:
-        generator = torch.Generator().manual_seed(hash((self.seed, dim, *parameter.shape)) % 2**63)
-        return torch.rand(parameter.shape[dim], generator=generator)
-
-
-MEASURES: dict[str, Measure] = {
-    "l1": l1,
-    "l2": l2,
-    "scale": scale,
-    "taylor": taylor,
-    "fisher": fisher,
-    "fpgm": fpgm,
-    "random": Random(),
-}
-
-FIRST_ORDER = ("taylor", "fisher")  # these need gradients
-
-
-def named(measure: str | Measure) -> Measure:
-    """The function of a measure's name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if isinstance(measure, str) and measure not in MEASURES:
-        raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(MEASURES)} or a function")
-    return MEASURES[measure] if isinstance(measure, str) else measure
 
 
 def others(parameter: Tensor, dim: int) -> list[int]:
@@ -131,7 +196,7 @@ def unit_scores(
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
     """
-    function = named(measure)
+    function = importance_of(measure)
     scores = [np.zeros((groups.conv_groups.get(g, 1), group.units)) for g, group in enumerate(groups.groups)]
     members = [0] * len(scores)
     with torch.no_grad():

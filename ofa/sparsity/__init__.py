@@ -28,6 +28,7 @@ from ofa.sparsity.layers import (
 )
 from ofa.sparsity.packing import save_packed
 from ofa.sparsity.pattern import Pattern
+from ofa.sparsity.straight import sr_ste
 from ofa.sparsity.wanda import wanda_scores
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "sparse_layers",
     "sparsify",
     "sparsify_inputs",
+    "sr_ste",
     "wanda_scores",
     "weight_of",
     "zeros_of",

@@ -1,97 +1,20 @@
-"""Latency: measured in onnxruntime, and predicted from costs by non-negative least squares."""
+"""Latency predicted from costs by non-negative least squares."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import nnls
 
-from ofa.search.budget import Floats
+from ofa.search.objectives import Floats
 from ofa.search.problem import Costs
 from ofa.space import Genome
 
-Inputs = Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike] | npt.NDArray[Any]
 Features = Mapping[str, npt.ArrayLike]
-
-_MOST_RUNS = 10_000
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one run in milliseconds: the median, and the range that holds the middle half."""
-
-    median_ms: float
-    iqr_ms: float
-    runs: int
-    threads: int
-
-
-def measure_onnx(
-    path: str | Path,
-    inputs: Inputs,
-    threads: int = 1,
-    warmup: int = 10,
-    repeats: int = 50,
-    seconds: float = 0.2,
-) -> Latency:
-    """Time an ONNX file on the CPU: at least `repeats` runs, and more until `seconds` have passed.
-
-    `inputs` are arrays by name or in order, or the one array.
-
-    Raises:
-        ValueError: not a file that onnxruntime runs on these inputs, or settings below 1.
-    """
-    if min(threads, repeats) < 1 or warmup < 0:
-        raise ValueError(f"threads and repeats are 1 or more, got {threads} and {repeats}; warmup {warmup}")
-    session = _session(Path(path), threads)
-    feed = _feed(inputs, [node.name for node in session.get_inputs()])
-    try:
-        for _ in range(warmup + 1):
-            session.run(None, feed)
-    except Exception as error:  # onnxruntime's errors share no other base
-        raise ValueError(f"{path} does not run on {_shapes(feed)}: {error}") from None
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < repeats or (time.perf_counter() < end and len(times) < _MOST_RUNS):
-        start = time.perf_counter()
-        session.run(None, feed)
-        times.append(1e3 * (time.perf_counter() - start))
-    low, median, high = np.percentile(times, [25, 50, 75]).tolist()
-    return Latency(median, high - low, len(times), threads)
-
-
-def _session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors share no other base
-        raise ValueError(f"onnxruntime cannot load {path}: {error}") from None
-
-
-def _feed(inputs: Inputs, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-    if isinstance(inputs, np.ndarray):
-        inputs = [inputs]
-    feed = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=False))
-    if set(feed) != set(names) or len(inputs) != len(names):
-        given = list(inputs) if isinstance(inputs, Mapping) else f"{len(inputs)} arrays"
-        raise ValueError(f"the network's inputs are {list(names)}, got {given}")
-    return {name: np.asarray(value) for name, value in feed.items()}
-
-
-def _shapes(feed: Mapping[str, npt.NDArray[Any]]) -> str:
-    return ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feed.items())
 
 
 @dataclass(frozen=True)
@@ -193,21 +116,32 @@ def _macs(names: Sequence[str], columns: Floats) -> Floats:
     return total
 
 
+def _relative(columns: Floats, target: Floats) -> Floats:
+    """A constant and the features, as shares of the latencies, (networks, 1 + features): their sum is to be 1."""
+    rows: Floats = np.column_stack([np.ones(len(target)), columns]) / target[:, None]
+    return rows
+
+
+def _model() -> Any:
+    """Least squares without negative slopes, of columns that are brought to one scale."""
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import MaxAbsScaler
+
+    return make_pipeline(MaxAbsScaler(), LinearRegression(positive=True, fit_intercept=False))
+
+
 def _solve(columns: Floats, target: Floats) -> Floats:
     """Constant and slopes, none negative, least squares of the relative error."""
-    scale = np.abs(columns).max(axis=0)
-    scale[scale == 0] = 1.0
-    table = np.column_stack([np.ones(len(target)), columns / scale])
-    weights, _ = nnls(table / target[:, None], np.ones(len(target)))
-    return np.asarray(weights / np.concatenate([[1.0], scale]))
+    rows = _relative(columns, target)
+    scaler, line = _model().fit(rows, np.ones(len(target)))
+    return np.asarray(line.coef_ / scaler.scale_)
 
 
 def _held_out(columns: Floats, target: Floats, folds: int) -> float:
     """Mean absolute relative error in per cent, every network predicted by a fit without its fold."""
-    fold = np.arange(len(target)) % min(max(folds, 2), len(target))
-    errors = []
-    for index in np.unique(fold):
-        weights = _solve(columns[fold != index], target[fold != index])
-        predicted = weights[0] + columns[fold == index] @ weights[1:]
-        errors.append(np.abs(predicted / target[fold == index] - 1))
-    return float(100 * np.mean(np.concatenate(errors)))
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+
+    fold = PredefinedSplit(np.arange(len(target)) % min(max(folds, 2), len(target)))
+    rows = _relative(columns, target)
+    return float(100 * np.abs(cross_val_predict(_model(), rows, np.ones(len(target)), cv=fold) - 1).mean())

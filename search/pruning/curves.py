@@ -9,8 +9,7 @@ from typing import Self
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from ofa.search.budget import Floats
-from ofa.search.objectives import written
+from ofa.search.objectives import Floats
 from ofa.search.problem import Problem
 from ofa.space import Choice, Genome, SearchSpace
 
@@ -83,7 +82,7 @@ class Curves:
         genome = self._refined(self._filled(self.at(thresholds[low]), limited), limited)
         if not fits(problem, genome):
             costs = problem.cost(self.space.decode(genome))
-            closest = " and ".join(f"{c.name} {written(c.name, costs[c.name])}" for c in problem.constraints)
+            closest = " and ".join(f"{c.name} {c.objective.written(costs[c.name])}" for c in problem.constraints)
             raise ValueError(f"{problem.out_of_reach(genome[None])}; the closest found has {closest}")
         return genome
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from ofa.search.budget import Floats
 from ofa.search.engines import RandomSearch, Search
+from ofa.search.objectives import Floats
 from ofa.space import Genome, sample_at_cost
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ofa.search.budget import Constraint, Floats
+from ofa.search.budget import Constraint
 from ofa.search.engines import Search
-from ofa.search.objectives import Objective
+from ofa.search.objectives import Floats, Objective
 from ofa.search.problem import Costs, Problem
 from ofa.search.pruning.curves import Curves, shares_of
 from ofa.space import Choice, Genome, SearchSpace, Subnet

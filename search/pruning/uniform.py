@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ofa.persistence import load_subnet
-from ofa.search.budget import Constraint, Floats
+from ofa.search.budget import Constraint
 from ofa.search.engines import Search
-from ofa.search.objectives import Objective
+from ofa.search.objectives import Floats, Objective
 from ofa.search.problem import Costs, Problem
 from ofa.search.pruning.curves import Curves
 from ofa.space import Genome, SearchSpace

@@ -27,6 +27,7 @@ from ofa.sparsity import (
     mask_of,
     sparsify,
     sparsify_inputs,
+    sr_ste,
     weight_of,
 )
 from ofa.versions import version
@@ -53,8 +54,7 @@ class Straight(torch.autograd.Function):
         weight, kept = ctx.saved_tensors
         if ctx.decay is None:
             return gradient * kept, None, None, None
-        hidden = weight - kept
-        return torch.add(gradient, hidden, alpha=ctx.decay, out=hidden), None, None, None
+        return sr_ste(gradient, weight, kept, ctx.decay), None, None, None
 
 
 class SparseWeight:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ofa.backbone import as_call
 from ofa.costs import Complexity, complexity
-from ofa.search.objectives import written
+from ofa.search.objectives import Macs, Params
 from ofa.search.vitis.runner import console
 from ofa.tracing import evaluating
 
@@ -38,7 +38,7 @@ def model_complexity(
     if verbose:
         show(found)
     cost = found.flops if return_flops else found.macs
-    return (written("macs", cost), written("params", found.trainable)) if readable else (cost, found.trainable)
+    return (Macs().written(cost), Params().written(found.trainable)) if readable else (cost, found.trainable)
 
 
 def profile(model: nn.Module, inputs: Any, num_iters: int = 100) -> Profile:
@@ -67,10 +67,10 @@ def now() -> float:
 
 
 def show(found: Complexity) -> None:
-    total = f"{written('macs', found.macs)} MACs, {written('macs', found.flops)} FLOPs a sample"
-    params = f"{written('params', found.params)} parameters, {written('params', found.trainable)} trainable"
+    total = f"{Macs().written(found.macs)} MACs, {Macs().written(found.flops)} FLOPs a sample"
+    params = f"{Params().written(found.params)} parameters, {Params().written(found.trainable)} trainable"
     table = Table("type", "modules", "MACs", "params", title=f"{total}; {params}")
     for row in found.types:
         if row.macs or row.params:
-            table.add_row(row.type, str(row.modules), written("macs", row.macs), written("params", row.params))
+            table.add_row(row.type, str(row.modules), Macs().written(row.macs), Params().written(row.params))
     console.print(table)

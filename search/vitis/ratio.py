@@ -6,7 +6,7 @@ import numpy as np
 
 from ofa import Subnet
 from ofa.search import Constraint
-from ofa.search.budget import Floats
+from ofa.search.objectives import Floats
 from ofa.search.problem import Costs, Problem
 from ofa.search.pruning import Curves
 from ofa.space import Genome, sample_at_cost

@@ -18,7 +18,7 @@ from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.search import Archive, Result, Search, run
-from ofa.search.objectives import written
+from ofa.search.objectives import Macs, Params
 from ofa.search.vitis.candidates import Scorer
 from ofa.search.vitis.files import FOLDER, gradients_digest, graph_digest
 from ofa.search.vitis.groups import Group, find_groups, open_groups
@@ -28,7 +28,7 @@ from ofa.search.vitis.reasons import reasons_of, table_of
 from ofa.search.vitis.sparse_and_slim import NOTHING, original, slim_network, sparse_network
 from ofa.search.vitis.unpruned import Remaining
 from ofa.search.workers import workers
-from ofa.slicing import FIRST_ORDER, MEASURES, Measure, State
+from ofa.slicing import Measure, State, importance_of
 
 METRICS = {"max": "accuracy", "min": "loss"}
 """What a score is called in a search, by which scores are better."""
@@ -49,8 +49,7 @@ class PruningRunner:
     """
 
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
-        if isinstance(importance, str) and importance not in MEASURES:
-            raise ValueError(f"unknown importance {importance!r}; allowed: {', '.join(MEASURES)} or a function")
+        importance_of(importance)  # refuses another name
         self.model, self.inputs, self.importance = original(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
         self.reasons: dict[str, str] = {}
@@ -64,7 +63,7 @@ class PruningRunner:
     @property
     def gradients(self) -> str:
         """The digest of the gradients, where units are ranked by them."""
-        return gradients_digest(self.model) if self.importance.name in FIRST_ORDER else ""
+        return gradients_digest(self.model) if self.importance.gradients else ""
 
     def path(self, ending: str) -> Path:
         """A file of this network in the work folder, in the directory of now."""
@@ -110,9 +109,9 @@ class PruningRunner:
         facts = {"graph_digest": self.graph, "macs": part.macs, "params": part.params, "subnet": dict(subnet)}
         write_information(path, self.model, plan, facts)
         table = Table("metric", "baseline", "pruned", "removed", title=f"{self.name}, {mode}")
-        for label, name in (("MACs", "macs"), ("Params", "params")):
-            before, after = getattr(whole, name), getattr(part, name)
-            table.add_row(label, written(name, before), written(name, after), f"{1 - after / max(before, 1):.1%}")
+        for label, cost in (("MACs", Macs()), ("Params", Params())):
+            before, after = getattr(whole, cost.name), getattr(part, cost.name)
+            table.add_row(label, cost.written(before), cost.written(after), f"{1 - after / max(before, 1):.1%}")
         console.print(table)
         return (sparse_network if mode == "sparse" else slim_network)(self.model, plan, statistics)
 

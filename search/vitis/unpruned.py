@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ofa import SearchSpace, Supernet
-from ofa.slicing import MEASURES, Measure, others
+from ofa.slicing import Measure, importance_of, importances, others
 
 BELOW, TINY = 1e-6, 1e-12  # of the mean score; and where all are zero
 
@@ -31,14 +31,18 @@ class Remaining:
         measure = self.measure
         if isinstance(measure, str):
             return measure
-        known = (name for name, function in MEASURES.items() if function == measure)
+        known = (name for name, kind in importances().items() if measure == kind())
         kind = measure if hasattr(measure, "__qualname__") else type(measure)
         own = repr(measure) if is_dataclass(measure) else kind.__qualname__
         return next(known, f"{kind.__module__}.{own}")
 
+    @property
+    def gradients(self) -> bool:
+        """Whether a loss is run backward before."""
+        return bool(getattr(importance_of(self.measure), "gradients", False))
+
     def __call__(self, parameter: Tensor, dim: int) -> Tensor | None:
-        function = MEASURES[self.measure] if isinstance(self.measure, str) else self.measure
-        scores = function(parameter, dim)
+        scores = importance_of(self.measure)(parameter, dim)
         if scores is None:
             return None
         if not isinstance(scores, Tensor) or scores.shape != (parameter.shape[dim],):

@@ -4,15 +4,17 @@ In: names and paths. Out: `Splits` (train, validation, test). Uses no other room
 """
 
 from ofa.train.data.augmentation import Mixing
-from ofa.train.data.datasets import Digits, FashionMNIST
+from ofa.train.data.datasets import Digits, FashionMNIST, in_memory
 from ofa.train.data.pictures import ImageFolder, Pictures
-from ofa.train.data.splits import Splits
+from ofa.train.data.splits import DataSet, Splits
 
 __all__ = [
+    "DataSet",
     "Digits",
     "FashionMNIST",
     "ImageFolder",
     "Mixing",
     "Pictures",
     "Splits",
+    "in_memory",
 ]

@@ -135,10 +135,16 @@ def in_memory(
     parts: Sequence[tuple[Tensor, Tensor]],
     classes: tuple[str, ...],
     size: int,
-    augment: ShiftFlip,
+    augment: ShiftFlip | None = None,
     balanced: bool = False,
 ) -> Splits:
-    """Three parts of pictures, normalised with the training part's mean and standard deviation of each channel."""
+    """Three parts of pictures, normalised with the training part's mean and standard deviation of each channel.
+
+    `parts` are training, validation and test: uint8 images (samples, channels, height, width), and labels (samples,).
+
+    Raises:
+        ValueError: `size`, to which pictures are brought, is below 1, or a label is of no class.
+    """
     if size < 1:
         raise ValueError(f"size is the edge of a picture in pixels, at least 1, got {size}")
     channels = [parts[0][0][:, c].double() / 255 for c in range(parts[0][0].shape[1])]

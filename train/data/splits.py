@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -196,3 +196,17 @@ class Splits:
     def example(self) -> Tensor:
         """A picture of the right shape, (1, channels, height, width), to trace a network with."""
         return torch.zeros(1, self.in_chans, self.input_size, self.input_size)
+
+
+class DataSet(Protocol):
+    """Where labelled pictures come from: a class with this one method, named in `conf/data/NAME.yaml`.
+
+    Its fields are its settings. Pictures in memory are cut and normalised by `ofa.train.data.in_memory`.
+    """
+
+    def load(self) -> Splits:
+        """The three parts: training, validation for every choice, and test for the last word.
+
+        Raises:
+            ValueError: something is missing or damaged, and what mends it.
+        """

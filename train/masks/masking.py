@@ -1,4 +1,4 @@
-"""Training under N:M masks: fixed, renewed by magnitude, or with SR-STE (Zhou et al., 2021); N may grow.
+"""Training under N:M masks, which a mask update keeps or renews; N may grow.
 
 Between steps the weights are sparse, so that forward and backward passes cost what they cost without. The optimiser
 sees the dense weights, and the gradient that the sparse ones got (straight through).
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,35 +18,27 @@ from torch.utils.hooks import RemovableHandle
 
 from ofa.sparsity import Pattern, check_pattern, layer_of, mask_of, sparsify, weight_of
 from ofa.train.data import Splits
-from ofa.train.tasks import Lesson, Step
-
-Update = Literal["fixed", "magnitude", "sr_ste"]
-UPDATES = ("fixed", "magnitude", "sr_ste")
+from ofa.train.masks.updates import SRSTE, MaskUpdate
+from ofa.train.tasks import Learner, Step
 
 
 @dataclass(frozen=True)
 class Masking:
     """How masks change while a network learns.
 
-    `fixed` masks stay, and what is zero remains so. With `magnitude` and `sr_ste` the optimiser goes on with dense
-    weights, of which the largest are taken anew every `interval` steps; `sr_ste` adds `decay` times the dense weight to
-    the gradient of those that are masked. The number of zeros grows to the pattern's in `stages` equal parts, the last
-    of which begins at the share `until` of the training: 12:16 in 3 stages is 4:16, 8:16, 12:16.
+    Masks are taken anew every `interval` steps, unless `update` keeps them. The number of zeros grows to the pattern's
+    in `stages` equal parts, the last of which begins at the share `until` of the training: 12:16 in 3 stages is 4:16,
+    8:16, 12:16.
     """
 
-    update: Update = "sr_ste"
+    update: MaskUpdate = field(default_factory=SRSTE)
     interval: int = 1
-    decay: float = 2e-4
     stages: int = 1
     until: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.update not in UPDATES:
-            raise ValueError(f"update is one of {', '.join(UPDATES)}, got {self.update!r}")
         if self.interval < 1 or self.stages < 1:
             raise ValueError(f"interval and stages are at least 1, got {self.interval} and {self.stages}")
-        if self.decay < 0:
-            raise ValueError(f"decay is at least 0, got {self.decay}")
         if not 0 < self.until <= 1:
             raise ValueError(f"until is a share of the training above 0 and up to 1, got {self.until}")
 
@@ -62,7 +54,7 @@ class Masking:
     def start(
         self, model: nn.Module, patterns: Mapping[str, Pattern], scores: Mapping[str, Tensor] | None = None
     ) -> Masks:
-        """Put the first zeros into the model's weights, by magnitude or by `scores`; gives what keeps them there.
+        """Put the first zeros into the model's weights, by the update's scores or `scores`; gives what keeps them so.
 
         Raises:
             ValueError: there is no pattern, or one is for no layer of the model.
@@ -90,9 +82,10 @@ class Masks:
         self.weights = {name: weight_of(layer) for name, layer in self.layers.items()}
         self.steps, self.stage = 0, 0
         self.handles: list[RemovableHandle] = []
-        dense = {} if masking.update == "fixed" else self.weights
+        dense = self.weights if masking.update.dense else {}
         self.dense = {name: weight.detach().clone() for name, weight in dense.items()}
-        self.masks = sparsify(model, self._grown(), scores)
+        own = {name: masking.update.scores(weight.detach()) for name, weight in self.weights.items()}
+        self.masks = sparsify(model, self._grown(), {**own, **(scores or {})})
 
     def attach(self, optimizer: Optimizer) -> None:
         """Follow every step of the optimiser; leave the optimiser followed before.
@@ -138,15 +131,13 @@ class Masks:
 
     @torch.no_grad()
     def _before(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The optimiser gets the dense weights; or, where masks are fixed, no gradient for what is zero."""
+        """The optimiser gets the dense weights, if there are any, and the gradient that the update makes of theirs."""
         for name, weight in self.weights.items():
-            if self.masking.update == "fixed":
-                if weight.grad is not None:
-                    weight.grad.mul_(self.masks[name])
-                continue
-            if self.masking.update == "sr_ste" and weight.grad is not None:
-                weight.grad.sub_(weight.sub_(self.dense[name]), alpha=self.masking.decay)
-            weight.copy_(self.dense[name])
+            dense = self.dense.get(name, weight)
+            if weight.grad is not None:
+                self.masking.update.steer(weight.grad, dense, weight, self.masks[name])
+            if name in self.dense:
+                weight.copy_(dense)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -154,16 +145,17 @@ class Masks:
         self.steps += 1
         for name, tensor in self.dense.items():
             tensor.copy_(self.weights[name])
-        if self.masking.update != "fixed" and self.steps % self.masking.interval == 0:
+        if self.dense and self.steps % self.masking.interval == 0:
             self._renew()
         self.project()
 
     def _renew(self) -> None:
-        """Masks by the magnitudes of the dense weights; of fixed masks, by those that were left."""
-        if self.masking.update == "fixed":
+        """Masks by the scores of the dense weights; of fixed masks, by those that were left."""
+        if not self.dense:
             self.project()  # what the optimiser's momentum moved must not come back
         for name, pattern in self._grown().items():
-            mask_of(self.layers[name], pattern, out=self.masks[name])
+            scores = self.masking.update.scores(self.weights[name].detach())
+            mask_of(self.layers[name], pattern, scores, out=self.masks[name])
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -191,27 +183,28 @@ class Masks:
                 tensor.copy_(loaded[name])
 
     def _made(self) -> dict[str, Any]:
-        return asdict(self.masking) | {f"layer {name}": str(pattern) for name, pattern in self.patterns.items()}
+        settings = asdict(self.masking) | {"update": repr(self.masking.update)}
+        return settings | {f"layer {name}": str(pattern) for name, pattern in self.patterns.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Another lesson, under masks of its model's weights."""
+    """Another learner, under masks of its model's weights."""
 
-    lesson: Lesson
+    learner: Learner
     masks: Masks
 
     def __post_init__(self) -> None:
-        if self.masks.model is not self.lesson.model:
-            raise ValueError("the masks are of another network than the lesson's model")
+        if self.masks.model is not self.learner.model:
+            raise ValueError("the masks are of another network than the learner's model")
 
     @property
     def model(self) -> nn.Module:
-        return self.lesson.model
+        return self.learner.model
 
     @property
     def splits(self) -> Splits:
-        return self.lesson.splits
+        return self.learner.splits
 
     @property
     def stage(self) -> int:
@@ -225,16 +218,16 @@ class Masked:
 
     def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
         self.masks.advance(step.number / max(step.total - 1, 1))
-        return self.lesson.backward(images, labels, step)
+        return self.learner.backward(images, labels, step)
 
     def validate(self) -> dict[str, float]:
-        return self.lesson.validate()
+        return self.learner.validate()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lesson": self.lesson.state_dict(), "masks": self.masks.state_dict()}
+        return {"learner": self.learner.state_dict(), "masks": self.masks.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "masks" not in state:
             raise ValueError("it was made without masks")
-        self.lesson.load_state_dict(state["lesson"])
+        self.learner.load_state_dict(state["learner"])
         self.masks.load_state_dict(state["masks"])

@@ -27,6 +27,15 @@ class Rule(ABC):
 
     The first of a step learns from labels, and for `teacher_share` of its loss from the teacher, if there is one; the
     others learn from the teacher, or without one from the first, and for `label_share` of their loss from labels.
+    A rule of yours inherits from this and has `choose`; YAML names it by `supernet.rule={_target_: package.Mine}`.
+
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> subnets = SandwichRule(randoms=1).draw(supernet, Step(number=0, total=10))
+    >>> len(subnets), subnets[:2] == (supernet.space.largest, supernet.space.smallest)
+    (3, True)
+
+    Raises:
+        ValueError: a share is not between 0 and 1.
     """
 
     label_smoothing: float = 0.1

@@ -19,8 +19,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
 
 
 @dataclass(frozen=True)
-class SoftTargets(ABC):
-    """A distance from a student's outputs to a teacher's, which receives no gradient."""
+class DistillationLoss(ABC):
+    """A distance from a student's outputs to a teacher's, which receives no gradient: one class, named in
+    `conf/distillation_loss/NAME.yaml`. Outputs are logits, (batch, classes)."""
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over the batch.
@@ -41,8 +42,16 @@ class SoftTargets(ABC):
 
 
 @dataclass(frozen=True)
-class Soft(SoftTargets):
-    """KL(teacher ‖ student) at `temperature`, times its square so that gradients keep their size."""
+class Soft(DistillationLoss):
+    """KL(teacher ‖ student) at `temperature`, times its square so that gradients keep their size (Hinton et al., 2015).
+
+    >>> logits = torch.tensor([[2.0, 0.0]])
+    >>> Soft(temperature=4.0)(logits, logits).item()
+    0.0
+
+    Raises:
+        ValueError: the temperature is not above 0.
+    """
 
     temperature: float = 1.0
 
@@ -56,11 +65,15 @@ class Soft(SoftTargets):
 
 
 @dataclass(frozen=True)
-class AdaptiveSoft(SoftTargets):
+class AdaptiveSoft(DistillationLoss):
     """The larger, per sample, of the alpha-divergences at `alpha_min` and `alpha_max` (AlphaNet).
 
     A positive alpha punishes a student that misses what the teacher believes, a negative one a student that
     believes what the teacher rules out. Ratios are clipped at `clip`, which bounds the gradient.
+
+    >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    >>> bool(AdaptiveSoft()(student, teacher) > AdaptiveSoft()(teacher, teacher))
+    True
     """
 
     alpha_min: float = -1.0

@@ -1,113 +1,130 @@
-"""Lessons: what a model learns from a batch, and how it is examined; `fit` repeats any of them."""
+"""Tasks: the loss from labels, the metrics, and the example picture that a network is traced with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from ofa.tracing import evaluating
 from ofa.train.data import Splits
-from ofa.train.distribution import part
-from ofa.train.evaluation import evaluate, outputs
-from ofa.train.tasks.distillation import AdaptiveSoft, SoftTargets, cross_entropy
+from ofa.train.distribution import summed
+from ofa.train.tasks.distillation import cross_entropy
+
+
+class Metric(Protocol):
+    """A figure that grows batch by batch and is then read, over all processes; torchmetrics' are such ones."""
+
+    def update(self, outputs: Tensor, targets: Tensor, /) -> None: ...
+
+    def compute(self) -> Tensor | float: ...
+
+
+@dataclass(eq=False)
+class Mean:
+    """The mean over samples of what `per_sample` gives for outputs and targets, (batch,), whatever their order.
+
+    >>> distance = Mean(lambda outputs, targets: (outputs - targets).abs())
+    >>> distance.update(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+    >>> distance.compute()
+    1.0
+    """
+
+    per_sample: Callable[[Tensor, Tensor], Tensor]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    values: list[float] = field(default_factory=list)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.values += self.per_sample(outputs, targets).tolist()
+
+    def compute(self) -> float:
+        # fsum is exact, so the order of the batches does not matter
+        total, number = summed([math.fsum(self.values), len(self.values)], self.device)
+        return total / number
+
+
+class Task(ABC):
+    """What is learned from labels, and how that is scored: one class, named in `conf/task/NAME.yaml`.
+
+    Images are (batch, channels, height, width). Targets are what the data set gives for them, outputs what the network
+    does; both begin with the batch.
+    """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        """The mean loss of a batch, a scalar with a gradient; `smoothing` is a recipe's softening of the labels."""
+
+    @abstractmethod
+    def metrics(self, device: torch.device) -> dict[str, Metric]:
+        """Fresh metrics by name, for tensors on `device`.
+
+        `loss` and `accuracy` are among them: the accuracy is the score that training is guarded by and that choices go
+        by, from 0 to 100, larger is better. Others may be objectives of a search.
+        """
+
+    def example(self, splits: Splits) -> Tensor:
+        """An input of the right shape, with a batch of one, to trace and time networks with."""
+        return splits.example
+
+    def check(self, model: nn.Module, splits: Splits, example: Tensor) -> None:
+        """Raise a ValueError if the model does not run on the example, or if its outputs are not the task's."""
+        outputs_for(model, example)
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where a training is: update `number` of `total`. Losses are multiplied by `scale` before they go backward.
+class Classification(Task):
+    """One of several classes for a picture: outputs are logits, (batch, classes), targets class indices, (batch,).
 
-    The scale is what gradient accumulation and float16 need; a lesson that uses `descend` need not know.
+    The loss is cross-entropy, also for targets that are probabilities, (batch, classes), as mixup makes them; the
+    accuracy is top 1, in per cent.
+
+    >>> logits, labels = torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])
+    >>> round(Classification().loss(logits, labels).item(), 3)
+    2.018
+    >>> accuracy = Classification().metrics(logits.device)["accuracy"]
+    >>> accuracy.update(logits, labels)
+    >>> accuracy.compute()
+    50.0
     """
 
-    number: int
-    total: int
-    scale: float = 1.0
+    def loss(self, outputs: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        return cross_entropy(outputs, targets, smoothing)
 
-    @property
-    def progress(self) -> float:
-        """The share of the training that is done, from 0 up to but not including 1."""
-        return self.number / max(self.total, 1)
+    def metrics(self, device: torch.device) -> dict[str, Metric]:
+        return {"accuracy": Mean(hits, device), "loss": Mean(losses, device)}
 
-    def descend(self, loss: Tensor, share: float = 1.0) -> Tensor:
-        """Add `share` of the loss's gradient to the parameters at once, so that its activations are free."""
-        (loss * (share * self.scale)).backward()
-        return loss.detach()
-
-
-class Lesson(Protocol):
-    """A model, its data, and two verbs. A new way to train is a new lesson."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def splits(self) -> Splits: ...
-
-    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
-        """Add this step's gradients to the parameters; gives the losses, of which `loss` is the one trained.
-
-        `labels` are class indices, (batch,), or probabilities, (batch, classes). What the lesson draws depends on
-        the step's number and its own seed alone.
-        """
-        ...
-
-    def validate(self) -> dict[str, float]:
-        """Figures on the validation split, of which `accuracy`, in percent, is the one that matters."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the lesson has learned besides the model's weights: tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def check(self, model: nn.Module, splits: Splits, example: Tensor) -> None:
+        output = outputs_for(model, example)
+        if not isinstance(output, Tensor) or output.shape != (len(example), splits.num_classes):
+            got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"the backbone gives {got} for {len(example)} pictures; {splits.num_classes} classes are wanted"
+            )
 
 
-@runtime_checkable
-class Constrained(Protocol):
-    """What a lesson may do besides: hold its model's weights in a set, such as that of sparse ones."""
-
-    @property
-    def stage(self) -> int:
-        """How many times the set has become smaller: figures of before are no measure for those of later."""
-
-    def attach(self, optimizer: Optimizer) -> None:
-        """Follow every step of the optimiser."""
-
-    def project(self) -> None:
-        """Bring the weights back into the set, after others (an average of theirs) have been loaded."""
+def hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """100 for each sample whose class is the most probable, else 0, (batch,)."""
+    return 100.0 * (logits.argmax(1) == labels)
 
 
-@dataclass(frozen=True, eq=False)
-class Supervised:
-    """One network learns from labels: how a teacher is trained, and a subnet finetuned.
+def losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """The cross-entropy of each sample, (batch,), in float32."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
-    For `teacher_share` of its loss it learns from a teacher, if there is one, by the distance `soft`.
+
+def outputs_for(model: nn.Module, example: Tensor) -> object:
+    """What a model gives for an example, in evaluation mode.
+
+    Raises:
+        ValueError: it does not run on it.
     """
-
-    model: nn.Module
-    splits: Splits
-    label_smoothing: float = 0.1
-    validation_batch: int = 256
-    teacher: nn.Module | None = None
-    soft: SoftTargets = field(default_factory=AdaptiveSoft)
-    teacher_share: float = 0.5
-
-    def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
-        logits = self.model(images)
-        loss = cross_entropy(logits, labels, self.label_smoothing)
-        if self.teacher is not None:
-            loss = torch.lerp(loss, self.soft(logits, outputs(self.teacher, images)), self.teacher_share)
-        return {"loss": step.descend(loss).item()}
-
-    def validate(self) -> dict[str, float]:
-        return evaluate(self.model, self.splits.validation.ordered(self.validation_batch, part()))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
+    try:
+        with evaluating(model), torch.no_grad():
+            return model(example)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"the backbone does not run on pictures {tuple(example.shape[1:])}: {error}") from None

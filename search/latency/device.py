@@ -1,0 +1,43 @@
+"""Latency devices: what times a network for one sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one run in milliseconds: the median, and the range that holds the middle half."""
+
+    median_ms: float
+    iqr_ms: float
+    runs: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class LatencyDevice(ABC):
+    """Where latency is measured: one class, named in `conf/latency/NAME.yaml`.
+
+    `samples` random subnets are measured to fit the predictor that a search goes by.
+
+    Raises:
+        ValueError: fewer than 6 samples.
+    """
+
+    samples: int = field(default=20, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.samples < 6:
+            raise ValueError(f"at least 6 samples fit a predictor, got {self.samples}")
+
+    @abstractmethod
+    def measure(self, network: nn.Module, example: Tensor) -> Latency:
+        """Time a plain network, in evaluation mode, on an example input of batch 1; neither is changed.
+
+        Raises:
+            ValueError: the device cannot run it.
+        """

@@ -1,0 +1,1 @@
+"""YAML files: `hydra.searchpath=[pkg://foreign.conf]` lets the program find them."""
