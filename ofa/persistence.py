@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ofa.files import replacing, write_text
 from ofa.groups import Groups
@@ -31,12 +33,16 @@ class Network(Protocol):
 
 
 def identity(
-    names: Iterable[str], tensor: Callable[[str], Tensor], groups: Groups, space: SearchSpace
+    names: Iterable[str], tensor: Callable[[str], Tensor], groups: Groups, space: SearchSpace, operators: Sequence[str]
 ) -> dict[str, str]:
-    """What makes a network and its space: every tensor's shape, every group's members, every choice."""
+    """What makes a network and its space: every tensor's shape, every group's members, every choice, what it runs."""
+    ran = Counter(row.partition(" ")[0] for row in operators)
+    settings = hashlib.sha256("\n".join(operators).encode()).hexdigest()[:8]
     rows = {f"tensor {name}": str(tuple(tensor(name).shape)) for name in names}
     rows |= {f"group {g.name}": f"{g.units} units of {sorted({m[0] for m in g.members})}" for g in groups.groups}
-    return rows | {f"choice {c.name}": str(c.options) for c in space.choices}
+    rows |= {f"choice {c.name}": str(c.options) for c in space.choices}
+    rows |= {f"operator {name}": f"run {number} times" for name, number in ran.items()}
+    return rows | {"the operators' order and settings": settings}
 
 
 def save_weights(network: Network, state: Mapping[str, Tensor], path: Path) -> None:
@@ -61,6 +67,23 @@ def load_weights(network: Network, path: Path) -> Mapping[str, Tensor]:
     if digest != network.digest:
         raise ValueError(f"{path} is of another network: {difference(identity, network.identity)}")
     return state
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Identifies the values of all parameters and buffers of a network, 16 hexadecimal digits.
+
+    >>> weights_digest(nn.ReLU()) == weights_digest(nn.GELU())  # neither has any
+    True
+    """
+    return tensors_digest(model.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Identifies tensors by their names, shapes and values, on whatever device."""
+    found = hashlib.sha256(repr(sorted((name, tuple(tensor.shape)) for name, tensor in tensors.items())).encode())
+    for _, tensor in sorted(tensors.items()):
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -56,7 +57,7 @@ from ofa.slicing import (
 )
 from ofa.space import Genome, SearchSpace, Subnet
 from ofa.sparsity import blockwise
-from ofa.tracing import resized, traces
+from ofa.tracing import operations_of, resized, traces
 from ofa.versions import version
 
 REMEMBERED = 256  # plans of subnets
@@ -68,6 +69,8 @@ class Supernet(nn.Module):
     `model` is copied; the copy in `.model` keeps its own parameters, names and code. `example_inputs` is a tensor, a
     tuple of positional inputs, or a dict of keyword inputs, on the model's device. `progress` hears how many of how
     many checks of a round of the proof are done, which takes seconds to minutes.
+
+    Threads that call one supernet wait for each other; the active subnet is the same for all of them.
 
     Modules see their slices during `forward` only: activation checkpointing, which runs them again in the backward
     pass, needs an extracted network.
@@ -90,7 +93,9 @@ class Supernet(nn.Module):
         self._owners = with_containers(self.model, find_owners(self.model))
         self._modules_by_name = find_modules(self.model)
         self._plans: dict[Subnet, Plan] = {}
+        self._lock = threading.RLock()  # one thread's slices are in the modules
         self.conversion = self._convert(model, Examples(*as_call(example_inputs)), config, progress)
+        self._operators = operations_of(self.model, example_inputs)
         edges = kernel_edges(self.conversion.choices, self.conversion.groups, self._tensor)
         self.transforms = KernelTransforms(edges) if config.kernel_transform else None
         self._costs = self._priced(*as_call(example_inputs))
@@ -142,11 +147,12 @@ class Supernet(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active subnet: the user's own forward on the slices."""
-        tensors = self._tensors()
-        with installed(self._modules_by_name, self._owners, tensors, self._plan.changes, self._plan.skipped):
-            output = self.model(*args, **kwargs)
-        if self.training:
-            self._write_back(tensors)
+        with self._lock:
+            tensors = self._tensors()
+            with installed(self._modules_by_name, self._owners, tensors, self._plan.changes, self._plan.skipped):
+                output = self.model(*args, **kwargs)
+            if self.training:
+                self._write_back(tensors)
         return output
 
     def resize(self, images: Tensor, subnet: Subnet | None = None) -> Tensor:
@@ -286,11 +292,14 @@ class Supernet(nn.Module):
     @property
     def identity(self) -> dict[str, str]:
         """What makes this network and this space, in words."""
-        return identity(self._owners, self._tensor, self.conversion.groups, self.space)
+        return identity(self._owners, self._tensor, self.conversion.groups, self.space, self._operators)
 
     @property
     def digest(self) -> str:
-        """Identifies the network's shape and its space: two supernets with one digest share subnets."""
+        """Identifies the network and its space: two supernets with one digest share subnets.
+
+        Shapes, choices and the operators that ran count, weights do not.
+        """
         return hashlib.sha256(repr(sorted(self.identity.items())).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
@@ -310,7 +319,11 @@ class Supernet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle is whole, but for the remembered slices."""
-        return {**self.__dict__, "_cache": None}
+        return {**self.__dict__, "_cache": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lock = threading.RLock()
 
     def _tensor(self, name: str) -> Tensor:
         return tensor_of(self._owners, name)

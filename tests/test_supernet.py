@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from networks import TIMM, build, small
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import ofa
@@ -316,3 +320,42 @@ def test_the_proof_tells_how_far_it_is() -> None:
     alone = [row for row in heard if row[1] > 10]
     assert alone == [(i, alone[0][1]) for i in range(1, alone[0][1] + 1)]
     assert heard[-1][0] == heard[-1][1]
+
+
+def test_threads_that_call_one_supernet_do_not_see_each_other_s_slices() -> None:
+    """Slices are put into the modules for a forward pass, and taken out after it."""
+    model, x = build("resnet")
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="quick")).eval()
+    supernet.activate(supernet.space.smallest)
+    with torch.no_grad():
+        expected = supernet(x)
+        with ThreadPoolExecutor(4) as pool:
+            outputs = list(pool.map(lambda _: supernet(x), range(32)))
+    assert all(torch.equal(output, expected) for output in outputs)
+    assert pickle.loads(pickle.dumps(supernet))(x).shape == expected.shape
+
+
+class Activated(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(8, 16), nn.Linear(16, 4), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.b(self.function(self.a(x)))
+        return out
+
+
+def test_networks_of_the_same_shapes_and_other_operators_are_told_apart(tmp_path: Path) -> None:
+    relu, gelu = (ofa.Supernet(Activated(f), torch.randn(2, 8)) for f in (F.relu, F.gelu))
+    assert relu.space == gelu.space and relu.digest != gelu.digest
+    assert relu.digest == ofa.Supernet(Activated(F.relu), torch.randn(3, 8)).digest
+    relu.save(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"operator relu is run 1 times there and missing here"):
+        gelu.load(tmp_path / "net.pt")
+
+
+def test_all_multiples_are_offered_however_many_there_are() -> None:
+    """They were rounded from 128 shares."""
+    net = nn.Sequential(nn.Linear(4, 2048), nn.ReLU(), nn.Linear(2048, 4))
+    space = ofa.Supernet(net, torch.randn(2, 4), ofa.SpaceConfig("multiples")).space
+    assert [choice.options for choice in space.choices] == [tuple(range(8, 2049, 8))]

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from vitis_networks import Likeness, make
 
 import ofa
+from ofa.persistence import weights_digest
 from ofa.search.pruning import shares_of
 from ofa.search.vitis import IterativePruningRunner, OFAPruner, OneStepPruningRunner
 from ofa.search.vitis.analysis import Analysis, curve
-from ofa.search.vitis.files import graph_digest, read_json, weights_digest
+from ofa.search.vitis.files import graph_digest, read_json
 from ofa.search.vitis.names import module_of
 from ofa.search.vitis.scored import Contenders
 from ofa.search.vitis.specification import read_spec

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
-
-from torch import nn
 
 import ofa
 from ofa.conf.program.job import Job
 from ofa.conf.program.records import digest
+from ofa.persistence import weights_digest
 from ofa.search import LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
 from ofa.search.objectives import priced
@@ -46,11 +44,3 @@ def evaluators(job: Job, evaluate: Evaluate) -> AbstractContextManager[tuple[Eva
     if job.workers == 1:
         return nullcontext((evaluate, map))
     return workers(evaluate, job.workers, job.devices, int(job.config.threads))
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Identifies the values of all parameters and buffers."""
-    total = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]

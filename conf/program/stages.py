@@ -17,9 +17,9 @@ import ofa
 from ofa.conf.program.job import NETWORK, Job
 from ofa.conf.program.pruner import Pruner
 from ofa.conf.program.records import digest, read_json, write_json
-from ofa.conf.program.scoring import context_of, costs_of, evaluators, weights_digest
+from ofa.conf.program.scoring import context_of, costs_of, evaluators
 from ofa.export import export_onnx, export_program, save_weights
-from ofa.persistence import plan_to_json, save_subnet
+from ofa.persistence import plan_to_json, save_subnet, weights_digest
 from ofa.search import Archive, Front, LatencyPredictor, ScoredNetwork, run
 from ofa.search.front import TEACHER
 from ofa.search.objectives import priced

@@ -16,7 +16,7 @@ from ofa.space import Choice, SearchSpace
 from ofa.sparsity import SparseLayer, check_patterns
 from ofa.tracing import Trace
 
-FINE = tuple(i / 128 for i in range(1, 129))  # "multiples": at most so many widths of a layer
+FINE = tuple(i / 128 for i in range(1, 129))  # "multiples": policies choose a range of these, groups have all in it
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,12 @@ def width_choice(
 
 def units_of(group: ChannelGroup, ratios: Sequence[float], config: SpaceConfig) -> tuple[int, ...]:
     own = overridden(group, "width", tuple(ratios), config)
-    return overridden(group, "units", width_options(group.units, group.unit_size, own, config.divisor), config)
+    widths = width_options(group.units, group.unit_size, own, config.divisor)
+    if config.width == "multiples" and own == tuple(ratios):
+        step = config.divisor // math.gcd(config.divisor, group.unit_size)
+        first = step if min(own) == FINE[0] else widths[0]
+        widths = tuple(sorted({*range(first, group.units, step), group.units}))
+    return overridden(group, "units", widths, config)
 
 
 def choice_for(

@@ -18,6 +18,8 @@ from ofa.conversion.dimensions import Dimension, Reasons, dimensions_of, merged
 from ofa.conversion.proof import NOT_SHOWN
 from ofa.groups import skipped_by
 
+MOST = 12  # options that are shown one by one
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -79,9 +81,15 @@ class Elastic:
     way: str = ""
     moved: float | None = None
 
+    @property
+    def offered(self) -> str:
+        """The options; of many the first and the last."""
+        most = [*self.options[:3], "…", f"{self.options[-1]} ({len(self.options)} options)"]
+        return ", ".join(map(str, self.options if len(self.options) <= MOST else most))
+
     def described(self, layer: str) -> str:
         """What the choice offers a layer, and what it was shown by, as part of a sentence."""
-        options = ", ".join(map(str, self.options))
+        options = self.offered
         if self.kind == "depth":
             return f"the choice {self.name} ({options} of its blocks run) can skip it"
         others = [name for name in self.layers if name != layer]
@@ -175,7 +183,7 @@ class Report:
             more = f" and {len(row.layers) - 2} more" if len(row.layers) > 2 else ""
             choices.add_row(
                 row.name,
-                ", ".join(map(str, row.options)),
+                row.offered,
                 ", ".join(layer or "the network" for layer in row.layers[:2]) + more,
                 moved,
             )

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ofa.files import write_text
+from ofa.persistence import tensors_digest
 from ofa.tracing import operations_of
 
 FOLDER = Path(".vai")
@@ -53,18 +53,6 @@ def shapes_of(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
     return sorted((name, tuple(tensor.shape)) for name, tensor in model.state_dict().items())
 
 
-def weights_digest(model: nn.Module) -> str:
-    """Identifies a network with its weights."""
-    return tensors_digest(model.state_dict())
-
-
 def gradients_digest(model: nn.Module) -> str:
     """Identifies the gradients that a network has."""
     return tensors_digest({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-
-
-def tensors_digest(tensors: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(repr(sorted((name, tuple(tensor.shape)) for name, tensor in tensors.items())).encode())
-    for _, tensor in sorted(tensors.items()):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa import Subnet, Supernet
+from ofa.persistence import weights_digest
 from ofa.search.vitis.analysis import Analysis, check_baseline, pending, rows_of
 from ofa.search.vitis.candidates import Function, Scorer
-from ofa.search.vitis.files import weights_digest
 from ofa.search.vitis.grids import SPARSITIES, Grid, Points
 from ofa.search.vitis.groups import Group, find_groups, open_space, option_at, part_costs, subnet_of
 from ofa.search.vitis.names import Excludes, excluded

@@ -13,10 +13,11 @@ from torch import nn
 
 from ofa import SearchSpace, SpaceConfig, Supernet
 from ofa.backbone import unwrapped
+from ofa.persistence import weights_digest
 from ofa.search import Archive, Constraint, Evolution
 from ofa.search.vitis.bins import MILLION, best_of_bins
 from ofa.search.vitis.candidates import Function, Scorer
-from ofa.search.vitis.files import FOLDER, read_json, weights_digest, write_json
+from ofa.search.vitis.files import FOLDER, read_json, write_json
 from ofa.search.vitis.groups import find_groups, open_groups, open_space
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress

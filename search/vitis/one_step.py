@@ -13,9 +13,9 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa import Subnet
+from ofa.persistence import weights_digest
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.drawing import candidates
-from ofa.search.vitis.files import weights_digest
 from ofa.search.vitis.groups import find_groups
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.results import Results
