@@ -2,19 +2,22 @@
 
 from ofa.search.archive import Archive
 from ofa.search.budget import Constraint
-from ofa.search.engines import Evolution, RandomSearch, Search
+from ofa.search.engines import Engine, Evolution, RandomSearch, Search
 from ofa.search.evaluation import Result, run
 from ofa.search.front import Front, ScoredNetwork
 from ofa.search.latency import LatencyPredictor, measure_onnx
 from ofa.search.objectives import Objective
+from ofa.search.problem import Problem
 
 __all__ = [
     "Archive",
     "Constraint",
+    "Engine",
     "Evolution",
     "Front",
     "LatencyPredictor",
     "Objective",
+    "Problem",
     "RandomSearch",
     "Result",
     "ScoredNetwork",

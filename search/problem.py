@@ -16,6 +16,9 @@ from ofa.space import Genome, SearchSpace, Subnet
 Costs = Callable[[Genome], Mapping[str, Floats]]
 """Named costs, each of shape (population,), of genomes of shape (population, choices)."""
 
+Importance = Callable[[str], Mapping[str, Floats]]
+"""The importance of the units of every width choice, by its name, for a measure of `ofa.slicing.importance`."""
+
 _POOL = 2_000  # genomes drawn to see what the space offers
 _REPAIRED = 256  # of which at most so many are moved towards the budget
 _TRIES = 8  # random single-option moves tried at each step of a repair
@@ -25,12 +28,25 @@ _ENUMERABLE = 20_000  # the largest space that is listed in full
 
 @dataclass(frozen=True)
 class Problem:
-    """A space with objectives, costs and constraints that are absolute; made by `parse`."""
+    """A space with objectives, costs and constraints that are absolute; made once, by `parse`.
+
+    Engines that rank units have their `importance` from it: `Supernet.importance`.
+
+    >>> from ofa.space import Choice
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> costs = lambda genomes: {"macs": 1e6 * (1 + genomes[:, 0])}
+    >>> problem = Problem.parse(space, ["accuracy", "macs"], costs, {"macs": 0.5})
+    >>> problem.constraints
+    (Constraint(name='macs', upper=1500000.0, lower=None, absolute=True),)
+    >>> problem.listed.tolist()
+    [[0]]
+    """
 
     space: SearchSpace
     objectives: tuple[Objective, ...]
     costs: Costs
     constraints: tuple[Constraint, ...]
+    importance: Importance | None = None
 
     @classmethod
     def parse(
@@ -39,12 +55,16 @@ class Problem:
         objectives: Sequence[Objective | str],
         costs: Costs,
         constraints: Sequence[Constraint] | Mapping[str, object] = (),
+        importance: Importance | None = None,
     ) -> Problem:
         """Check names, and turn fractions of the largest subnet into absolute limits.
 
         Raises:
-            ValueError: an unknown objective, or a limit on something that `costs` does not give.
+            ValueError: a space without choices, an unknown objective, or a limit on something that `costs` does not
+                give.
         """
+        if not len(space):
+            raise ValueError("the space has no choices: there is nothing to search")
         if isinstance(constraints, Mapping):
             constraints = Constraint.parse(constraints)
         largest = costs(space.encode(space.largest)[None])
@@ -53,7 +73,7 @@ class Problem:
                 hint = "; attach a latency predictor to the costs" if constraint.name == "latency_ms" else ""
                 raise ValueError(f"{constraint}: the costs are {', '.join(sorted(largest))}{hint}")
         resolved = tuple(c.resolved(float(largest[c.name][0])) for c in constraints)
-        return cls(space, Objective.parse(objectives), costs, resolved)
+        return cls(space, Objective.parse(objectives), costs, resolved, importance)
 
     @cached_property
     def axis(self) -> str:
@@ -137,10 +157,32 @@ class Problem:
         asked = " and ".join(str(constraint) for constraint in self.constraints)
         costs = self.costs(np.concatenate([self._extremes, genomes]))
         ranges = []
-        for cost in dict.fromkeys(constraint.objective for constraint in self.constraints):
+        for cost in self._limited:
             low, high = float(np.min(costs[cost.name])), float(np.max(costs[cost.name]))
             ranges.append(f"{cost.name} from {cost.written(low)} to {cost.written(high)}")
         return f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+
+    def admitted(self, genome: Genome) -> Genome:
+        """A given genome, (choices,), in canonical form.
+
+        Raises:
+            ValueError: it is outside the budget; says what it costs.
+        """
+        canonical = self.space.canonical_genomes(genome)
+        if self.violation(canonical[None])[0] > 0:
+            asked = " and ".join(str(constraint) for constraint in self.constraints)
+            raise ValueError(f"this subnet has {self.limited(canonical)}, the budget is {asked}")
+        return canonical
+
+    def limited(self, genome: Genome) -> str:
+        """The costs of a genome, (choices,), that are limited, in words."""
+        costs = self.costs(genome[None])
+        return " and ".join(f"{cost.name} {cost.written(float(costs[cost.name][0]))}" for cost in self._limited)
+
+    @property
+    def _limited(self) -> list[Objective]:
+        """The costs that are limited, once each."""
+        return list(dict.fromkeys(constraint.objective for constraint in self.constraints))
 
     @cached_property
     def listed(self) -> Genome:

@@ -11,6 +11,7 @@ from toy_space import accuracy, toy_costs, toy_space
 
 from ofa import Subnet
 from ofa.search import Archive, Evolution, run
+from ofa.search.problem import Problem
 
 FIRST, SECOND = Subnet({"width": 8, "kernel": 3}), Subnet({"width": 16, "kernel": 5})
 
@@ -101,6 +102,7 @@ import os, signal, sys
 sys.path[:0] = {paths!r}
 from toy_space import accuracy, toy_costs, toy_space
 from ofa.search import Archive, Evolution, run
+from ofa.search.problem import Problem
 
 def evaluate(subnet):
     if len(archive) == {survivors}:
@@ -108,7 +110,8 @@ def evaluate(subnet):
     return accuracy(subnet)
 
 archive = Archive(sys.argv[1], "toy")
-search = Evolution(population=12, evaluations=40).start(toy_space(), ["accuracy", "macs"], toy_costs, seed=3)
+problem = Problem.parse(toy_space(), ["accuracy", "macs"], toy_costs)
+search = Evolution(population=12, evaluations=40).start(problem, seed=3)
 run(search, evaluate, archive)
 """
 
@@ -122,7 +125,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     fronts, orders, evaluated = [], [], []
     for name in ("killed", "whole"):
         calls: list[Subnet] = []
-        search = Evolution(population=12, evaluations=40).start(toy_space(), ["accuracy", "macs"], toy_costs, seed=3)
+        search = Evolution(population=12, evaluations=40).start(
+            Problem.parse(toy_space(), ["accuracy", "macs"], toy_costs), 3
+        )
         with Archive(tmp_path / f"{name}.sqlite", "toy") as archive:
             fronts.append(run(search, lambda subnet, calls=calls: calls.append(subnet) or accuracy(subnet), archive))
             orders.append([(subnet, archive[subnet]) for subnet in archive])

@@ -13,6 +13,7 @@ from torch import nn
 import ofa
 from ofa.persistence import plan_from_json, plan_to_json
 from ofa.search import Archive, Evolution, run
+from ofa.search.problem import Problem
 from ofa.slicing import reduced
 from ofa.sparsity import Pattern, input_dim, save_packed, sparsify_inputs
 from ofa.sparsity.packing import load_packed, pack
@@ -186,7 +187,7 @@ def test_the_sandwich_trains_it_and_a_search_mixes_it_with_the_other_dimensions(
     after = learner.validate()
     assert after["loss_smallest"] < before["loss_smallest"] - 0.3  # half the widths, and half of their weights zero
     engine = Evolution(population=8, evaluations=24)
-    search = engine.start(supernet.space, ["accuracy", "macs"], supernet.costs, {"weight_bytes": 0.5}, seed=0)
+    search = engine.start(Problem.parse(supernet.space, ["accuracy", "macs"], supernet.costs, {"weight_bytes": 0.5}), 0)
     with Archive(tmp_path / "archive.sqlite", "test") as archive:
         run(search, learner.evaluate_subnet, archive)
     whole = supernet.cost(supernet.space.largest).weight_bytes

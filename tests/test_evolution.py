@@ -21,6 +21,7 @@ from toy_space import (
 
 from ofa import Choice, SearchSpace, Subnet
 from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
+from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.search.sampling import spread
 
@@ -42,7 +43,7 @@ def drive(search: Search, order: int = 1) -> list[Subnet]:
 @each_engine
 def test_asks_distinct_canonical_subnets_as_often_as_told(engine: Any) -> None:
     space = toy_space()
-    search = engine(population=10, evaluations=35).start(space, BOTH, toy_costs, seed=1)
+    search = engine(population=10, evaluations=35).start(Problem.parse(space, BOTH, toy_costs), 1)
     asked = drive(search)
     assert len(asked) == len(set(asked)) == 35
     assert all(space.canonical(subnet) == subnet for subnet in asked)
@@ -55,7 +56,7 @@ def test_asks_distinct_canonical_subnets_as_often_as_told(engine: Any) -> None:
 def test_same_seed_same_search_whatever_the_order_of_telling(engine: Any) -> None:
     settings = engine(population=10, evaluations=40)
     runs = [
-        drive(settings.start(toy_space(), BOTH, toy_costs, seed=seed), order)
+        drive(settings.start(Problem.parse(toy_space(), BOTH, toy_costs), seed), order)
         for seed, order in ((5, 1), (5, -1), (6, 1))
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -64,16 +65,18 @@ def test_same_seed_same_search_whatever_the_order_of_telling(engine: Any) -> Non
 @each_engine
 def test_global_generators_are_left_alone(engine: Any) -> None:
     before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
-    random_first = drive(engine(population=8, evaluations=24).start(toy_space(), BOTH, toy_costs))
+    random_first = drive(engine(population=8, evaluations=24).start(Problem.parse(toy_space(), BOTH, toy_costs)))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[index]
     random.seed(99)
     np.random.seed(99)
-    assert drive(engine(population=8, evaluations=24).start(toy_space(), BOTH, toy_costs)) == random_first
+    assert (
+        drive(engine(population=8, evaluations=24).start(Problem.parse(toy_space(), BOTH, toy_costs))) == random_first
+    )
 
 
 @each_engine
 def test_stops_when_the_space_is_exhausted(engine: Any) -> None:
-    search = engine(population=50, evaluations=10_000).start(toy_space(), BOTH, toy_costs)
+    search = engine(population=50, evaluations=10_000).start(Problem.parse(toy_space(), BOTH, toy_costs))
     assert len(drive(search)) == len(toy_rows())
     assert search.stopped == "every subnet in the budget is evaluated"
 
@@ -81,7 +84,7 @@ def test_stops_when_the_space_is_exhausted(engine: Any) -> None:
 @each_engine
 def test_a_space_of_one_subnet(engine: Any) -> None:
     space = SearchSpace((Choice("width", "width", (8,)),))
-    search = engine().start(space, BOTH, wide_like)
+    search = engine().start(Problem.parse(space, BOTH, wide_like))
     assert search.ask() == [space.largest]
 
 
@@ -96,7 +99,7 @@ def wide_like(genomes: np.ndarray) -> dict[str, np.ndarray]:
 )
 def test_every_subnet_is_in_the_budget(engine: Any, budget: dict[str, Any]) -> None:
     space = wide_space()
-    search = engine(population=16, evaluations=48).start(space, ["loss", "macs"], wide_costs, budget, seed=2)
+    search = engine(population=16, evaluations=48).start(Problem.parse(space, ["loss", "macs"], wide_costs, budget), 2)
     asked = []
     while batch := search.ask():
         asked += batch
@@ -114,20 +117,20 @@ def test_every_subnet_is_in_the_budget(engine: Any, budget: dict[str, Any]) -> N
 @each_engine
 def test_an_infeasible_budget_is_refused_at_once_with_the_reachable_range(engine: Any) -> None:
     with pytest.raises(ValueError, match=r"macs at most 1\.000 k; this space reaches macs from 74\.00 k to 1\.716 M"):
-        engine().start(toy_space(), BOTH, toy_costs, {"macs": 1000})
+        engine().start(Problem.parse(toy_space(), BOTH, toy_costs, {"macs": 1000}))
     with pytest.raises(ValueError, match=r"macs at most 20\.0+ k and params at least 5\.000 k; .* and params from"):
-        engine().start(wide_space(), BOTH, wide_costs, {"macs": (None, 20_000), "params": (5000, None)})
+        engine().start(Problem.parse(wide_space(), BOTH, wide_costs, {"macs": (None, 20_000), "params": (5000, None)}))
 
 
 @each_engine
 def test_a_limit_on_what_has_no_cost_is_refused(engine: Any) -> None:
     with pytest.raises(ValueError, match="costs are macs, params; attach a latency predictor"):
-        engine().start(toy_space(), BOTH, toy_costs, {"latency_ms": 0.5})
+        engine().start(Problem.parse(toy_space(), BOTH, toy_costs, {"latency_ms": 0.5}))
 
 
 @each_engine
 def test_misuse_of_ask_and_tell(engine: Any) -> None:
-    search = engine(population=4, evaluations=8).start(toy_space(), BOTH, toy_costs)
+    search = engine(population=4, evaluations=8).start(Problem.parse(toy_space(), BOTH, toy_costs))
     batch = search.ask()
     with pytest.raises(ValueError, match="4 subnets were asked for and not told yet"):
         search.ask()
@@ -139,19 +142,21 @@ def test_misuse_of_ask_and_tell(engine: Any) -> None:
     with pytest.raises(ValueError, match="never asked for"):
         search.tell(Subnet({"width": 8}), {"accuracy": 1.0})
     with pytest.raises(ValueError, match="at least 1 evaluation"):
-        engine(evaluations=0).start(toy_space(), BOTH, toy_costs)
+        engine(evaluations=0).start(Problem.parse(toy_space(), BOTH, toy_costs))
 
 
 @each_engine
 @pytest.mark.parametrize("objectives", [["accuracy"], BOTH, ["accuracy", "macs", "params"]])
 def test_any_number_of_objectives(engine: Any, objectives: list[str]) -> None:
-    search = engine(population=9, evaluations=45).start(toy_space(), objectives, toy_costs, {"macs": 0.5})
+    search = engine(population=9, evaluations=45).start(
+        Problem.parse(toy_space(), objectives, toy_costs, {"macs": 0.5})
+    )
     assert len(drive(search)) == 45
 
 
 @each_engine
 def test_non_finite_results_count_and_are_forgotten(engine: Any, tmp_path: Path) -> None:
-    search = engine(population=8, evaluations=40).start(toy_space(), BOTH, toy_costs)
+    search = engine(population=8, evaluations=40).start(Problem.parse(toy_space(), BOTH, toy_costs))
     with Archive(tmp_path / "archive.sqlite") as archive:
         front = run(search, lambda s: {"accuracy": float("nan")} if s["kernel0"] == 3 else accuracy(s), archive)
     assert len(search.results) == 40
@@ -166,7 +171,7 @@ def test_run_reports_archives_and_maps(engine: Any, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         maps = ("one", map), ("one", map), ("many", pool.map), ("last", lambda f, subnets: map(f, subnets[::-1]))
         for name, mapper in maps:
-            search = settings.start(toy_space(), BOTH, toy_costs, seed=4)
+            search = settings.start(Problem.parse(toy_space(), BOTH, toy_costs), 4)
             with Archive(tmp_path / f"{name}.sqlite", "toy") as archive:
                 fronts.append(run(search, accuracy, archive, results.append, map=mapper))
                 assert set(archive[next(iter(archive))]) == {"accuracy"}
@@ -182,13 +187,13 @@ def test_a_predicted_latency_is_an_objective_and_a_budget_until_measured(engine:
     costs = LatencyPredictor({"macs": 1e-6}, intercept_ms=0.1).attach(toy_costs)
     settings = engine(population=8, evaluations=24)
     with Archive(tmp_path / "predicted.sqlite") as archive:
-        search = settings.start(toy_space(), ["accuracy", "latency_ms"], costs, {"latency_ms": 0.5})
+        search = settings.start(Problem.parse(toy_space(), ["accuracy", "latency_ms"], costs, {"latency_ms": 0.5}))
         front = run(search, accuracy, archive)
     for row in front.evaluated:
         assert row.metrics["latency_ms"] == pytest.approx(0.1 + 1e-6 * row.metrics["macs"])
         assert row.metrics["latency_ms"] <= 0.5 * (0.1 + 1.716)
     with Archive(tmp_path / "measured.sqlite") as archive:
-        search = settings.start(toy_space(), ["accuracy", "latency_ms"], costs)
+        search = settings.start(Problem.parse(toy_space(), ["accuracy", "latency_ms"], costs))
         front = run(search, lambda subnet: {**accuracy(subnet), "latency_ms": 7.0}, archive)
     assert {row.metrics["latency_ms"] for row in front.evaluated} == {7.0}
     assert len(front.rows) == 1
@@ -196,7 +201,7 @@ def test_a_predicted_latency_is_an_objective_and_a_budget_until_measured(engine:
 
 def test_evolution_starts_spread_along_the_cost_with_both_extremes() -> None:
     space = wide_space(60)
-    search = Evolution(population=20).start(space, BOTH, wide_costs)
+    search = Evolution(population=20).start(Problem.parse(space, BOTH, wide_costs))
     first = search.ask()
     assert space.smallest in first and space.largest in first
     log = np.sort(np.log(wide_costs(np.array([space.encode(subnet) for subnet in first]))["macs"]))
@@ -215,7 +220,7 @@ def test_evolution_beats_random_search_on_a_known_front() -> None:
     shares: dict[str, list[float]] = {}
     for engine in ENGINES:
         for seed in range(5):
-            search = engine(population=20, evaluations=120).start(toy_space(), BOTH, toy_costs, seed=seed)
+            search = engine(population=20, evaluations=120).start(Problem.parse(toy_space(), BOTH, toy_costs), seed)
             drive(search)
             rows = [row for row in toy_rows() if row.subnet in search.results]
             shares.setdefault(engine.__name__, []).append(Front.of(rows, BOTH).hypervolume(REFERENCE) / whole)
@@ -226,7 +231,7 @@ def test_evolution_beats_random_search_on_a_known_front() -> None:
 
 def test_asking_costs_little_in_a_large_space() -> None:
     space = wide_space(60)
-    search = Evolution(population=50, evaluations=500).start(space, BOTH, wide_costs, {"macs": 0.4})
+    search = Evolution(population=50, evaluations=500).start(Problem.parse(space, BOTH, wide_costs, {"macs": 0.4}))
     start = time.perf_counter()
     while batch := search.ask():
         for subnet in batch:
@@ -237,8 +242,10 @@ def test_asking_costs_little_in_a_large_space() -> None:
 
 @pytest.mark.parametrize("band", [(0.1, 0.12), (0.49, 0.51), (0.9, 0.95)])
 def test_one_step_proposals_are_constructed_inside_the_band(band: tuple[float, float]) -> None:
-    search = OneStep(population=10).start(wide_space(), ["accuracy"], wide_costs, {"macs": list(band)}, seed=3)
-    proposed = search._propose(300)
+    search = OneStep(population=10).start(
+        Problem.parse(wide_space(), ["accuracy"], wide_costs, {"macs": list(band)}), 3
+    )
+    proposed = search.proposer.propose(search.ledger, 300, search.rng)
     whole = wide_costs(np.full((1, 24), 3))["macs"][0]
     shares = wide_costs(proposed)["macs"] / whole
     assert np.mean((shares >= band[0]) & (shares <= band[1])) > 0.75  # as constructed; a step is a percent here

@@ -19,6 +19,7 @@ from ofa.conf.program.command import execute
 from ofa.conf.program.job import Job
 from ofa.conf.program.pruner import Pruner
 from ofa.search import Archive, run
+from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.train import checkpoint
 
@@ -131,7 +132,7 @@ def test_the_loss_still_ranks_where_every_accuracy_is_at_chance(scored: Path, tm
     """A bias makes each network answer 0; by the loss they stand in the order of what they know all the same."""
     pruner = Pruner(Job(composed(*settings(scored, *ONE_STEP))))
     supernet, evaluate_subnet = pruner.supernet, pruner.learner.evaluate_subnet
-    search = OneStep(12, 12).start(supernet.space, ["loss"], supernet.costs, {"macs": [0.2, 0.9]})
+    search = OneStep(12, 12).start(Problem.parse(supernet.space, ["loss"], supernet.costs, {"macs": [0.2, 0.9]}))
     with torch.no_grad():
         supernet.model.get_parameter("3.bias")[0] += 12
     with Archive(tmp_path / "archive.sqlite") as archive:

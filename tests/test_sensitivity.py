@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from toy_space import toy_costs, toy_space
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.search import Archive, Constraint, run
+from ofa.search import Archive, Constraint, Search, run
 from ofa.search.problem import Problem
-from ofa.search.pruning import Curves, Ranked, Sensitivity, damage, grid_of, missing, shares_of
+from ofa.search.pruning import Analysis, Curves, Ranked, Sensitivity, damage, grid_of, missing, shares_of
 from ofa.search.pruning.curves import interpolated
 from ofa.search.pruning.uniform import Uniform
 from ofa.space import Genome
@@ -34,8 +34,17 @@ def accuracy(subnet: Subnet) -> dict[str, float]:
     return {"accuracy": float(90 - (WORTH * removed**3).sum() + 0.5 * removed[0])}
 
 
+def curves(search: Search) -> Curves:
+    return analysis(search).curves(search.ledger)
+
+
+def analysis(search: Search) -> Analysis:
+    assert isinstance(search.proposer, Analysis)
+    return search.proposer
+
+
 def analysed(engine: Sensitivity, budget: dict[str, object], archive: Path, space: SearchSpace = WIDTHS):  # type: ignore[no-untyped-def]
-    search = engine.start(space, ["accuracy"], costs if space is WIDTHS else toy_costs, budget)
+    search = engine.start(Problem.parse(space, ["accuracy"], costs if space is WIDTHS else toy_costs, budget))
     with Archive(archive, "test") as store:
         run(search, accuracy if space is WIDTHS else lambda s: {"accuracy": 50.0 + float(s["width0"])}, store)
     return search
@@ -53,8 +62,8 @@ def test_the_adaptive_grid_needs_half_of_that_and_is_within_a_point(tmp_path: Pa
     full = analysed(Sensitivity(adaptive=False), {}, tmp_path / "a.sqlite")
     few = analysed(Sensitivity(ceiling=10.0), {}, tmp_path / "b.sqlite")
     assert len(few.results) <= len(full.results) / 2
-    for i, grid in enumerate(full.grids):
-        gap = np.abs(few.curves.damages[i][grid] - full.curves.damages[i][grid])
+    for i, grid in enumerate(analysis(full).grids):
+        gap = np.abs(curves(few).damages[i][grid] - curves(full).damages[i][grid])
         assert gap.max() * 90 < 1.0
 
 
@@ -75,7 +84,7 @@ def test_the_budget_is_met_within_a_hundredth(share: float, tmp_path: Path) -> N
 def test_flat_curves_do_not_freeze_the_search(tmp_path: Path) -> None:
     reached = []
     for share in (0.9, 0.5, 0.1):
-        search = Sensitivity().start(WIDTHS, ["accuracy"], costs, {"macs": share})
+        search = Sensitivity().start(Problem.parse(WIDTHS, ["accuracy"], costs, {"macs": share}))
         while batch := search.ask():
             for subnet in batch:
                 search.tell(subnet, {"accuracy": 50.0})
@@ -90,7 +99,7 @@ def test_a_threshold_is_kept_by_every_choice_and_is_monotone(tmp_path: Path) -> 
         search = analysed(Sensitivity(adaptive=False, threshold=threshold), {}, tmp_path / f"{threshold}.sqlite")
         (subnet,) = search.ranked()
         genome = WIDTHS.encode(subnet)
-        assert all(d[o] <= threshold + 1e-7 for d, o in zip(search.curves.damages, genome, strict=True))
+        assert all(d[o] <= threshold + 1e-7 for d, o in zip(curves(search).damages, genome, strict=True))
         sizes.append(search.problem.cost(subnet)["macs"])
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
 
@@ -105,7 +114,7 @@ def test_an_analysis_goes_on_where_it_was_killed(tmp_path: Path) -> None:
         asked.append(subnet)
         return accuracy(subnet)
 
-    start = lambda: Sensitivity().start(WIDTHS, ["accuracy"], costs, {"macs": 0.5})  # noqa: E731
+    start = lambda: Sensitivity().start(Problem.parse(WIDTHS, ["accuracy"], costs, {"macs": 0.5}))  # noqa: E731
     with pytest.raises(KeyboardInterrupt), Archive(tmp_path / "b.sqlite", "test") as archive:
         run(start(), dies, archive)
     again, evaluated = start(), list[Subnet]()
@@ -117,7 +126,9 @@ def test_an_analysis_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 
 def test_budgets_out_of_reach_are_refused_at_once_with_the_closest() -> None:
     with pytest.raises(ValueError, match=r"at most 1.000 k; this space reaches macs from 112.0 k to 28.67 M"):
-        Sensitivity().start(WIDTHS, ["accuracy"], costs, [Constraint("macs", upper=1000.0, absolute=True)])
+        Sensitivity().start(
+            Problem.parse(WIDTHS, ["accuracy"], costs, [Constraint("macs", upper=1000.0, absolute=True)])
+        )
     coarse = SearchSpace((Choice("a", "width", (16, 64)), Choice("b", "width", (16, 64))))
     prices = lambda g: {"macs": 1e3 * np.where(g == 1, 64.0, 16.0).sum(axis=1)}  # noqa: E731
     problem = Problem.parse(coarse, ["accuracy"], prices, {"macs": [0.7, 0.9]})
@@ -128,14 +139,15 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_closest() -> None:
 def test_choices_of_every_kind_have_curves(tmp_path: Path) -> None:
     space = toy_space()
     search = analysed(Sensitivity(adaptive=False), {"macs": 0.5}, tmp_path / "a.sqlite", space)
-    assert len(search.ranked()) == 1 and {len(row) for row in search.known} == {2, 3, 4}
+    assert len(search.ranked()) == 1 and {len(row) for row in analysis(search).known(search.ledger)} == {2, 3, 4}
     words = Choice("pattern", "sparsity", ("4:8", "2:8", "dense"))
     assert grid_of(words, (0.5,)) == [0, 1] and shares_of(words)[-1] == 1.0
 
 
 def test_one_point_engines_meet_the_budget() -> None:
-    for engine in (Uniform(), Ranked(importance={f"layer{i}": np.linspace(2, i / 8, 64) for i in range(8)})):
-        search = engine.start(WIDTHS, ["accuracy"], costs, {"macs": 0.5})
+    importance = {f"layer{i}": np.linspace(2, i / 8, 64) for i in range(8)}
+    for engine in (Uniform(), Ranked()):
+        search = engine.start(Problem.parse(WIDTHS, ["accuracy"], costs, {"macs": 0.5}, lambda measure: importance))
         (subnet,) = search.ask()
         search.tell(subnet, accuracy(subnet))
         assert search.ask() == [] and search.ranked() == [subnet]
@@ -146,7 +158,7 @@ def test_one_point_engines_meet_the_budget() -> None:
         else:
             assert widths[0] < widths[-1]  # its units matter less
     with pytest.raises(ValueError, match="needs the importance of the units"):
-        Ranked().start(WIDTHS, ["accuracy"], costs, {"macs": 0.5})
+        Ranked().start(Problem.parse(WIDTHS, ["accuracy"], costs, {"macs": 0.5}))
 
 
 @settings(deadline=None, max_examples=60)

@@ -23,6 +23,7 @@ from vitis_networks import Likeness, Plain, make, outputs
 import ofa
 import ofa.slicing.importance
 from ofa.export import export_onnx, export_program
+from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.search.vitis import (
     IterativePruningRunner,
@@ -124,8 +125,8 @@ def test_nearly_all_proposals_are_accepted(name: str, ratio: float) -> None:
     supernet = widths(name)
     whole = supernet.cost(supernet.space.largest).macs
     band = [1 - ratio - 0.01, 1 - ratio + 0.01]
-    search = OneStep(10, 10).start(supernet.space, ["accuracy"], supernet.costs, {"macs": band})
-    proposed: Genome = search._propose(100)
+    search = OneStep(10, 10).start(Problem.parse(supernet.space, ["accuracy"], supernet.costs, {"macs": band}))
+    proposed: Genome = search.proposer.propose(search.ledger, 100, search.rng)
     removed = 1 - supernet.costs(proposed)["macs"] / whole
     assert np.mean(np.abs(removed - ratio) <= 0.01) >= 0.9
     moved = search.problem.repaired(proposed, search.rng)
@@ -238,6 +239,7 @@ import os, sys, torch
 sys.path.insert(0, "tests")
 from vitis_networks import Depthwise, Likeness
 from ofa.vitis import IterativePruningRunner, OneStepPruningRunner, slim_model_from_state_dict
+from ofa.search.problem import Problem
 os.chdir(sys.argv[1])
 assert not torch.cuda.is_available()
 saved = torch.load("saved.pt")

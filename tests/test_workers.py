@@ -20,6 +20,7 @@ from toy_space import accuracy
 from ofa import SpaceConfig, Subnet, Supernet
 from ofa.search import Archive, Evolution, Result, run
 from ofa.search.evaluation import Evaluate
+from ofa.search.problem import Problem
 from ofa.search.workers import visible, workers
 from ofa.train.data import Digits
 from ofa.train.sandwich import Sandwich
@@ -58,7 +59,7 @@ def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     with workers(taught.evaluate_subnet, 2, threads=torch.get_num_threads()) as (held, spread):
         for name, evaluate, map_ in (("alone", taught.evaluate_subnet, map), ("workers", held, spread)):
             settings = Evolution(population=5, evaluations=10)
-            search = settings.start(supernet.space, ["accuracy", "loss", "macs"], supernet.costs, seed=1)
+            search = settings.start(Problem.parse(supernet.space, ["accuracy", "loss", "macs"], supernet.costs), 1)
             with Archive(tmp_path / name) as archive:
                 fronts.append(run(search, evaluate, archive, map=map_))
     metrics = archived(tmp_path / "alone")
@@ -135,6 +136,7 @@ import signal, sys
 sys.path[:0] = {paths!r}
 from ofa.search import Archive, run
 from ofa.search.workers import workers
+from ofa.search.problem import Problem
 from toy_evaluations import Telling, toy_search
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from toy_space import accuracy, toy_costs, toy_space
 
 from ofa import Subnet
 from ofa.search import Archive, Evolution, Search
+from ofa.search.problem import Problem
 
 
 def toy_search(evaluations: int = 12) -> Search:
     settings = Evolution(population=6, evaluations=evaluations)
-    return settings.start(toy_space(), ["accuracy", "macs"], toy_costs, seed=3)
+    return settings.start(Problem.parse(toy_space(), ["accuracy", "macs"], toy_costs), 3)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,17 +17,16 @@ from ofa.conf.program.finetuning import finetune
 from ofa.conf.program.job import NETWORK, Job
 from ofa.conf.program.pruning import between
 from ofa.conf.program.records import read_json, write_json
-from ofa.conf.program.scoring import context_of, costs_of, evaluators
+from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
 from ofa.search import Archive, Constraint, ScoredNetwork, run
 from ofa.search.engines import Search
 from ofa.search.objectives import Floats, Macs, WeightBytes
-from ofa.search.picture import draw_curves
-from ofa.search.pruning import Ranked, SensitivitySearch
+from ofa.search.problem import Problem
 from ofa.space import Genome, Subnet
 from ofa.sparsity import DENSE, Pattern
 from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
-from ofa.train.saliency import gather, sort_by
+from ofa.train.saliency import sort_by
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,8 @@ class Pruner:
 
         scoring = f"recalibrate={self.given.recalibrate} validation_stride={self.given.validation_stride}"
         context = {**context_of(self.job, self.supernet), "scoring": scoring}
-        search: Search = self._engine().start(part, self.job.objectives, costs, limits, int(self.job.config.seed))
+        problem = Problem.parse(part, self.job.objectives, costs, limits, importance_of(self.job, self.supernet))
+        search: Search = self.job.engine.start(problem, int(self.job.config.seed))
         with (
             Archive(folder / "archive.sqlite", context) as archive,
             self.job.progress("prune") as bar,
@@ -240,14 +239,5 @@ class Pruner:
             run(search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
         self.job.console.print(f"prune: {len(search.results)} subnets scored. {search.stopped}")
         self.seen += [ScoredNetwork(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
-        if isinstance(search, SensitivitySearch):
-            write_json(folder / "sensitivity.json", search.to_json())
-            draw_curves(search.to_json(), folder / "sensitivity.png")
+        search.leave(folder)
         return search
-
-    def _engine(self) -> Any:
-        engine = self.job.engine
-        if isinstance(engine, Ranked):
-            gather(self.supernet, engine.measure, self.job.splits, self.job.task)
-            return replace(engine, importance=self.supernet.importance(engine.measure))
-        return engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import ofa
@@ -10,9 +11,10 @@ from ofa.conf.program.records import digest
 from ofa.persistence import weights_digest
 from ofa.search import LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
-from ofa.search.objectives import priced
-from ofa.search.problem import Costs
+from ofa.search.objectives import Floats, priced
+from ofa.search.problem import Costs, Importance
 from ofa.search.workers import workers
+from ofa.train.saliency import gather
 
 
 def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:
@@ -28,6 +30,16 @@ def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:
     if not path.exists():
         raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
     return LatencyPredictor.from_json(path.read_text()).attach(costs)
+
+
+def importance_of(job: Job, supernet: ofa.Supernet) -> Importance:
+    """The importance of the supernet's units by a measure, from gradients on training pictures where it needs them."""
+
+    def scores(measure: str) -> Mapping[str, Floats]:
+        gather(supernet, measure, job.splits, job.task)
+        return supernet.importance(measure)
+
+    return scores
 
 
 def context_of(job: Job, supernet: ofa.Supernet) -> dict[str, str]:

@@ -17,12 +17,13 @@ import ofa
 from ofa.conf.program.job import NETWORK, Job
 from ofa.conf.program.pruner import Pruner
 from ofa.conf.program.records import digest, read_json, write_json
-from ofa.conf.program.scoring import context_of, costs_of, evaluators
+from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
 from ofa.export import export_onnx, export_program, save_weights
 from ofa.persistence import plan_to_json, save_subnet, weights_digest
 from ofa.search import Archive, Front, LatencyPredictor, ScoredNetwork, run
 from ofa.search.front import TEACHER
 from ofa.search.objectives import priced
+from ofa.search.problem import Problem
 from ofa.search.sampling import skewed, spread
 from ofa.sparsity import save_packed
 from ofa.train import Supervised, evaluate, fit
@@ -102,7 +103,8 @@ def search_front(job: Job) -> None:
     supernet = job.supernet
     learner = job.learner(supernet)
     costs = costs_of(job, supernet)
-    engine = job.engine.start(supernet.space, job.objectives, costs, job.constraints, seed=int(job.config.seed))
+    problem = Problem.parse(supernet.space, job.objectives, costs, job.constraints, importance_of(job, supernet))
+    engine = job.engine.start(problem, int(job.config.seed))
     with (
         Archive(job.folder / "archive.sqlite", context_of(job, supernet)) as archive,
         job.progress("search") as bar,

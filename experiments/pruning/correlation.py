@@ -21,6 +21,7 @@ import ofa
 from experiments import results
 from experiments.supernets.networks import build
 from experiments.supernets.run import cut, recipe, teacher
+from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.train import FashionMNIST, Sandwich, Supervised, evaluate, fit
 from ofa.train.data import Splits
@@ -43,7 +44,7 @@ def supernet_of(master: torch.nn.Module, splits: Splits) -> ofa.Supernet:
 def candidates(supernet: ofa.Supernet, number: int, seed: int) -> list[ofa.Subnet]:
     """Random subnets inside the band."""
     engine = OneStep(population=number, evaluations=number)
-    return engine.start(supernet.space, ["accuracy"], supernet.costs, {"macs": BAND}, seed).ask()
+    return engine.start(Problem.parse(supernet.space, ["accuracy"], supernet.costs, {"macs": BAND}), seed).ask()
 
 
 def scored(learner: Sandwich, subnets: list[ofa.Subnet], prefix: str = "") -> list[dict[str, float]]:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from experiments import results
 from experiments.pruning.sensitivity import prepared, timed
+from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.space import Genome, SearchSpace
 
@@ -49,9 +50,11 @@ def proposals(name: str, number: int) -> list[dict[str, Any]]:
     rows = []
     for kept in KEPT:
         band = (kept - 0.01, kept + 0.01)
-        search = OneStep(population=10).start(supernet.space, ["accuracy"], supernet.costs, {"macs": list(band)})
+        search = OneStep(population=10).start(
+            Problem.parse(supernet.space, ["accuracy"], supernet.costs, {"macs": list(band)})
+        )
         started = time.process_time()
-        proposed = search._propose(number)
+        proposed = search.proposer.propose(search.ledger, number, search.rng)
         seconds = time.process_time() - started
         drawn = rejected(supernet.space, 1 - kept, number, np.random.default_rng(0))
         accepted = len(search.problem.repaired(proposed, search.rng)) / number
@@ -68,7 +71,7 @@ def share_of_evaluations(folder: Path, candidates: int) -> float:
     learner = prepared(folder, 1000)
     supernet = learner.supernet
     engine = OneStep(evaluations=candidates)
-    search = engine.start(supernet.space, ["accuracy"], supernet.costs, {"macs": [0.49, 0.5]})
+    search = engine.start(Problem.parse(supernet.space, ["accuracy"], supernet.costs, {"macs": [0.49, 0.5]}))
     seconds, inside = timed(search, learner)
     return inside / seconds
 

@@ -25,7 +25,9 @@ from experiments.supernets.networks import build
 from experiments.supernets.run import teacher
 from ofa.search import Archive, Search, run
 from ofa.search.evaluation import Evaluate
-from ofa.search.pruning import Sensitivity, SensitivitySearch
+from ofa.search.objectives import Floats
+from ofa.search.problem import Problem
+from ofa.search.pruning import Analysis, Sensitivity
 from ofa.train import FashionMNIST, Sandwich
 from ofa.train.data.splits import TensorSplit
 
@@ -34,9 +36,11 @@ SPACE = ofa.SpaceConfig(width="multiples", kernel=False, depth=False, divisor=2,
 GRIDS = {"adaptive": Sensitivity(), "adaptive, no ceiling": Sensitivity(ceiling=10.0)}
 
 
-def analysed(learner: Sandwich) -> tuple[SensitivitySearch, dict[str, Any]]:
+def analysed(learner: Sandwich) -> tuple[Search, dict[str, Any]]:
     """The analysis on the full grid, its process time, and the share of it that is not the evaluations'."""
-    search = Sensitivity(adaptive=False).start(learner.supernet.space, ["accuracy"], learner.supernet.costs)
+    search = Sensitivity(adaptive=False).start(
+        Problem.parse(learner.supernet.space, ["accuracy"], learner.supernet.costs)
+    )
     seconds, inside = timed(search, learner)
     return search, {"seconds": round(seconds, 1), "other": round(1 - inside / seconds, 4)}
 
@@ -63,12 +67,12 @@ def carry_out(search: Search, evaluate: Evaluate) -> None:
         run(search, evaluate, archive)
 
 
-def compared(full: SensitivitySearch, learner: Sandwich, settings: Sensitivity) -> dict[str, Any]:
+def compared(full: Search, learner: Sandwich, settings: Sensitivity) -> dict[str, Any]:
     """An adaptive grid, whose points are some of the full one's, beside it; gaps in points of accuracy."""
-    few = settings.start(learner.supernet.space, ["accuracy"], learner.supernet.costs)
+    few = settings.start(Problem.parse(learner.supernet.space, ["accuracy"], learner.supernet.costs))
     carry_out(few, full.results.__getitem__)
     base = full.problem.gains(full.results[full.problem.space.largest])[0]
-    pairs = zip(full.curves.damages, few.curves.damages, full.grids, strict=True)
+    pairs = zip(damages(full), damages(few), analysis(full).grids, strict=True)
     gaps = np.concatenate([
         base * np.abs(a - b)[grid][a[grid] < settings.ceiling] for a, b, grid in pairs
     ])  # fmt: skip
@@ -77,6 +81,15 @@ def compared(full: SensitivitySearch, learner: Sandwich, settings: Sensitivity) 
         "median gap": round(float(np.median(gaps)), 3), "within a point": round(float(np.mean(gaps <= 1)), 3),
         "worst gap": round(float(gaps.max()), 3),
     }  # fmt: skip
+
+
+def analysis(search: Search) -> Analysis:
+    assert isinstance(search.proposer, Analysis)
+    return search.proposer
+
+
+def damages(search: Search) -> tuple[Floats, ...]:
+    return analysis(search).curves(search.ledger).damages
 
 
 def prepared(folder: Path, pictures: int, seed: int = 0) -> Sandwich:

@@ -1,14 +1,26 @@
 """Engines: who proposes subnets, by asking and being told.
 
-In: a `Problem`. Out: a running search. Uses what stands beside: problem, objectives, budget.
+In: a `Problem`, made once. Out: a running search: a ledger of what was asked and told, and a proposer that reads it.
+Uses what stands beside: problem, objectives, budget. `EngineConformance` tests an engine, ours or a user's.
 """
 
-from ofa.search.engines.engine import Search
+from ofa.search.engines.conformance import EngineConformance
+from ofa.search.engines.engine import Engine, Search
 from ofa.search.engines.evolution import Evolution
+from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.listed import Listed, Listing
+from ofa.search.engines.proposer import Exact, Proposer
 from ofa.search.engines.random_search import RandomSearch
 
 __all__ = [
+    "Engine",
+    "EngineConformance",
     "Evolution",
+    "Exact",
+    "Ledger",
+    "Listed",
+    "Listing",
+    "Proposer",
     "RandomSearch",
     "Search",
 ]

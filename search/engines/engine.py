@@ -1,64 +1,48 @@
-"""A running search: asks for subnets never asked before, and is told their metrics."""
+"""An engine, its settings, and a running search: asks for subnets never asked before, and is told their metrics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
-from ofa.search import sampling
-from ofa.search.budget import Constraint
-from ofa.search.objectives import Objective
-from ofa.search.problem import Costs, Problem
-from ofa.space import Genome, SearchSpace, Subnet
-
-_PROPOSED = 16  # rounds of the engine's own proposals before it is helped by random ones
-_ROUNDS = 48  # rounds of proposals after which a batch stays short
+from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.proposer import Proposer
+from ofa.search.problem import Problem
+from ofa.space import Subnet
 
 
-class Engine(Protocol):
-    """A search algorithm: its settings, and one verb."""
-
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> Search: ...
-
-
-class Search(ABC):
-    """The ask/tell side of an engine: what was asked, what is known, when to stop.
+class Search:
+    """The ask/tell side of an engine: a ledger of what was asked and told, and who proposes.
 
     The subnets asked for follow from the problem, the seed and the metrics told, in whatever order those of
-    one batch come back. Nothing is asked twice. Metrics told take precedence over costs of the same name (a
-    measured latency over a predicted one). A non-finite objective counts as evaluated and is not bred from.
+    one batch come back. Nothing is asked twice. A non-finite objective counts as evaluated and is not learnt from.
+
+    Raises:
+        ValueError: no evaluations, or a budget that is out of reach; says what the space offers.
     """
 
-    def __init__(self, problem: Problem, evaluations: int, batch: int, seed: int) -> None:
-        if evaluations < 1 or batch < 1:
-            raise ValueError(f"a search needs at least 1 evaluation at a time, got {evaluations} and {batch}")
-        self.problem = problem
-        self.evaluations = evaluations
-        self.batch = batch
-        self.results: dict[Subnet, dict[str, float]] = {}
-        self.stopped: str | None = None
+    def __init__(self, problem: Problem, proposer: Proposer, evaluations: int, batch: int, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)
-        self.pool = problem.pool(self.rng, batch)  # refuses an infeasible budget at once
-        self._seen: set[bytes] = set()
-        self._asked: dict[Subnet, Genome] = {}
+        self.ledger = Ledger(problem, evaluations, batch, self.rng)
+        self.proposer = proposer
+        self.stopped: str | None = None
 
-    @abstractmethod
-    def _propose(self, number: int) -> Genome:
-        """About `number` genomes, repeated and infeasible ones allowed, shape (n, choices)."""
+    @property
+    def problem(self) -> Problem:
+        return self.ledger.problem
 
-    @abstractmethod
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """Take in one batch of finite results, in the order asked; larger gains are better."""
+    @property
+    def evaluations(self) -> int:
+        """How many subnets are asked for at most."""
+        return self.ledger.evaluations
+
+    @property
+    def results(self) -> Mapping[Subnet, Mapping[str, float]]:
+        """The metrics and costs of every subnet that was told, in that order."""
+        return self.ledger.results
 
     def ask(self) -> list[Subnet]:
         """The next batch, empty once the search is over; `stopped` then says why.
@@ -66,16 +50,14 @@ class Search(ABC):
         Raises:
             ValueError: subnets of the last batch have not been told.
         """
-        waiting = sum(subnet not in self.results for subnet in self._asked)
-        if waiting:
-            raise ValueError(f"{waiting} subnets were asked for and not told yet: tell them before asking again")
-        self._close()
-        wanted = min(self.batch, self.evaluations - len(self._seen))
-        genomes = self._fresh(wanted) if wanted > 0 else []
-        self._asked = {self.problem.space.decode(genome): genome for genome in genomes}
-        if not genomes:
-            self.stopped = self._reason(wanted)
-        return list(self._asked)
+        ledger = self.ledger
+        if ledger.waiting:
+            raise ValueError(f"{ledger.waiting} subnets were asked for and not told yet: tell them before asking again")
+        wanted = min(ledger.batch, ledger.left)
+        batch = ledger.ask(self.proposer.fresh(ledger, wanted, self.rng) if wanted > 0 else [])
+        if not batch:
+            self.stopped = self.proposer.reason(ledger)
+        return batch
 
     def tell(self, subnet: Subnet, metrics: Mapping[str, float]) -> None:
         """Report the metrics of a subnet that `ask` gave.
@@ -83,47 +65,63 @@ class Search(ABC):
         Raises:
             ValueError: it was not asked for, it was told before, or an objective is missing.
         """
-        if subnet in self.results or subnet not in self._asked:
-            raise ValueError(f"{'told twice' if subnet in self.results else 'never asked for'}: {subnet}")
-        known = {**self.problem.cost(subnet), **{name: float(value) for name, value in metrics.items()}}
-        self.problem.gains(known)
-        self.results[subnet] = known
+        self.ledger.tell(subnet, metrics)
 
     def ranked(self) -> list[Subnet]:
-        """What was told, the best in the first objective first; nothing that is not finite."""
-        gains = {subnet: self.problem.gains(metrics)[0] for subnet, metrics in self.results.items()}
-        return sorted((s for s, gain in gains.items() if np.isfinite(gain)), key=lambda s: -gains[s])
+        """What the search led to, the best in the first objective first; nothing that is not finite."""
+        return self.proposer.ranked(self.ledger)
 
-    def _close(self) -> None:
-        """Hand the batch that was told to the engine, in the order asked."""
-        rows = [(genome, self.problem.gains(self.results[subnet])) for subnet, genome in self._asked.items()]
-        finite = [(genome, gains) for genome, gains in rows if np.all(np.isfinite(gains))]
-        if finite:
-            self._learn(np.stack([genome for genome, _ in finite]), [gains for _, gains in finite])
+    def leave(self, folder: Path) -> list[Path]:
+        """Write the files that show how the engine came to its proposals, where it has any; gives their paths."""
+        return self.proposer.leave(self.ledger, folder)
 
-    def _fresh(self, number: int) -> list[Genome]:
-        """`number` genomes in the budget and never asked before, or fewer if no more are found."""
-        found: list[Genome] = []
-        for genomes in self._rounds(number):
-            for genome in self.problem.repaired(genomes, self.rng):
-                if len(found) == number:
-                    return found
-                if genome.tobytes() not in self._seen:
-                    self._seen.add(genome.tobytes())
-                    found.append(genome)
-        return found
 
-    def _reason(self, wanted: int) -> str:
-        if wanted <= 0:
-            return f"all {self.evaluations} evaluations are done"
-        if len(self.problem.listed):
-            return "every subnet in the budget is evaluated"
-        return f"{_ROUNDS} rounds of proposals brought no new subnet in the budget"
+class Engine(ABC):
+    """A search algorithm: a frozen dataclass of settings that says who proposes, and starts searches.
 
-    def _rounds(self, number: int) -> Iterator[Genome]:
-        for index in range(_ROUNDS):
-            if index < _PROPOSED:
-                yield self._propose(number)
-            else:
-                yield sampling.skewed(self.problem.space, self.rng, number)
-        yield self.rng.permutation(self.problem.listed)
+    An own engine is two small classes and one YAML; `EngineConformance` tests it as ours are tested.
+
+    >>> from dataclasses import dataclass
+    >>> from ofa import Choice, SearchSpace
+    >>> class Shrinking(Proposer):
+    ...     '''Every choice one option below the best so far.'''
+    ...     def propose(self, ledger, number, rng):
+    ...         best = max(ledger.told(), key=lambda row: row[1], default=None)
+    ...         return ledger.pool[-1:] if best is None else np.maximum(best[0] - 1, 0)[None]
+    >>> @dataclass(frozen=True)
+    ... class Shrink(Engine):
+    ...     evaluations: int = 3
+    ...     def size(self, problem):
+    ...         return self.evaluations, 1
+    ...     def proposer(self, problem):
+    ...         return Shrinking()
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> search = Shrink().start(problem)
+    >>> while batch := search.ask():
+    ...     search.tell(batch[0], {"accuracy": 90.0 - batch[0]["stem"]})
+    >>> [subnet["stem"] for subnet in search.ranked()], search.stopped
+    ([8, 16, 32], 'all 3 evaluations are done')
+    """
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it knows by itself where to stop, so that it needs no budget."""
+        return False
+
+    def start(self, problem: Problem, seed: int = 0) -> Search:
+        """A running search; equal seeds ask for the same.
+
+        Raises:
+            ValueError: the budget is out of reach; says what the space offers.
+        """
+        evaluations, batch = self.size(problem)
+        return Search(problem, self.proposer(problem), evaluations, batch, seed)
+
+    @abstractmethod
+    def size(self, problem: Problem) -> tuple[int, int]:
+        """How many subnets are asked for at most, and how many at a time."""
+
+    @abstractmethod
+    def proposer(self, problem: Problem) -> Proposer:
+        """Who proposes: new for every search, so that what it keeps is that search's own."""

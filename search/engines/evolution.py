@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ import numpy as np
 from deap import base, tools
 
 from ofa.search import sampling
-from ofa.search.budget import Constraint
-from ofa.search.engines.engine import Search
-from ofa.search.objectives import Objective
-from ofa.search.problem import Costs, Problem
+from ofa.search.engines.engine import Engine
+from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.proposer import Proposer
+from ofa.search.problem import Problem
 from ofa.space import Genome, SearchSpace
 
 
@@ -48,52 +48,63 @@ def global_generators(seed: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Evolution:
-    """Settings of NSGA-II; `mutation` is the probability of each gene, by default one gene a child."""
+class Evolution(Engine):
+    """Settings of NSGA-II; `mutation` is the probability of each gene, by default one gene a child.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
+    >>> costs = lambda genomes: {"macs": 1.0 + genomes.sum(axis=1)}
+    >>> problem = Problem.parse(space, ["accuracy", "macs"], costs, {"macs": 0.8})
+    >>> search = Evolution(population=2, evaluations=4).start(problem)
+    >>> while batch := search.ask():
+    ...     for subnet in batch:
+    ...         search.tell(subnet, {"accuracy": 50.0 + subnet["head"]})
+    >>> search.stopped, max(metrics["macs"] for metrics in search.results.values())
+    ('all 4 evaluations are done', 4.0)
+    """
 
     population: int = 48
     evaluations: int = 200
     crossover: float = 0.9
     mutation: float | None = None
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> EvolutionSearch:
-        """A running search; raises a ValueError at once if the budget is out of reach."""
-        return EvolutionSearch(self, Problem.parse(space, objectives, costs, constraints), seed)
+    def size(self, problem: Problem) -> tuple[int, int]:
+        return self.evaluations, self.population
+
+    def proposer(self, problem: Problem) -> Generations:
+        return Generations(self, problem)
 
 
-class EvolutionSearch(Search):
+class Generations(Proposer):
     """NSGA-II under way: a population that each batch of children competes with."""
 
-    def __init__(self, settings: Evolution, problem: Problem, seed: int) -> None:
-        super().__init__(problem, settings.evaluations, settings.population, seed)
+    def __init__(self, settings: Evolution, problem: Problem) -> None:
         self.settings = settings
         self.parents: list[Individual] = []
+        self._read = 0  # entries of the ledger that have competed
         # One objective cannot be sorted by the divide-and-conquer algorithm.
         self._sort = "log" if len(problem.objectives) > 1 else "standard"
 
-    def _propose(self, number: int) -> Genome:
+    def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
+        self._select(ledger)
         if self.parents:
-            return np.array(self._children(), dtype=np.int64)
-        if not self._seen:
-            return self.problem.stratified(self.pool, number)
-        return sampling.skewed(self.problem.space, self.rng, number)
+            return np.array(self._children(ledger.problem.space, rng), dtype=np.int64)
+        if not ledger.seen:
+            return ledger.problem.stratified(ledger.pool, number)
+        return sampling.skewed(ledger.problem.space, rng, number)
 
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        children = [Individual(genome.tolist(), g) for genome, g in zip(genomes, gains, strict=True)]
-        self.parents = tools.selNSGA2([*self.parents, *children], self.settings.population, nd=self._sort)
+    def _select(self, ledger: Ledger) -> None:
+        """Let the results that are new compete with the parents, in the order asked."""
+        children = [Individual(genome.tolist(), gains) for genome, gains in ledger.told(since=self._read)]
+        self._read = len(ledger)
+        if children:
+            self.parents = tools.selNSGA2([*self.parents, *children], self.settings.population, nd=self._sort)
 
-    def _children(self) -> list[Individual]:
+    def _children(self, space: SearchSpace, rng: np.random.Generator) -> list[Individual]:
         """One generation of children, before canonical form and repair."""
-        top = [count - 1 for count in self.problem.space.counts.tolist()]
+        top = [count - 1 for count in space.counts.tolist()]
         rate = 1 / len(top) if self.settings.mutation is None else self.settings.mutation
-        with global_generators(int(self.rng.integers(2**32))):
+        with global_generators(int(rng.integers(2**32))):
             children = [Individual(parent) for parent in self._mates()]
             for first, second in zip(children[::2], children[1::2], strict=False):
                 if random.random() < self.settings.crossover:

@@ -1,45 +1,42 @@
-"""Random search: the baseline that every other engine has to beat."""
+"""Random search: the baseline that every other engine has to beat (Bergstra & Bengio, 2012)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+
+import numpy as np
 
 from ofa.search import sampling
-from ofa.search.budget import Constraint
-from ofa.search.engines.engine import Search
-from ofa.search.objectives import Objective
-from ofa.search.problem import Costs, Problem
-from ofa.space import Genome, SearchSpace
+from ofa.search.engines.engine import Engine
+from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.proposer import Proposer
+from ofa.search.problem import Problem
+from ofa.space import Genome
 
 
-class UniformSearch(Search):
-    """Random search under way: every option equally likely, moved into the budget where needed."""
+class Draws(Proposer):
+    """Every option equally likely, moved into the budget where needed."""
 
-    def _propose(self, number: int) -> Genome:
-        return sampling.uniform(self.problem.space, self.rng, number)
-
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """Random search learns nothing."""
+    def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
+        return sampling.uniform(ledger.problem.space, rng, number)
 
 
 @dataclass(frozen=True)
-class RandomSearch:
-    """Settings of random search; `population` is the number of subnets asked for at a time."""
+class RandomSearch(Engine):
+    """Settings of random search; `population` is the number of subnets asked for at a time.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes.sum(axis=1)})
+    >>> len(RandomSearch(population=4).start(problem, seed=1).ask())
+    4
+    """
 
     population: int = 48
     evaluations: int = 200
-    running: ClassVar[type[Search]] = UniformSearch
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> Search:
-        """A running search; raises a ValueError at once if the budget is out of reach."""
-        problem = Problem.parse(space, objectives, costs, constraints)
-        return self.running(problem, self.evaluations, self.population, seed)
+    def size(self, problem: Problem) -> tuple[int, int]:
+        return self.evaluations, self.population
+
+    def proposer(self, problem: Problem) -> Proposer:
+        return Draws()

@@ -5,15 +5,15 @@ In: a `Problem`. Out: a running search. Uses `ofa.search.engines`.
 
 from ofa.search.pruning.curves import Curves, shares_of
 from ofa.search.pruning.one_step import OneStep
-from ofa.search.pruning.sensitivity import Sensitivity, SensitivitySearch, damage, grid_of, missing
+from ofa.search.pruning.sensitivity import Analysis, Sensitivity, damage, grid_of, missing
 from ofa.search.pruning.uniform import Ranked, Smallest
 
 __all__ = [
+    "Analysis",
     "Curves",
     "OneStep",
     "Ranked",
     "Sensitivity",
-    "SensitivitySearch",
     "Smallest",
     "damage",
     "grid_of",

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from ofa.search.engines import RandomSearch, Search
+from ofa.search.engines import Ledger, Proposer, RandomSearch
 from ofa.search.objectives import Floats
+from ofa.search.problem import Problem
 from ofa.space import Genome, sample_at_cost
 
 
-class ConstructedSearch(Search):
-    """One-step search under way: costs are uniform inside the budget, everything else is random."""
+class Constructed(Proposer):
+    """Costs are uniform inside the budget, everything else is random; it learns nothing."""
 
-    def _propose(self, number: int) -> Genome:
-        space, axis = self.problem.space, self._axis
-        reached = self._cost(np.stack([space.encode(space.smallest), space.encode(space.largest)]))
-        limits = next((c.range for c in self.problem.constraints if c.name == axis), (0.0, np.inf))
-        targets = self.rng.uniform(max(limits[0], reached[0]), min(limits[1], reached[1]), number)
-        return sample_at_cost(space, self._cost, targets, self.rng)
+    def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
+        problem, space = ledger.problem, ledger.problem.space
+        axis = next((c.name for c in problem.constraints), "macs")  # the cost that is limited
 
-    @property
-    def _axis(self) -> str:
-        """The cost that is limited, MACs first."""
-        return next((c.name for c in self.problem.constraints), "macs")
+        def cost(genomes: Genome) -> Floats:
+            return np.asarray(problem.costs(genomes)[axis])
 
-    def _cost(self, genomes: Genome) -> Floats:
-        return np.asarray(self.problem.costs(genomes)[self._axis])
-
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """Proposals do not depend on results; they are ranked at the end."""
+        reached = cost(np.stack([space.encode(space.smallest), space.encode(space.largest)]))
+        limits = next((c.range for c in problem.constraints if c.name == axis), (0.0, np.inf))
+        targets = rng.uniform(max(limits[0], reached[0]), min(limits[1], reached[1]), number)
+        return sample_at_cost(space, cost, targets, rng)
 
 
 @dataclass(frozen=True)
@@ -42,4 +36,5 @@ class OneStep(RandomSearch):
     brought there by bisection on the exact cost.
     """
 
-    running: ClassVar[type[Search]] = ConstructedSearch
+    def proposer(self, problem: Problem) -> Proposer:
+        return Constructed()

@@ -5,25 +5,28 @@ Li et al., 2017; the iterative method of the Vitis AI Optimizer, whose full grid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ofa.search.budget import Constraint
-from ofa.search.engines import Search
-from ofa.search.objectives import Floats, Objective
-from ofa.search.problem import Costs, Problem
+from ofa.files import write_text
+from ofa.search.engines import Engine, Exact, Ledger
+from ofa.search.objectives import Floats
+from ofa.search.picture import draw_curves
+from ofa.search.problem import Problem
 from ofa.search.pruning.curves import Curves, shares_of
-from ofa.space import Choice, Genome, SearchSpace, Subnet
+from ofa.space import Choice, Genome, Subnet
 
 Points = dict[int, float]
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Engine):
     """Settings of sensitivity analysis; `population` is the number of subnets asked for at a time.
 
     Each choice is scored at the shares of `grid` (kept, of its largest option), the others at their largest. The damage
@@ -52,54 +55,69 @@ class Sensitivity:
         """Whether a threshold says where to stop, so that no budget is needed."""
         return self.threshold is not None
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> SensitivitySearch:
-        """A running analysis; raises a ValueError at once if the budget is out of reach."""
-        return SensitivitySearch(self, Problem.parse(space, objectives, costs, constraints), seed)
+    def size(self, problem: Problem) -> tuple[int, int]:
+        points = sum(len(grid_of(choice, self.grid)) for choice in problem.space.choices)
+        return points + 2, self.population
+
+    def proposer(self, problem: Problem) -> Analysis:
+        return Analysis(self, problem)
 
 
-class SensitivitySearch(Search):
+class Analysis(Exact):
     """Sensitivity analysis under way: the baseline, points of curves, and the subnet that they lead to."""
 
-    def __init__(self, settings: Sensitivity, problem: Problem, seed: int) -> None:
-        self.settings = settings
-        self.grids = [grid_of(choice, settings.grid) for choice in problem.space.choices]
-        points = sum(len(grid) for grid in self.grids)
-        super().__init__(problem, points + 2, settings.population, seed)
-        self.base = problem.space.encode(problem.space.largest)
-        self._led_to: Subnet | None = None
+    probes = True
 
-    @property
-    def known(self) -> list[Points]:
-        """Damage by index of the option, for each choice."""
-        baseline = self._score(self.base)
+    def __init__(self, settings: Sensitivity, problem: Problem) -> None:
+        self.settings, self.space = settings, problem.space
+        self.grids = [grid_of(choice, settings.grid) for choice in self.space.choices]
+        self.base = self.space.encode(self.space.largest)
+        self._led_to: Genome | None = None
+
+    def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
+        if self._score(ledger, self.base) is None:
+            return self.base[None]
+        wanted = [self._with(i, option) for i, option in self._wanted(ledger)]
+        if wanted:
+            return np.stack(wanted)
+        nothing: Genome = np.empty((0, len(self.space)), dtype=np.int64)
+        if self._led_to is not None or not (ledger.problem.constraints or self.settings.threshold is not None):
+            return nothing
+        self._led_to = self.space.canonical_genomes(self.chosen(ledger))
+        return nothing if self._score(ledger, self._led_to) is not None else self._led_to[None]
+
+    def known(self, ledger: Ledger) -> list[Points]:
+        """Damage by index of the option, for each choice.
+
+        Raises:
+            ValueError: the whole network's score is not finite.
+        """
+        baseline = self._score(ledger, self.base)
+        if baseline is not None and not np.isfinite(baseline):
+            raise ValueError(f"the whole network's score is {baseline}: damage is relative to it")
         rows: list[Points] = [{int(self.base[i]): 0.0} for i in range(len(self.grids))]
         for i, grid in enumerate(self.grids):
             for option in grid:
-                score = self._score(self._with(i, option))
+                score = self._score(ledger, self._with(i, option))
                 if score is not None and baseline is not None:
                     rows[i][option] = damage(baseline, score)
         return rows
 
-    @property
-    def curves(self) -> Curves:
+    def curves(self, ledger: Ledger) -> Curves:
         """What is known so far, between the points and beyond."""
-        return Curves.through(self.problem.space, self.known)
+        return Curves.through(self.space, self.known(ledger))
 
-    def ranked(self) -> list[Subnet]:
+    def ranked(self, ledger: Ledger) -> list[Subnet]:
         """The subnet that the curves led to, once it was told."""
-        return [] if self._led_to is None or self._led_to not in self.results else [self._led_to]
+        score = None if self._led_to is None else self._score(ledger, self._led_to)
+        return (
+            [] if self._led_to is None or score is None or not np.isfinite(score) else [self.space.decode(self._led_to)]
+        )
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self, ledger: Ledger) -> list[dict[str, Any]]:
         """For each choice the options that were scored, as shares of the largest, and their relative damage."""
         rows = []
-        for choice, points in zip(self.problem.space.choices, self.known, strict=True):
+        for choice, points in zip(self.space.choices, self.known(ledger), strict=True):
             shares = shares_of(choice)
             scored = [
                 {"option": choice.options[o], "share": float(shares[o]), "damage": points[o]} for o in sorted(points)
@@ -107,53 +125,37 @@ class SensitivitySearch(Search):
             rows.append({"choice": choice.name, "points": scored})
         return rows
 
-    def _fresh(self, number: int) -> list[Genome]:
-        if self._score(self.base) is None:
-            return [self._mark(self.base)]
-        wanted = [self._with(i, option) for i, option in self._wanted()]
-        if wanted:
-            return [self._mark(genome) for genome in wanted[:number]]
-        if self._led_to is not None or not (self.problem.constraints or self.settings.threshold is not None):
-            return []
-        genome = self.chosen()
-        self._led_to = self.problem.space.decode(genome)
-        return [] if self._led_to in self.results else [self._mark(genome)]
+    def leave(self, ledger: Ledger, folder: Path) -> list[Path]:
+        """Write `sensitivity.json` and a picture of the curves."""
+        rows, path = self.to_json(ledger), folder / "sensitivity.json"
+        write_text(path, json.dumps(rows, indent=1))
+        return [path, draw_curves(rows, folder / "sensitivity.png")]
 
-    def chosen(self) -> Genome:
+    def chosen(self, ledger: Ledger) -> Genome:
         """The genome that the curves lead to: at the threshold, or in the budget."""
-        threshold = self.settings.threshold
-        return self.curves.within(self.problem) if threshold is None else self.curves.at(threshold + 1e-8)
+        curves, threshold = self.curves(ledger), self.settings.threshold
+        return curves.within(ledger.problem) if threshold is None else curves.at(threshold + 1e-8)
 
-    def _wanted(self) -> Iterator[tuple[int, int]]:
+    def reason(self, ledger: Ledger) -> str:
+        points = sum(len(row) - 1 for row in self.known(ledger))
+        return f"the curves of {len(self.grids)} choices are known from {points} points"
+
+    def _wanted(self, ledger: Ledger) -> Iterator[tuple[int, int]]:
         """(choice, option) of the points that the curves still need."""
         given = self.settings
-        for i, (grid, points) in enumerate(zip(self.grids, self.known, strict=True)):
-            shares = shares_of(self.problem.space.choices[i])
+        for i, (grid, points) in enumerate(zip(self.grids, self.known(ledger), strict=True)):
+            shares = shares_of(self.space.choices[i])
             limits = (given.tolerance, given.ceiling) if given.adaptive else None
             yield from ((i, option) for option in missing(shares, grid, points, limits))
 
     def _with(self, choice: int, option: int) -> Genome:
         genome = self.base.copy()
         genome[choice] = option
-        return self.problem.space.canonical_genomes(genome)
+        return self.space.canonical_genomes(genome)
 
-    def _mark(self, genome: Genome) -> Genome:
-        self._seen.add(genome.tobytes())
-        return genome
-
-    def _score(self, genome: Genome) -> float | None:
-        metrics = self.results.get(self.problem.space.decode(genome))
-        return None if metrics is None else self.problem.gains(metrics)[0]
-
-    def _reason(self, wanted: int) -> str:
-        points = sum(len(row) - 1 for row in self.known)
-        return f"the curves of {len(self.grids)} choices are known from {points} points"
-
-    def _propose(self, number: int) -> Genome:
-        raise AssertionError("the points follow from the curves")
-
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """The curves are read from the results."""
+    def _score(self, ledger: Ledger, genome: Genome) -> float | None:
+        gains = ledger.gains(genome)
+        return None if gains is None else gains[0]
 
 
 def damage(baseline: float, score: float) -> float:

@@ -2,55 +2,41 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ofa.persistence import load_subnet
-from ofa.search.budget import Constraint
-from ofa.search.engines import Search
-from ofa.search.objectives import Floats, Objective
-from ofa.search.problem import Costs, Problem
+from ofa.search.engines import Engine, Listing, Proposer
+from ofa.search.problem import Problem
 from ofa.search.pruning.curves import Curves
-from ofa.space import Genome, SearchSpace
+from ofa.space import Genome
 
 
-class PointSearch(Search):
-    """A search that asks for one subnet and for nothing else."""
-
-    def __init__(self, problem: Problem, genome: Genome, seed: int) -> None:
-        super().__init__(problem, 1, 1, seed)
-        self.genome = genome
-
-    def _propose(self, number: int) -> Genome:
-        return self.genome[None]
-
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """There is nothing to learn from one point."""
-
-
-class OnePoint(ABC):
+class OnePoint(Engine):
     """An engine whose only subnet follows from the problem; `bounded` if it needs no budget."""
 
-    bounded: ClassVar[bool] = False
+    def size(self, problem: Problem) -> tuple[int, int]:
+        return 1, 1
 
-    def start(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective | str],
-        costs: Costs,
-        constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        seed: int = 0,
-    ) -> PointSearch:
-        """A search of one evaluation; raises a ValueError at once if the budget is out of reach."""
-        problem = Problem.parse(space, objectives, costs, constraints)
-        return PointSearch(problem, self.genome(problem), seed)
+    def proposer(self, problem: Problem) -> Proposer:
+        return Listing(problem.space.canonical_genomes(self.genome(problem))[None])
 
     @abstractmethod
     def genome(self, problem: Problem) -> Genome:
-        """The subnet to ask for, (choices,)."""
+        """The subnet to ask for, (choices,).
+
+        Raises:
+            ValueError: it cannot be in the budget.
+        """
+
+
+class Bounded(OnePoint):
+    """One that knows by itself where to stop; with a budget, its subnet has to be in it."""
+
+    @property
+    def bounded(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -65,38 +51,34 @@ class Uniform(OnePoint):
 class Ranked(OnePoint):
     """The least important units of all groups, in one order, are removed until the budget is met.
 
-    `measure` is one of `ofa.slicing.importance`; `importance` is what `Supernet.importance` gives for it.
+    `measure` is one of `ofa.slicing.importance`; the problem gives the importance of the units by it.
     """
 
     measure: str = "l1"
-    importance: Mapping[str, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     def genome(self, problem: Problem) -> Genome:
-        if not self.importance:
-            raise ValueError("a ranking needs the importance of the units: Supernet.importance(measure)")
-        return Curves.ranked(problem.space, self.importance).within(problem)
+        if problem.importance is None:
+            raise ValueError("a ranking needs the importance of the units: Problem.parse(…, importance=…)")
+        return Curves.ranked(problem.space, problem.importance(self.measure)).within(problem)
 
 
 @dataclass(frozen=True)
-class Specified(OnePoint):
+class Specified(Bounded):
     """The subnet that a file names: `subnet.json` of an earlier run, or its choices alone."""
 
-    bounded: ClassVar[bool] = True
     path: str
 
     def genome(self, problem: Problem) -> Genome:
         subnet = load_subnet(Path(self.path))
         try:
-            return problem.space.encode(subnet)
+            return problem.admitted(problem.space.encode(subnet))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
 
 
 @dataclass(frozen=True)
-class Smallest(OnePoint):
+class Smallest(Bounded):
     """The smallest option of every choice: a fixed pattern in every layer that takes it."""
-
-    bounded: ClassVar[bool] = True
 
     def genome(self, problem: Problem) -> Genome:
         smallest = problem.space.encode(problem.space.smallest)

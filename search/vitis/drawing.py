@@ -1,4 +1,4 @@
-"""Candidates drawn for one-step pruning, and a search that asks for given subnets."""
+"""Candidates drawn for one-step pruning."""
 
 from __future__ import annotations
 
@@ -6,40 +6,22 @@ import math
 import warnings
 from collections.abc import Sequence
 
-from ofa import SearchSpace, Subnet, Supernet
+from ofa import SearchSpace, Supernet
 from ofa.search import Constraint, Search
+from ofa.search.engines import Listed
 from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep, shares_of
 from ofa.search.vitis.groups import Group, open_space, part_costs
 from ofa.search.vitis.unpruned import remains
-from ofa.space import Genome
 
 SMALLEST = 0.1  # share of a group that every candidate keeps
 BAND = 0.01  # of the whole network's MACs, to either side
 BATCH = 8  # drawn at a time, always: the first ones are the same however many there are
 
 
-class ListedSearch(Search):
-    """A search that asks once, for given subnets."""
-
-    def __init__(self, problem: Problem, subnets: Sequence[Subnet]) -> None:
-        super().__init__(problem, len(subnets), len(subnets), 0)
-        self._given = [problem.space.encode(subnet) for subnet in subnets]
-
-    def _fresh(self, number: int) -> list[Genome]:
-        self._seen.update(genome.tobytes() for genome in self._given)
-        return self._given
-
-    def _propose(self, number: int) -> Genome:
-        raise AssertionError("what is asked for is given")
-
-    def _learn(self, genomes: Genome, gains: list[tuple[float, ...]]) -> None:
-        """There is nothing to propose."""
-
-
 def candidates(
     supernet: Supernet, groups: Sequence[Group], metric: str, removal_ratio: float, number: int, seed: int
-) -> ListedSearch:
+) -> Search:
     """`number` random subnets that remove a share of the MACs, to within 0.01, constructed and all distinct.
 
     Only `groups` are pruned, and no candidate is wider than what earlier rounds left.
@@ -54,14 +36,14 @@ def candidates(
     band = Constraint("macs", (stays + BAND) * whole, max(stays - BAND, 1e-6) * whole, absolute=True)
     problem = Problem.parse(space, [metric], part_costs(supernet, space), [band])
     engine = OneStep(BATCH, BATCH * math.ceil(number / BATCH))
-    search = engine.start(space, [metric], problem.costs, problem.constraints, seed)
+    search = engine.start(problem, seed)
     while batch := search.ask():
         for subnet in batch:
             search.tell(subnet, {metric: math.nan})  # proposals do not depend on scores
     found = list(search.results)[:number]
     if len(found) < number:
         warnings.warn(f"{number} candidates asked, the band has {len(found)} distinct ones", stacklevel=3)
-    return ListedSearch(problem, found)
+    return Listed(tuple(found)).start(problem)
 
 
 def kept_above(space: SearchSpace, share: float) -> SearchSpace:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ofa import Subnet, Supernet
 from ofa.persistence import weights_digest
+from ofa.search.problem import Problem
 from ofa.search.vitis.analysis import Analysis, check_baseline, pending, rows_of
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.grids import SPARSITIES, Grid, Points
@@ -90,7 +91,7 @@ class IterativePruningRunner(PruningRunner):
         with Results(metric, save) as results:
             recall(results, before, groups, supernet)
             space = points.within(open_space(supernet.space, (group.name for group in groups)), groups)
-            engine = settings.start(space, [metric], part_costs(supernet, space))
+            engine = settings.start(Problem.parse(space, [metric], part_costs(supernet, space)))
             scorer = Scorer(supernet, metric, eval_fn, tuple(args), calibration_fn, tuple(calib_args))
             evaluate(engine, scorer, results, "analysis", gpus)
             save(results.scores)

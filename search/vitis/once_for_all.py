@@ -15,6 +15,7 @@ from ofa import SearchSpace, SpaceConfig, Supernet
 from ofa.backbone import unwrapped
 from ofa.persistence import weights_digest
 from ofa.search import Archive, Constraint, Evolution
+from ofa.search.problem import Problem
 from ofa.search.vitis.bins import MILLION, best_of_bins
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.files import FOLDER, read_json, write_json
@@ -195,7 +196,9 @@ class OFAPruner:
         engine = Evolution(parent_popu_size, evaluations, crossover_size / children, mutate_prob)
         band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
         whole, part = supernet.space, self.space
-        search = engine.start(part, [metric, "macs"], lambda g: supernet.costs(whole.lifted(g, part)), [band], seed)
+        search = engine.start(
+            Problem.parse(part, [metric, "macs"], lambda g: supernet.costs(whole.lifted(g, part)), [band]), seed
+        )
         here = str(next(supernet.parameters()).device)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)

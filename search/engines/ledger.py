@@ -1,0 +1,108 @@
+"""What a search has asked and been told: each subnet once, priced with its batch when it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from ofa.search.problem import Problem
+from ofa.space import Genome, Subnet
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A subnet that was asked for: its canonical genome, (choices,), and its exact costs by name."""
+
+    subnet: Subnet
+    genome: Genome
+    costs: Mapping[str, float]
+
+
+class Ledger:
+    """The books of a search: what was asked, in which order, what was told of it, and what is left to ask.
+
+    `pool` holds distinct genomes in the budget, all over its range, (population, choices): what to begin with.
+    `seen` are the keys of all that was taken to be asked for. Metrics that are told take precedence over costs of the
+    same name (a measured latency over a predicted one).
+
+    Raises:
+        ValueError: no evaluations, or a budget that is out of reach; says what the space offers.
+    """
+
+    def __init__(self, problem: Problem, evaluations: int, batch: int, rng: np.random.Generator) -> None:
+        if evaluations < 1 or batch < 1:
+            raise ValueError(f"a search needs at least 1 evaluation at a time, got {evaluations} and {batch}")
+        self.problem, self.evaluations, self.batch = problem, evaluations, batch
+        self.pool = problem.pool(rng, batch)
+        self.seen: set[bytes] = set()
+        self.results: dict[Subnet, dict[str, float]] = {}
+        self._entries: dict[bytes, Entry] = {}
+        self._keys: dict[Subnet, bytes] = {}
+
+    @property
+    def left(self) -> int:
+        """How many evaluations are left to ask for."""
+        return self.evaluations - len(self.seen)
+
+    @property
+    def waiting(self) -> int:
+        """How many subnets were asked for and not told yet."""
+        return len(self._entries) - len(self.results)
+
+    def take(self, rounds: Iterable[Genome], number: int) -> list[Genome]:
+        """The first `number` genomes of some rounds, each (n, choices), that were never taken before; or fewer."""
+        found: list[Genome] = []
+        for genome in (genome for genomes in rounds for genome in genomes):
+            if len(found) == number:
+                break
+            if genome.tobytes() not in self.seen:
+                self.seen.add(genome.tobytes())
+                found.append(genome)
+        return found
+
+    def ask(self, genomes: Sequence[Genome]) -> list[Subnet]:
+        """Enter one batch of genomes that were taken, each (choices,), with their costs."""
+        costs = self.problem.costs(np.stack(genomes)) if genomes else {}
+        batch = []
+        for row, genome in enumerate(genomes):
+            priced = {name: float(values[row]) for name, values in costs.items()}
+            batch.append(Entry(self.problem.space.decode(genome), genome, priced))
+        self._entries |= {entry.genome.tobytes(): entry for entry in batch}
+        self._keys |= {entry.subnet: entry.genome.tobytes() for entry in batch}
+        return [entry.subnet for entry in batch]
+
+    def tell(self, subnet: Subnet, metrics: Mapping[str, float]) -> None:
+        """Enter the metrics of a subnet that was asked for.
+
+        Raises:
+            ValueError: it was not asked for, it was told before, or an objective is missing.
+        """
+        if subnet in self.results or subnet not in self._keys:
+            raise ValueError(f"{'told twice' if subnet in self.results else 'never asked for'}: {subnet}")
+        costs = self._entries[self._keys[subnet]].costs
+        known = {**costs, **{name: float(value) for name, value in metrics.items()}}
+        self.problem.gains(known)
+        self.results[subnet] = known
+
+    def gains(self, genome: Genome) -> tuple[float, ...] | None:
+        """What was told of a canonical genome, (choices,): a number an objective, larger is better; None if nothing."""
+        entry = self._entries.get(genome.tobytes())
+        told = None if entry is None else self.results.get(entry.subnet)
+        return None if told is None else self.problem.gains(told)
+
+    def told(self, since: int = 0) -> list[tuple[Genome, tuple[float, ...]]]:
+        """Genomes and gains of all but the first `since` entries, in the order asked; those that are finite."""
+        rows = [(e.genome, self.gains(e.genome)) for e in islice(self._entries.values(), since, None)]
+        return [(genome, gains) for genome, gains in rows if gains is not None and np.all(np.isfinite(gains))]
+
+    def ranked(self) -> list[Subnet]:
+        """What was told, the best in the first objective first; nothing that is not finite there."""
+        gains = {subnet: self.problem.gains(metrics)[0] for subnet, metrics in self.results.items()}
+        return sorted((s for s, gain in gains.items() if np.isfinite(gain)), key=lambda s: -gains[s])
+
+    def __len__(self) -> int:
+        """How many subnets were asked for."""
+        return len(self._entries)
