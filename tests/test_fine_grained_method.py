@@ -14,7 +14,8 @@ from networks import small
 from safetensors.torch import load_file
 
 from ofa.conf.program.command import execute
-from ofa.conf.program.job import Job
+from ofa.conf.program.run import Run
+from ofa.conf.program.settings import Settings
 from ofa.persistence import plan_from_json
 from ofa.slicing import reduced
 from ofa.sparsity import Pattern
@@ -66,7 +67,7 @@ def test_the_packed_file_reloads_exactly(run: Path) -> None:
 def test_finetuning_moves_the_masks_from_the_dense_weights(run: Path) -> None:
     """With straight-through gradients and SR-STE weights come back that magnitude had removed at the start."""
     trained = checkpoint.load(run / "pruning/01/network.pt")["model"]["0.2.0.weight"]
-    before = Job(composed(f"run={run}", *TOY)).supernet.model.state_dict()["0.2.0.weight"]
+    before = Run.parse(composed(f"run={run}", *TOY)).supernet.model.state_dict()["0.2.0.weight"]
     started = Pattern(8, 16).mask(before.abs()) > 0
     assert ((trained != 0) != started).any() and ((trained != 0) & started).sum() > 0.5 * started.sum()
 
@@ -97,10 +98,10 @@ def test_a_setting_pads_the_last_block_and_another_lifts_the_rule_of_the_hardwar
     assert ((weights["3.weight"] != 0).sum(1) == 3 * 8).all()  # of 16, 16 and the last 8
     load_packed(net := reduced(small(last=40), plan), folder / "packed.safetensors")
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in weights.items())
-    assert kept_inputs(Job(composed(f"run={tmp_path}", *TOY, *given)), "0.2.0").max() == 8
+    assert kept_inputs(Run.parse(composed(f"run={tmp_path}", *TOY, *given)), "0.2.0").max() == 8
 
 
-def kept_inputs(job: Job, layer: str) -> torch.Tensor:
+def kept_inputs(job: Run, layer: str) -> torch.Tensor:
     """How many inputs of each block of 16 channels reach a layer, for a real picture."""
     seen: list[torch.Tensor] = []
     job.supernet.model.get_submodule(layer).register_forward_hook(lambda module, inputs, out: seen.append(inputs[0]))
@@ -117,7 +118,7 @@ def test_sparse_activations_want_sparser_weights_and_are_part_of_the_network(run
     with pytest.raises(ValueError, match=r"activations at 0.5 want weights at 0.75, got 0.5"):
         finished(folder, 'supernet.activations="8:16"')
     finished(folder, 'supernet.activations="8:16"', 'space.sparsity=["12:16"]', "pruning.finetuning.recipe.epochs=1")
-    job = Job(composed(f"run={folder}", *TOY, 'supernet.activations="8:16"', 'space.sparsity=["12:16"]'))
+    job = Run.parse(composed(f"run={folder}", *TOY, 'supernet.activations="8:16"', 'space.sparsity=["12:16"]'))
     assert 0 < kept_inputs(job, "0.2.0").max() <= 8
 
 
@@ -136,6 +137,6 @@ def test_wrong_activations_are_refused_before_anything_is_trained(
 ) -> None:
     overrides = (f"run={tmp_path}", *TOY, 'supernet.activations="8:16"', *given)
     with pytest.raises(ValueError, match=message):
-        Job(composed(*overrides))
+        Settings.parse(composed(*overrides))
     if "8-16" not in message:
-        assert Job(composed(*overrides, "supernet.strict=false")).activations == Pattern(8, 16)
+        assert Settings.parse(composed(*overrides, "supernet.strict=false")).activations == Pattern(8, 16)

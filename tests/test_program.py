@@ -21,7 +21,7 @@ from composition import composed
 from safetensors.torch import load_file
 
 from ofa.conf.program.command import execute
-from ofa.conf.program.job import Job
+from ofa.conf.program.run import Run
 from ofa.persistence import load_subnet
 
 TOY = (
@@ -91,7 +91,7 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
 
 
 def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: Path) -> None:
-    job = Job(composed(f"run={run}", *TOY))
+    job = Run.parse(composed(f"run={run}", *TOY))
     row = next(row for row in front(run) if row["subnet"])
     net = job.supernet.extract(load_subnet(run / row["files"]["subnet"])).eval()
     net.load_state_dict(load_file(run / row["files"]["weights"]), strict=True)
@@ -153,7 +153,7 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
     ("overrides", "message"),
     [
         (("backbone=mobilenetv3_smal_050",), r"unknown backbone .*close: .*mobilenetv3_small_050"),
-        (("stages=[teachr]",), r"unknown stages \['teachr'\]; allowed: teacher, supernet"),
+        (("stages=[teachr]",), r"stages: there is no stage 'teachr'; did you mean teacher"),
         (("objectives=[acuracy]",), r"acuracy"),
         (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),
@@ -169,7 +169,7 @@ def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ..
 
 def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing of mobilenetv3_small_050 is elastic:"):
-        Job(composed(f"run={run}", *TOY, "space.exclude=['*']")).convert()
+        Run.parse(composed(f"run={run}", *TOY, "space.exclude=['*']")).convert()
 
 
 def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> None:
@@ -229,10 +229,10 @@ def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
     assert "Traceback" not in output and "cannot be written" in output and len(output.strip().splitlines()) == 1
-    process = start(tmp_path / "run", "stage=[teacher]")
+    process = start(tmp_path / "run", "stges=[teacher]")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert output.strip() == "ofa: stage=[teacher]: there is no setting 'stage'; did you mean stages, space?"
+    assert output.strip() == "ofa: stges=[teacher]: there is no setting 'stges'; did you mean stages, stage, space?"
     process = start(tmp_path / "run", "backbone=resnet81")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2

@@ -16,8 +16,8 @@ from pruning_runs import SHORT, TOY, beside, steps, taught
 from scipy.stats import spearmanr
 
 from ofa.conf.program.command import execute
-from ofa.conf.program.job import Job
 from ofa.conf.program.pruner import Pruner
+from ofa.conf.program.run import Run
 from ofa.search import Archive, run
 from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
@@ -63,7 +63,7 @@ def test_a_budget_of_parameters_is_met_as_closely_as_widths_allow(trained: Path)
     config = composed(*settings(folder, *given))
     execute(config)
     (step,) = steps(folder)
-    supernet = Job(config).supernet
+    supernet = Run.parse(config).supernet
     every = np.indices(tuple(supernet.space.counts)).reshape(len(supernet.space), -1).T
     params = supernet.costs(every)["params"]
     best = params[params <= 0.4 * params.max()].max()
@@ -79,7 +79,7 @@ def test_a_budget_of_latency_has_it_measured_before(tmp_path: Path) -> None:
     shutil.copytree(first, second, ignore=shutil.ignore_patterns("pruning"))
     execute(config := composed(*settings(second, *given, *one_step)))
     assert len((second / "latency.jsonl").read_text().splitlines()) == 6  # they were measured once
-    whole = Pruner(Job(config)).whole["latency_ms"]
+    whole = Pruner(Run.parse(config)).whole["latency_ms"]
     shares = [step["metrics"]["latency_ms"] / whole for step in (*steps(first), *steps(second))]
     assert 0.7 < shares[0] <= 0.7**0.5 and shares[1] <= 0.7 and 0.5 <= shares[2] <= 0.7
 
@@ -117,8 +117,8 @@ def test_candidates_of_a_warmed_supernet_are_ranked_by_its_own_weights_and_by_th
 
 
 def test_candidates_are_calibrated_on_pictures_of_the_training_split_alone(scored: Path) -> None:
-    pruner = Pruner(Job(composed(*settings(scored, *ONE_STEP))))
-    splits = pruner.job.splits
+    pruner = Pruner(Run.parse(composed(*settings(scored, *ONE_STEP))))
+    splits = pruner.run.splits
 
     def rows(split: Any) -> set[bytes]:
         return {picture.numpy().tobytes() for images, _ in split.ordered(256) for picture in images}
@@ -130,7 +130,7 @@ def test_candidates_are_calibrated_on_pictures_of_the_training_split_alone(score
 
 def test_the_loss_still_ranks_where_every_accuracy_is_at_chance(scored: Path, tmp_path: Path) -> None:
     """A bias makes each network answer 0; by the loss they stand in the order of what they know all the same."""
-    pruner = Pruner(Job(composed(*settings(scored, *ONE_STEP))))
+    pruner = Pruner(Run.parse(composed(*settings(scored, *ONE_STEP))))
     supernet, evaluate_subnet = pruner.supernet, pruner.learner.evaluate_subnet
     search = OneStep(12, 12).start(Problem.parse(supernet.space, ["loss"], supernet.costs, {"macs": [0.2, 0.9]}))
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_scores_hold_for_one_network_its_weights_its_data_and_how_it_was_scored(
     state = checkpoint.load(scored / "teacher.pt")["model"]
     if component == "weights":
         state["0.0.0.weight"] *= 1.01
-    own = {name: tensor.shape for name, tensor in Job(config).backbone().state_dict().items()}
+    own = {name: tensor.shape for name, tensor in Run.parse(config).backbone().state_dict().items()}
     state |= {name: torch.ones(shape) for name, shape in own.items() if state[name].shape != shape}
     checkpoint.save(tmp_path / "teacher.pt", {"model": state})
     (tmp_path / "pruning/01").mkdir(parents=True)

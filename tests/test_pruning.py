@@ -26,9 +26,9 @@ from torch import nn
 import ofa
 from ofa.conf.program.building import build
 from ofa.conf.program.command import execute
-from ofa.conf.program.job import Job
 from ofa.conf.program.pruner import Pruner, Step
 from ofa.conf.program.pruning import Pruning, between
+from ofa.conf.program.run import Run
 from ofa.persistence import plan_from_json
 from ofa.search import Constraint
 from ofa.slicing import reduced
@@ -76,8 +76,8 @@ def test_a_step_goes_on_from_the_last_with_the_best_trials_settings_and_the_firs
     iterated: Path,
 ) -> None:
     """Done by hand it gives the same network, bit for bit; with another teacher or trial it does not."""
-    job = Job(composed(f"run={iterated}", *TOY, *SHORT, *SCHEDULED))
-    given, supernet = job.pruning_config.finetuning, job.supernet
+    job = Run.parse(composed(f"run={iterated}", *TOY, *SHORT, *SCHEDULED))
+    given, supernet = job.settings.pruning.finetuning, job.supernet
     first, second = (Step.load(iterated / f"pruning/{n:02d}", n) for n in (1, 2))
     files = ("teacher.pt", f"{first.folder}/network.pt", f"{second.folder}/network.pt")
     original, before, after = (checkpoint.load(iterated / file)["model"] for file in files)
@@ -113,7 +113,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_pruned_network_is_loaded_without_tracing_and_scores_what_was_recorded(iterated: Path) -> None:
-    job = Job(composed(f"run={iterated}", *TOY, "method=iterative"))
+    job = Run.parse(composed(f"run={iterated}", *TOY, "method=iterative"))
     net = reduced(small(), plan_from_json((iterated / "subnets/step-02/plan.json").read_text()))
     net.load_state_dict(checkpoint.load(iterated / "pruning/02/network.pt")["model"])
     scored = evaluate(net, job.splits.validation.ordered(256))["accuracy"]
@@ -153,7 +153,7 @@ def test_one_step_candidates_lie_in_the_band_and_any_of_the_ranking_can_be_taken
         assert picked[-1] == (max(scores) if index == 0 else min(scores))
         net = reduced(small(), plan_from_json((folder / "subnets/step-01/plan.json").read_text()))
         net.load_state_dict(checkpoint.load(folder / "pruning/01/network.pt")["model"])
-        job = Job(composed(f"run={folder}", *TOY, *band))
+        job = Run.parse(composed(f"run={folder}", *TOY, *band))
         assert evaluate(net, job.splits.validation.ordered(256))["accuracy"] == pytest.approx(picked[-1])
     assert picked[0] > picked[1]
     with pytest.raises(ValueError, match=r"pruning.index 8 asked of 8 ranked subnets"):
@@ -255,16 +255,16 @@ def test_the_schedule_alone_is_a_budget_and_half_of_the_validation_split_is_aske
         "pruning.validation_stride=3", "stages=[teacher,supernet]",
     )  # fmt: skip
     execute(config)
-    pruner = Pruner(Job(config))
+    pruner = Pruner(Run.parse(config))
     whole = pruner.supernet.cost(pruner.supernet.space.largest).macs
     assert [c.upper for c in pruner.limits] == [0.6 * whole]
     assert "less than half of the validation split" in " ".join(capsys.readouterr().out.split())
-    expected = evaluate(pruner.job.teacher, pruner.job.splits.validation.ordered(64))["accuracy"]
+    expected = evaluate(pruner.run.teacher, pruner.run.splits.validation.ordered(64))["accuracy"]
     assert math.isclose(pruner.original["accuracy"], expected)
 
 
 def test_a_supernet_that_is_not_trained_keeps_the_teachers_function(trained: Path) -> None:
-    job = Job(composed(f"run={trained.parent / 'scheduled'}", *TOY, "method=uniform"))
+    job = Run.parse(composed(f"run={trained.parent / 'scheduled'}", *TOY, "method=uniform"))
     supernet: ofa.Supernet = job.supernet
     images, _ = next(iter(job.splits.validation.ordered(32)))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Tracking: every figure of a run in `metrics.jsonl`, and in Weights & Biases for those who ask for it."""
+"""Tracking: every figure of a run in `metrics.jsonl`, and wherever else one asks for, such as Weights & Biases."""
 
 from __future__ import annotations
 
@@ -8,11 +8,28 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ofa.files import write_text
 
 Row = Mapping[str, Any]
+
+
+class Mirror(Protocol):
+    """What else is told every figure, beside the file: a run of wandb is one."""
+
+    def log(self, figures: Mapping[str, Any], /) -> object:
+        """Take in the figures of one row, named `stage/figure`."""
+
+    def finish(self) -> object:
+        """There will be no more."""
+
+
+class Tracking(Protocol):
+    """Where figures are mirrored to: a class with this one method, named in `conf/tracking/NAME.yaml`."""
+
+    def start(self, folder: Path) -> Mirror:
+        """Begin in a run folder, or go on where the same folder was left."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +63,20 @@ class Wandb:
 
 
 class Tracker:
-    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them to wandb if asked."""
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them elsewhere if asked."""
 
-    def __init__(self, folder: Path, wandb: Wandb | None = None) -> None:
+    def __init__(self, folder: Path, tracking: Tracking | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        self._run = wandb.start(folder) if wandb is not None else None
+        self._mirror = tracking.start(folder) if tracking is not None else None
 
     def log(self, stage: str, row: Row) -> None:
         """Append one row; what JSON has no word for (nan, inf) becomes null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, **plain}) + "\n")
-        if self._run is not None:
-            self._run.log({f"{stage}/{key}": value for key, value in row.items()})
+        if self._mirror is not None:
+            self._mirror.log({f"{stage}/{key}": value for key, value in row.items()})
 
     def rewind(self, stage: str, epoch: int) -> None:
         """Drop the rows of `stage` after `epoch`, about to be made again, and a line cut off by a kill."""
@@ -70,10 +87,10 @@ class Tracker:
         write_text(self.path, "".join(f"{line}\n" for line in kept))
 
     def close(self) -> None:
-        """End the wandb run, if there is one."""
-        if self._run is not None:
-            self._run.finish()
-            self._run = None
+        """End the mirror, if there is one."""
+        if self._mirror is not None:
+            self._mirror.finish()
+            self._mirror = None
 
 
 def _stays(line: str, stage: str, epoch: int) -> bool:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-
-if TYPE_CHECKING:
-    from ofa.conf.program.job import Job
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 
@@ -52,76 +49,44 @@ def complaints(program: str) -> Iterator[None]:
         yield
     except Terminated:
         Console(stderr=True).print(f"{program}: stopped by SIGTERM; nothing is lost, the same command goes on")
+        logging.getLogger("ofa").warning("stopped by SIGTERM")
         raise
     except (ValueError, OSError, OmegaConfBaseException) as error:
         Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        logging.getLogger("ofa").error(str(error))
         raise SystemExit(2) from None
 
 
 def execute(config: DictConfig) -> None:
-    """Run the stages that are not finished yet, and show the table.
+    """Do the stages that are not finished yet, and show the table.
 
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
-    from ofa.conf.program.job import TRAINED, Job
-    from ofa.conf.program.records import read_json
+    from ofa.conf.program.course import Course
+    from ofa.conf.program.run import Run
     from ofa.search import Front
-    from ofa.train.distribution import joined
 
-    job = Job(config)
-    try:
-        with joined(job.device):
-            for stage in (s for s in job.stages if s in TRAINED):
-                complete(job, stage)
-        for stage in (s for s in job.stages if s not in TRAINED):
-            complete(job, stage)
-    finally:
-        job.tracker.close()
-    path = job.folder / "front.json"
-    if path.exists() and job.writes:
-        front = Front.from_json(read_json(path), job.objectives)
-        job.console.print(front.table())
-        job.console.print(f"picture: {job.folder / 'front.png'}   files: {path}", highlight=False, soft_wrap=True)
-
-
-def complete(job: Job, stage: str) -> None:
-    """Do a stage, unless the folder has it already."""
-    from ofa.conf.program.stages import STAGES
-
-    job.begin(stage)
-    if job.finished(stage):
-        job.console.print(f"{stage}: done before")
-        return
-    STAGES[stage](job)
-    job.finish(stage)
+    course = Course.parse(config)
+    run = Run.of(course.settings)
+    course.execute(run)
+    if run.folder.writes and run.folder.has("front.json"):
+        front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
+        run.say(front.table())
+        run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
 
 
 def relaxed(argument: str) -> str:
     """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
     key, equals, _ = argument.partition("=")
-    groups = (
-        "data",
-        "task",
-        "budget",
-        "teacher",
-        "space",
-        "supernet",
-        "latency",
-        "search",
-        "pruning",
-        "export",
-        "tracking",
-        "tuning",
-    )
+    groups = (*groups_of(), "budget", "tuning")
     nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
     return f"++{argument}" if nested else argument
 
 
 def check_keys(arguments: list[str], *nodes: str) -> None:
     """Say plainly that there is no such setting, with close names, before Hydra does at length."""
-    groups = {path.parent.name for path in CONFIG.parent.glob("*/*.yaml")}
-    known = [*map(str, OmegaConf.load(CONFIG)), *sorted(groups), *nodes]
+    known = [*map(str, OmegaConf.load(CONFIG)), *groups_of(), *nodes]
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         first = key.lstrip("~").partition(".")[0].partition("@")[0]
@@ -130,6 +95,11 @@ def check_keys(arguments: list[str], *nodes: str) -> None:
             hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known))}"
             print(f"ofa: {argument}: there is no setting {first!r}; {hint}", file=sys.stderr)
             raise SystemExit(2)
+
+
+def groups_of() -> list[str]:
+    """The folders of configurations."""
+    return sorted({path.parent.name for path in CONFIG.parent.glob("*/*.yaml")})
 
 
 def check_folder(run: str) -> None:

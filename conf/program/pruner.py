@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from ofa.conf.program.finetuning import finetune
-from ofa.conf.program.job import NETWORK, Job
+from ofa.conf.program.proposals import NETWORK
 from ofa.conf.program.pruning import between
 from ofa.conf.program.records import read_json, write_json
+from ofa.conf.program.run import Run
 from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
-from ofa.search import Archive, Constraint, ScoredNetwork, run
+from ofa.search import Archive, Constraint, ScoredNetwork
+from ofa.search import run as search_to_end
 from ofa.search.engines import Search
 from ofa.search.objectives import Floats, Macs, WeightBytes
 from ofa.search.problem import Problem
@@ -61,37 +63,28 @@ class Step:
 class Pruner:
     """The loop in a run folder; every finished step is on the disk, and a step goes on where it was stopped."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.given = job, job.pruning_config
-        self.supernet = job.supernet
+    def __init__(self, run: Run) -> None:
+        self.run, self.settings, self.given = run, run.settings, run.settings.pruning
+        self.supernet = run.supernet
         self.learner = replace(
-            job.learner(self.supernet),
+            run.learner(self.supernet),
             recalibrate=self.given.recalibrate,
             validation_stride=self.given.validation_stride,
         )
-        self.costs = costs_of(job, self.supernet)
+        self.costs = costs_of(run, self.supernet)
         self.limits = self._limits()
         self.seen: list[ScoredNetwork] = []
         if self.given.validation_stride > 2:
-            job.console.print("warning: less than half of the validation split scores the candidates")
+            run.say("warning: less than half of the validation split scores the candidates")
 
     def _limits(self) -> tuple[Constraint, ...]:
         """The budget without fractions."""
-        space, given = self.supernet.space, self.job.constraints
-        if not given and self.given.schedule:
-            given = (Constraint("macs", upper=self.given.schedule[-1]),)
-        if self._bounded and self.given.schedule:
-            raise ValueError(
-                f"pruning.schedule={[*self.given.schedule]} leads to a budget, but this search stops by itself"
-                " (at a threshold, or at a given subnet): leave the schedule out"
-            )
-        if not self._bounded and not any(c.upper is not None for c in given):
-            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+        space, limits = self.supernet.space, self.given.limits(self.settings.constraints, self._bounded)
         whole = self.costs(space.encode(space.largest)[None])
-        self.whole = {c.name: float(whole[c.name][0]) for c in given}
-        return tuple(c.resolved(self.whole[c.name]) for c in given)
+        self.whole = {c.name: float(whole[c.name][0]) for c in limits}
+        return tuple(c.resolved(self.whole[c.name]) for c in limits)
 
-    def run(self) -> list[Step]:
+    def prune(self) -> list[Step]:
         """Every step, those of an earlier run included.
 
         Raises:
@@ -107,17 +100,18 @@ class Pruner:
                 pending.pop(0)
                 halved, reached = 0, step.progress
             elif halved == self.given.halvings:
-                self.job.console.print(self._gave_up(step), soft_wrap=True)
+                self.run.say(self._gave_up(step))
                 break
             else:
                 halved += 1
                 pending.insert(0, (reached + step.progress) / 2)
+        self._go_on_from(None)
         return done
 
     @property
     def _bounded(self) -> bool:
         """Whether the search knows by itself where to stop, so that there is no budget to go to in steps."""
-        return bool(getattr(self.job.engine, "bounded", False))
+        return self.settings.search.bounded
 
     @property
     def _share(self) -> float:
@@ -137,7 +131,7 @@ class Pruner:
 
     def step(self, number: int, progress: float, before: Step | None) -> Step:
         """Propose, finetune, judge; what the folder holds already is read."""
-        folder = self.job.folder / f"pruning/{number:02d}"
+        folder = self.run.folder / f"pruning/{number:02d}"
         folder.mkdir(parents=True, exist_ok=True)
         self._go_on_from(before)
         search = self._search(folder, progress)
@@ -149,7 +143,7 @@ class Pruner:
         metrics = {**found, "proposed_accuracy": found["accuracy"], "proposed_loss": found["loss"]}
         if self.given.finetuning is not None:
             patterns = self._densified(net, subnet)
-            metrics |= finetune(self.job, net, patterns, self.given.finetuning, folder, f"prune-{number:02d}")
+            metrics |= finetune(self.run, net, patterns, self.given.finetuning, folder, f"prune-{number:02d}")
         self.supernet.absorb(net.state_dict())
         self.supernet.save(folder / "supernet.pt")
         checkpoints.save(folder / "network.pt", {"model": net.state_dict()})
@@ -189,7 +183,7 @@ class Pruner:
     @cached_property
     def original(self) -> dict[str, float]:
         """Figures of the whole network on the validation split."""
-        return evaluate(self.job.teacher, self.job.splits.validation.ordered(256), self.job.task)
+        return evaluate(self.run.teacher, self.run.splits.validation.ordered(256), self.settings.task)
 
     def _tell(self, step: Step) -> None:
         m, verdict = step.metrics, "" if step.accepted else "; taken back"
@@ -197,25 +191,23 @@ class Pruner:
             verdict += "; nothing was removed"
         costs = [c.objective for c in self.limits] or [Macs(), WeightBytes()]
         limits = ", ".join(f"{cost.written(m[cost.name])} {cost.name}" for cost in costs)
-        self.job.tracker.rewind("prune", step.number - 1)
-        self.job.tracker.log("prune", {"epoch": step.number, "progress": step.progress, **m})
-        self.job.console.print(
+        self.run.tracker.rewind("prune", step.number - 1)
+        self.run.tracker.log("prune", {"epoch": step.number, "progress": step.progress, **m})
+        self.run.say(
             f"step {step.number}: {limits}, accuracy {m['proposed_accuracy']:.2f} % as pruned,"
             f" {m['accuracy']:.2f} % in the end, {self.original['accuracy']:.2f} % the original{verdict}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _go_on_from(self, before: Step | None) -> None:
         """The supernet as it was after a step, held at its subnet, whose units are in order."""
         if before is None:
-            self.supernet.load_state_dict(self.job.weights("supernet"))
+            self.supernet.load_state_dict(self.run.weights("supernet.pt"))
             self.supernet.activate(self.supernet.space.largest)
         else:
-            self.supernet.load(self.job.folder / before.folder / "supernet.pt")
+            self.supernet.load(self.run.folder / before.folder / "supernet.pt")
             self.supernet.activate(before.subnet)
-            if self.job.supernet_config.sort is not None:
-                sort_by(self.supernet, self.job.supernet_config.sort, self.job.splits, self.job.task)
+            if self.settings.supernet.sort is not None:
+                sort_by(self.supernet, self.settings.supernet.sort, self.run.splits, self.settings.task)
         self.supernet.eval()
 
     def _search(self, folder: Path, progress: float) -> Search:
@@ -227,17 +219,17 @@ class Pruner:
             return self.costs(whole.lifted(genomes, part))
 
         scoring = f"recalibrate={self.given.recalibrate} validation_stride={self.given.validation_stride}"
-        context = {**context_of(self.job, self.supernet), "scoring": scoring}
-        problem = Problem.parse(part, self.job.objectives, costs, limits, importance_of(self.job, self.supernet))
-        search: Search = self.job.engine.start(problem, int(self.job.config.seed))
+        context = {**context_of(self.run, self.supernet), "scoring": scoring}
+        problem = Problem.parse(part, self.settings.objectives, costs, limits, importance_of(self.run, self.supernet))
+        search: Search = self.settings.search.start(problem, self.settings.seed)
         with (
             Archive(folder / "archive.sqlite", context) as archive,
-            self.job.progress("prune") as bar,
-            evaluators(self.job, self.learner.evaluate_subnet) as (evaluate_subnet, map),
+            self.run.progress("prune") as bar,
+            evaluators(self.run, self.learner.evaluate_subnet) as (evaluate_subnet, map),
         ):
             bar.expect(search.evaluations, 0)
-            run(search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
-        self.job.console.print(f"prune: {len(search.results)} subnets scored. {search.stopped}")
+            search_to_end(search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map)
+        self.run.say(f"prune: {len(search.results)} subnets scored. {search.stopped}")
         self.seen += [ScoredNetwork(f"{folder.name}-{i:04d}", s, m) for i, (s, m) in enumerate(search.results.items())]
         search.leave(folder)
         return search

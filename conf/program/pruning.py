@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -82,6 +83,27 @@ class Pruning:
                 "halvings and tolerance are at least 0 and validation_stride at least 1, got"
                 f" {self.halvings}, {self.tolerance} and {self.validation_stride}"
             )
+
+    def limits(self, budget: Sequence[Constraint], bounded: bool) -> tuple[Constraint, ...]:
+        """What limits the network in the end: the budget, or else the MACs at which the schedule ends.
+
+        A search that is `bounded` knows by itself where to stop.
+
+        Raises:
+            ValueError: there is no budget and one is needed, or it contradicts the schedule.
+        """
+        if bounded and self.schedule:
+            raise ValueError(
+                f"pruning.schedule={[*self.schedule]} leads to a budget, but this search stops by itself"
+                " (at a threshold, or at a given subnet): leave the schedule out"
+            )
+        given = tuple(budget) or ((Constraint("macs", upper=self.schedule[-1]),) if self.schedule else ())
+        upper = next((c.upper for c in given if c.upper is not None), None)
+        if upper is None and not bounded:
+            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+        if upper is not None and upper <= 1 and not bounded:
+            self.ladder(upper)
+        return given
 
     def ladder(self, share: float) -> tuple[float, ...]:
         """How far each step goes, from above 0 to 1, to a budget of `share` of the whole network.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ofa.conf.program.exporters import Exporter, Onnx, Packed, PlanFile, Weights
 from ofa.slicing import L1, Importance
 from ofa.train import Recipe, SandwichRule
 from ofa.train.sampling import Rule
@@ -52,12 +53,17 @@ class SupernetTraining:
 
 @dataclass(frozen=True)
 class Export:
-    """Which subnets of the front leave: at most `subnets`, spread over it; `tolerance` bounds the ONNX difference."""
+    """Which subnets of the front leave, at most `subnets`, spread over it, and as which `files`.
+
+    These are kinds of files by name, of conf/exporter, or classes of yours.
+    """
 
     subnets: int = 8
-    program: bool = False
-    tolerance: float = 1e-3
+    files: tuple[Exporter, ...] = (Weights(), PlanFile(), Packed(), Onnx())
 
     def __post_init__(self) -> None:
-        if self.subnets < 1 or self.tolerance <= 0:
-            raise ValueError(f"at least 1 subnet and a tolerance above 0, got {self.subnets} and {self.tolerance}")
+        if self.subnets < 1:
+            raise ValueError(f"at least 1 subnet, got {self.subnets}")
+        names = [exporter.name for exporter in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each kind of file once, got {', '.join(names)}")

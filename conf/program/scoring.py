@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import ofa
-from ofa.conf.program.job import Job
 from ofa.conf.program.records import digest
+from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
 from ofa.search import LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
@@ -17,42 +17,44 @@ from ofa.search.workers import workers
 from ofa.train.saliency import gather
 
 
-def costs_of(job: Job, supernet: ofa.Supernet) -> Costs:
+def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     """Exact costs, with a predicted latency where one is wanted.
 
     Raises:
         ValueError: it is wanted, and the latency stage has not been finished.
     """
-    costs = priced(supernet, [*job.objectives, *(constraint.objective for constraint in job.constraints)])
-    if not job.latency_matters:
+    settings = run.settings
+    costs = priced(supernet, [*settings.objectives, *(constraint.objective for constraint in settings.constraints)])
+    if not settings.latency_matters:
         return costs
-    path = job.folder / "latency.json"
+    path = run.folder / "latency.json"
     if not path.exists():
         raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
     return LatencyPredictor.from_json(path.read_text()).attach(costs)
 
 
-def importance_of(job: Job, supernet: ofa.Supernet) -> Importance:
+def importance_of(run: Run, supernet: ofa.Supernet) -> Importance:
     """The importance of the supernet's units by a measure, from gradients on training pictures where it needs them."""
 
     def scores(measure: str) -> Mapping[str, Floats]:
-        gather(supernet, measure, job.splits, job.task)
+        gather(supernet, measure, run.splits, run.settings.task)
         return supernet.importance(measure)
 
     return scores
 
 
-def context_of(job: Job, supernet: ofa.Supernet) -> dict[str, str]:
+def context_of(run: Run, supernet: ofa.Supernet) -> dict[str, str]:
     """What scores hold for: network, weights, data."""
     return {
         "network": supernet.digest,
         "weights": weights_digest(supernet),
-        "data": digest(job.settings("teacher")),
+        "data": digest(run.settings.plain("backbone", "data", "task", "teacher", "seed")),
     }
 
 
-def evaluators(job: Job, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:
+def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:
     """Who evaluates, and how subnets get there: this process, or `workers` others."""
-    if job.workers == 1:
+    settings = run.settings
+    if settings.workers == 1:
         return nullcontext((evaluate, map))
-    return workers(evaluate, job.workers, job.devices, int(job.config.threads))
+    return workers(evaluate, settings.workers, settings.devices, settings.threads)

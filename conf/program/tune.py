@@ -20,10 +20,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ofa.conf.program.building import build
-from ofa.conf.program.command import complaints, complete, prepare
-from ofa.conf.program.job import Job
+from ofa.conf.program.command import complaints, prepare
+from ofa.conf.program.course import Course
 from ofa.conf.program.journal import opened
 from ofa.conf.program.records import flat
+from ofa.conf.program.run import Run
 from ofa.conf.program.tuning import Dimension, Tuning, tunable
 from ofa.train import fit
 from ofa.train.guards import Collapse
@@ -57,13 +58,13 @@ def tune(overrides: Sequence[str]) -> None:
         raise ValueError("a study runs in one process: start it without torchrun")
     study = Study(overrides)
     try:
-        complete(study.job, "teacher")
+        study.course.complete(study.run, study.course.stages[0])
     finally:
-        study.job.tracker.close()
+        study.run.tracker.close()
     while len(study.finished) < study.tuning.trials:
         study.trial()
-    study.job.console.print(study.table())
-    study.job.console.print(study.verdict(), highlight=False, soft_wrap=True)
+    study.run.say(study.table())
+    study.run.say(study.verdict())
 
 
 class Study:
@@ -71,19 +72,21 @@ class Study:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         config = composed(overrides)
-        self.given, self.job = list(overrides), Job(config)
-        if not self.job.supernet_config.trained:
+        config.stages = ["teacher", "supernet"]
+        self.given, self.course = list(overrides), Course.parse(config)
+        self.settings, self.run = self.course.settings, Run.of(self.course.settings)
+        if not self.settings.supernet.trained:
             raise ValueError("supernet.trained is false: there is no training to tune")
         self.tuning: Tuning = build(config.tuning, "tuning")
         self.overrides = [*overrides, assigned(EPOCHS, self.tuning.epochs, "++")]
-        known = tunable(self.job.supernet_config, config.supernet, "supernet")
+        known = tunable(self.settings.supernet, config.supernet, "supernet")
         known.pop(EPOCHS, None)
         dimensions = {key: self._dimension(key, node, known) for key, node in self.tuning.nodes(known).items()}
         if not dimensions:
             raise ValueError("tuning.space names no setting to tune")
         self.space = {key: d.distribution(whole=known[key][1] is int) for key, d in dimensions.items()}
         self.start = {key: known[key][0] for key, d in dimensions.items() if known[key][0] in d}
-        self.study = opened(self.job.folder / JOURNAL, NAME, self._settings(dimensions))
+        self.study = opened(self.run.folder / JOURNAL, NAME, self._settings(dimensions))
         self.study.pruner = self.tuning.pruning()
 
     def _dimension(self, key: str, node: Any, known: Mapping[str, Any]) -> Dimension:
@@ -107,7 +110,8 @@ class Study:
         """What every trial of the study shares, as plain values; more trials may be wanted later."""
         plan = {**asdict(self.tuning), "space": {key: asdict(d) for key, d in dimensions.items()}}
         del plan["trials"]
-        settings: dict[str, Any] = json.loads(json.dumps(self.job.settings("supernet") | flat(plan, "tuning")))
+        made_with = self.course.made_with(self.course.stages[-1])
+        settings: dict[str, Any] = json.loads(json.dumps(made_with | flat(plan, "tuning")))
         return settings
 
     @property
@@ -119,10 +123,10 @@ class Study:
         """Ask for the next trial, train it, and tell how it went.
 
         The sampler is seeded by the number of finished trials, so that a study goes on as if nothing had stopped it;
-        the first trial has the job's own settings, where the space holds them.
+        the first trial has the run's own settings, where the space holds them.
         """
         number = len(self.finished)
-        self.study.sampler = self.tuning.sampling(int(self.job.config.seed), number)
+        self.study.sampler = self.tuning.sampling(self.settings.seed, number)
         waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not number and not waiting:
             self.study.enqueue_trial(self.start)
@@ -136,15 +140,15 @@ class Study:
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, score(figures))
-        self.job.console.print(line(self.study.trials[trial.number]), highlight=False, soft_wrap=True)
+        self.run.say(line(self.study.trials[trial.number]))
 
     def _train(self, trial: Any) -> dict[str, float]:
         """Train the supernet with a trial's settings, in a folder of its own; gives the last epoch's figures."""
         config = composed([*self.overrides, *(assigned(k, v, "++") for k, v in trial.params.items())])
-        config.run = str(self.job.folder / "trials" / str(trial.number))
-        job = Job(config)
-        job.teacher, job.splits = self.job.teacher, self.job.splits
-        recipe = job.supernet_config.recipe
+        config.run = str(self.run.folder / f"trials/{trial.number}")
+        run = Run.parse(config)
+        run.teacher, run.splits = self.run.teacher, self.run.splits
+        recipe = run.settings.supernet.recipe
 
         def on_epoch(row: dict[str, float]) -> None:
             epoch = int(row["epoch"])
@@ -155,11 +159,11 @@ class Study:
                 raise optuna.TrialPruned
 
         try:
-            with job.progress(f"trial {trial.number}") as bar:
-                learner = job.learner(job.convert())
-                return fit(learner, recipe, stage="supernet", tracker=job.tracker, progress=bar, on_epoch=on_epoch)
+            with run.progress(f"trial {trial.number}") as bar:
+                learner = run.learner(run.convert())
+                return fit(learner, recipe, stage="supernet", tracker=run.tracker, progress=bar, on_epoch=on_epoch)
         finally:
-            job.tracker.close()
+            run.tracker.close()
 
     def table(self) -> Table:
         """The finished trials, the best first and pruned ones last."""
@@ -188,7 +192,7 @@ class Study:
         return (
             f"best: trial {best.number}, score {best.value:.2f} % (mean of largest and smallest subnet, validation)\n"
             f"ofa {' '.join(map(shlex.quote, command))}\n"
-            f"optuna-dashboard {shlex.quote(str(self.job.folder / JOURNAL))}"
+            f"optuna-dashboard {shlex.quote(str(self.run.folder / JOURNAL))}"
         )
 
 

@@ -26,7 +26,7 @@ from ofa.sparsity.layers import (
     sparsify,
     weight_of,
 )
-from ofa.sparsity.packing import save_packed
+from ofa.sparsity.packing import load_packed, save_packed
 from ofa.sparsity.pattern import Pattern
 from ofa.sparsity.straight import sr_ste
 from ofa.sparsity.wanda import wanda_scores
@@ -45,6 +45,7 @@ __all__ = [
     "eligible",
     "input_dim",
     "layer_of",
+    "load_packed",
     "mask_of",
     "population_patterns",
     "save_packed",

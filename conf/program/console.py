@@ -1,0 +1,37 @@
+"""The console of a run, whose lines stand in the log, too."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import rich.console
+from rich.control import Control
+
+WIDTH = 120
+LOG = logging.getLogger("ofa")
+
+
+class Console(rich.console.Console):
+    """Lines for people, and the same with the time for the logger `ofa`: Hydra writes it to ofa.log.
+
+    Without a terminal a line is as wide as it is, and a table as wide as it needs to be, up to a limit.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet, highlight=False, soft_wrap=True)
+        if not self.is_terminal:
+            self.width = WIDTH
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if not self.quiet and not any(isinstance(o, Control) for o in objects):  # a live bar moves by these
+            LOG.info(plain(*objects))
+
+
+def plain(*objects: Any) -> str:
+    """What is printed as text: without colours, and without blanks at the ends of lines."""
+    text = io.StringIO()
+    rich.console.Console(file=text, width=WIDTH, no_color=True, soft_wrap=True).print(*objects)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

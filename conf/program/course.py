@@ -1,0 +1,129 @@
+"""The course of a run: its stages in order, those of users in their places, and how each is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ofa.conf.program.building import converted
+from ofa.conf.program.records import flat
+from ofa.conf.program.run import Run
+from ofa.conf.program.settings import Settings
+from ofa.conf.program.stage import Stage
+from ofa.train.distribution import barrier, joined
+
+
+@dataclass(frozen=True)
+class Course:
+    """Stages in order: those that are `wanted`, and others that come before one of them."""
+
+    settings: Settings
+    stages: tuple[Stage, ...]
+    wanted: frozenset[str]
+
+    @classmethod
+    def parse(cls, config: DictConfig) -> Course:
+        """The stages that a composed configuration names, checked against its settings.
+
+        Raises:
+            ValueError: an unknown stage, two of one name, or settings with which one cannot run.
+        """
+        settings = Settings.parse(config)
+        asked = converted(settings.values["stages"], tuple[Stage, ...], "stages")
+        stages = ordered(asked)
+        brought = {name for stage in asked for name in stage.brings(settings)}
+        course = cls(settings, stages, frozenset({stage.name for stage in asked} | brought))
+        for stage in course:
+            stage.check(settings)
+        return course
+
+    def __iter__(self) -> Iterator[Stage]:
+        return (stage for stage in self.stages if stage.name in self.wanted)
+
+    def until(self, stage: Stage) -> Sequence[Stage]:
+        """The stages before one, and it."""
+        return self.stages[: self.stages.index(stage) + 1]
+
+    def made_with(self, stage: Stage) -> dict[str, Any]:
+        """What a stage and those before it depend on, by dotted name."""
+        names = [name for s in self.until(stage) for name in s.depends]
+        own = {f"stage.{s.name}.{key}": value for s in self.until(stage) for key, value in flat(s.own).items()}
+        return self.settings.plain(*names) | own
+
+    def execute(self, run: Run) -> None:
+        """Do what is wanted and not finished; what is finished is lost by no error.
+
+        Raises:
+            ValueError: anything that the user can mend.
+        """
+        self.check_files(run)
+        stages = list(self)
+        shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
+        try:
+            with joined(run.settings.device):
+                for stage in stages[:shared]:
+                    self.complete(run, stage)
+                    barrier()
+            for stage in stages[shared:]:
+                self.complete(run, stage)
+        finally:
+            run.tracker.close()
+
+    def check_files(self, run: Run) -> None:
+        """Refuse a stage whose files are neither there nor made before it.
+
+        Raises:
+            ValueError: names the file, and the stage that leaves it.
+        """
+        made: set[str] = set()
+        for stage in self:
+            for name in stage.needs:
+                if name not in made and not run.folder.has(name):
+                    raise ValueError(f"{run.folder / name} is missing{self._way_out(name, stage)}")
+            made |= set(stage.leaves)
+
+    def _way_out(self, name: str, stage: Stage) -> str:
+        maker = next((s.name for s in self.stages if name in s.leaves), None)
+        return "" if maker is None else f": run the stage {maker!r} first (stages=[{maker},{stage.name}])"
+
+    def complete(self, run: Run, stage: Stage) -> None:
+        """Do one stage, unless the folder has it already.
+
+        Raises:
+            ValueError: it, or one before it, was made with other settings.
+        """
+        if not (run.folder.writes or stage.together):
+            return
+        for earlier in self.until(stage):
+            if not earlier.repeatable and earlier.leaves and run.folder.has(earlier.leaves[0]):
+                run.folder.refuse(earlier.name, self.made_with(earlier))
+        settings = self.made_with(stage)
+        run.folder.begin(stage.name, settings)
+        if run.folder.finished(stage.name, settings):
+            run.say(f"{stage.name}: done before")
+            return
+        stage.run(run)
+        run.folder.finish(stage.name, settings)
+
+
+def ordered(asked: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages in the order asked, each behind all that it comes after, which are looked up by name.
+
+    Raises:
+        ValueError: two of one name, or a circle.
+    """
+    named = {stage.name: stage for stage in asked}
+    if len(named) < len(asked):
+        raise ValueError(f"stages: each once, got {', '.join(stage.name for stage in asked)}")
+    placed: dict[str, Stage] = {}
+    for stage in asked:
+        chain = [stage]
+        while (before := chain[0].after) is not None and before not in placed:
+            if before in [s.name for s in chain]:
+                raise ValueError(f"stages: {before} comes after itself")
+            chain.insert(0, named.get(before) or converted(before, Stage, f"stages: after of {chain[0].name}"))
+        placed |= {s.name: s for s in chain if s.name not in placed}
+    return tuple(placed.values())

@@ -1,0 +1,56 @@
+"""What writes a network as one kind of file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ofa.slicing import Plan
+
+
+class Exporter(ABC):
+    """One kind of file of a network: one class, named in `conf/exporter/NAME.yaml`; its fields are its settings.
+
+    `name` is the kind under which front.json lists the file, `file` what it is called in the network's folder.
+    """
+
+    name: ClassVar[str]
+    file: ClassVar[str]
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether there is something to write of a network that was cut out so."""
+        return True
+
+    @abstractmethod
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+        """Write a plain network in evaluation mode, and check what was written; gives figures for front.json.
+
+        `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left.
+
+        Raises:
+            ValueError: what was written is not the network; says how far from it.
+        """
+
+
+def distance(got: Tensor, expected: Tensor, path: Path, tolerance: float) -> float:
+    """The largest difference of two outputs, relative to the largest expected.
+
+    Raises:
+        ValueError: it exceeds the tolerance.
+    """
+    difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not difference <= tolerance:
+        raise ValueError(f"{path} differs from the network by {difference:.1e}, above {tolerance:.1e}")
+    return difference
+
+
+def output(network: nn.Module, example: Tensor) -> Tensor:
+    """What a network gives for an example, on the CPU."""
+    with torch.no_grad():
+        found: Tensor = network(example)
+    return found.cpu()

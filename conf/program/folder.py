@@ -1,0 +1,88 @@
+"""The folder of a run: what is there, what is finished, and with which settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ofa.conf.program.records import differences, digest, read_json, write_json
+from ofa.train.distribution import rank
+
+SETTINGS, DONE = "settings.json", "done.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder that can be written, of which one process writes the records; `folder / name` is the path of a file."""
+
+    path: Path
+    writes: bool = True
+
+    @classmethod
+    def at(cls, path: Path) -> RunFolder:
+        """The folder, made if necessary; of the processes that torchrun starts, the first writes.
+
+        Raises:
+            ValueError: it cannot be made or written to.
+        """
+        probe = path / f".write-{os.getpid()}"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(f"run folder {path} cannot be written: {error.strerror}; choose another run=…") from None
+        return cls(path, rank() == 0)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def read(self, name: str, default: Any = None) -> Any:
+        """What a JSON file holds, or the default where there is no such file.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return read_json(self.path / name) if self.has(name) else default
+
+    def write(self, name: str, value: Any) -> None:
+        """Leave a JSON file, whole or not at all."""
+        write_json(self.path / name, value)
+
+    # ------------------------------------------------------------ stages
+
+    def made_with(self, stage: str) -> dict[str, Any] | None:
+        """The settings with which a stage was begun, by dotted name; None where it never was."""
+        settings: dict[str, Any] | None = self.read(SETTINGS, {}).get(stage)
+        return settings
+
+    def refuse(self, stage: str, settings: Mapping[str, Any]) -> None:
+        """Stop before another's work is mixed with ours.
+
+        Raises:
+            ValueError: the stage was begun with other settings; names each that differs, and the way out.
+        """
+        before = self.made_with(stage)
+        if before is not None and before != settings:
+            rows = differences(before, dict(settings))
+            raise ValueError(f"{self.path} holds a {stage} made with other settings ({rows}); choose another run=…")
+
+    def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
+        """Note what a stage is made with from now on."""
+        if self.writes:
+            self.write(SETTINGS, {**self.read(SETTINGS, {}), stage: settings})
+
+    def finish(self, stage: str, settings: Mapping[str, Any]) -> None:
+        """Note that all that the stage leaves is there."""
+        if self.writes:
+            self.write(DONE, {**self.read(DONE, {}), stage: digest(settings)})
+
+    def finished(self, stage: str, settings: Mapping[str, Any]) -> bool:
+        """Whether it was finished with these settings."""
+        return bool(self.read(DONE, {}).get(stage) == digest(settings))

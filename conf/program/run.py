@@ -1,0 +1,145 @@
+"""A run: its settings in its folder, and what its stages share, made once when first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+import ofa
+from ofa.conf.program.console import Console
+from ofa.conf.program.folder import RunFolder
+from ofa.conf.program.settings import Settings
+from ofa.sparsity import eligible, sparsify_inputs
+from ofa.train import Sandwich, Tracker, create
+from ofa.train import checkpoint as checkpoints
+from ofa.train.data import Splits
+from ofa.train.progress import Progress
+from ofa.train.saliency import sort_by
+
+
+class Run:
+    """What stages work with. `say` is for people; `folder` holds what the stages before have left."""
+
+    def __init__(self, settings: Settings, folder: RunFolder) -> None:
+        self.settings, self.folder = settings, folder
+        self.console = Console(quiet=not folder.writes)
+        torch.set_num_threads(settings.threads)
+
+    @classmethod
+    def parse(cls, config: DictConfig) -> Run:
+        """The run of a composed configuration; raises a ValueError for anything that the user can mend."""
+        return cls.of(Settings.parse(config))
+
+    @classmethod
+    def of(cls, settings: Settings) -> Run:
+        """The run of settings in the folder that they name."""
+        return cls(settings, RunFolder.at(Path(settings.values["run"])))
+
+    # ------------------------------------------------------------ what is told
+
+    def say(self, text: object) -> None:
+        """A line, or a table, on the console and in ofa.log."""
+        self.console.print(text, markup=False)
+
+    def progress(self, stage: str, total: int | None = None) -> Progress:
+        """A bar on the console; a few lines where there is no terminal."""
+        return Progress(stage, total, console=self.console, quiet=self.console.quiet)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """Where figures go: metrics.jsonl, and what `tracking` names."""
+        return Tracker(self.folder.path, self.settings.tracking if self.folder.writes else None)
+
+    # ------------------------------------------------------------ data and networks
+
+    @cached_property
+    def splits(self) -> Splits:
+        return self.settings.data.load()
+
+    @property
+    def example(self) -> Tensor:
+        """An example input as a batch of one."""
+        return self.settings.task.example(self.splits).to(self.settings.device)
+
+    @property
+    def picture(self) -> Tensor:
+        """A real picture of the validation split, as a batch of one."""
+        images, _ = next(iter(self.splits.validation.ordered(1)))
+        return images.to(self.settings.device)
+
+    def backbone(self) -> nn.Module:
+        """The backbone with its first weights: random from the seed, timm's, or a file's."""
+        settings, splits = self.settings, self.splits
+        torch.manual_seed(settings.seed)
+        (name, told), given = settings.backbone, settings.teacher
+        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, given.checkpoint, **told)
+        model.to(settings.device)
+        settings.task.check(model, splits, self.example)
+        return model
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The trained backbone, frozen.
+
+        Raises:
+            ValueError: the teacher's file is damaged.
+        """
+        model = self.backbone()
+        model.load_state_dict(self.weights("teacher.pt"))
+        return model.eval().requires_grad_(False)
+
+    def convert(self) -> ofa.Supernet:
+        """The teacher as a supernet that has not been trained."""
+        settings, space = self.settings, self.settings.space
+        model = self.backbone()
+        model.load_state_dict(self.teacher.state_dict())
+        with self.progress("conversion") as bar:
+            supernet = ofa.Supernet(model, self.example, space, lambda done, of: bar.expect(of, done))
+        if not len(supernet.space):
+            raise ValueError(f"nothing of {settings.values['backbone']} is elastic:\n{supernet.report}")
+        if settings.activations is not None:
+            taking, _ = eligible(supernet.model, settings.activations, space.exclude, space.sparsity_padding)
+            sparsify_inputs(supernet.model, taking)
+        if settings.supernet.sort:
+            sort_by(supernet, settings.supernet.sort, self.splits, settings.task)
+        return supernet
+
+    @cached_property
+    def supernet(self) -> ofa.Supernet:
+        """The trained supernet."""
+        weights = self.weights("supernet.pt")
+        supernet = self.convert()
+        supernet.load_state_dict(weights)
+        return supernet.eval()
+
+    def learner(self, supernet: ofa.Supernet) -> Sandwich:
+        """The supernet as it is trained and scored."""
+        given = self.settings.supernet
+        return Sandwich(
+            supernet,
+            self.splits,
+            given.rule,
+            given.soft,
+            self.teacher if given.source == "teacher" else None,
+            calibration_batch=given.calibration_batch,
+            calibration_batches=given.calibration_batches,
+            interference=given.interference,
+            task=self.settings.task,
+        )
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """The weights of a training in the folder.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.folder / name
+        state = checkpoints.load(path)
+        if not isinstance(state.get("model"), dict):
+            raise ValueError(f"{path} is no checkpoint of a training; delete it to start over")
+        weights: dict[str, Tensor] = state.get("average") or state["model"]
+        return weights

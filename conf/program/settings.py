@@ -1,0 +1,166 @@
+"""What a run is told: built from the composed configuration, and checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import ofa
+from ofa.conf.program.building import build, converted
+from ofa.conf.program.pruning import Pruning
+from ofa.conf.program.records import flat
+from ofa.conf.program.schema import Export, SupernetTraining, Teacher
+from ofa.search import Constraint, Engine, Objective
+from ofa.search.latency import LatencyDevice
+from ofa.search.pruning import Smallest
+from ofa.sparsity import FineGrained, Pattern
+from ofa.train.data import DataSet, Pictures
+from ofa.train.tasks import Task
+from ofa.train.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run; those of a group are the component that its `_target_` names.
+
+    `values` are all of them as composed, in plain words: what stages are made with is told by these.
+    """
+
+    values: Mapping[str, Any]
+    data: DataSet
+    task: Task
+    teacher: Teacher
+    space: ofa.SpaceConfig
+    supernet: SupernetTraining
+    latency: LatencyDevice
+    search: Engine
+    pruning: Pruning
+    export: Export
+    tracking: Tracking | None
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    activations: Pattern | None
+    device: torch.device
+    seed: int
+    threads: int
+    workers: int
+
+    @classmethod
+    def parse(cls, config: DictConfig) -> Settings:
+        """The settings of a composed configuration.
+
+        Raises:
+            ValueError: a component of another kind than its group's, a wrong value or key, settings that cannot work
+                together, a device that is not here.
+        """
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        groups = {name: build(values[name], name, kind) for name, kind in kinds().items()}
+        if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):
+            groups["data"] = groups["data"].suited(str(values["backbone"]))
+        objectives = Objective.parse(converted(values["objectives"], tuple[Objective, ...], "objectives"))
+        return cls(
+            values,
+            **groups,
+            tracking=build(values["tracking"], "tracking", Tracking) if values["tracking"] else None,
+            objectives=objectives,
+            constraints=budget(values["budget"] or {}, objectives),
+            activations=activations(groups["supernet"], groups["space"], groups["search"]),
+            device=device(values["device"]),
+            seed=whole(values, "seed", 0),
+            threads=whole(values, "threads", 1, " of torch"),
+            workers=whole(values, "workers", 1, " of processes"),
+        )
+
+    def plain(self, *names: str) -> dict[str, Any]:
+        """What was composed under these names, under dotted names."""
+        return flat({name: self.values[name] for name in names if name in self.values})
+
+    @property
+    def backbone(self) -> tuple[str, dict[str, Any]]:
+        """Name of the backbone, and what its factory is told."""
+        given = self.values["backbone"]
+        if not isinstance(given, Mapping):
+            return str(given), {}
+        return str(given.get("_target_", "???")), {k: v for k, v in given.items() if k != "_target_"}
+
+    @property
+    def latency_matters(self) -> bool:
+        """Whether an objective or the budget names it."""
+        return "latency_ms" in [o.name for o in self.objectives] + [c.name for c in self.constraints]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The GPUs that workers take in turn: every one, or the one that `device` names; none where it is a CPU."""
+        if self.device.type != "cuda":
+            return ()
+        named = ":" in str(self.values["device"])
+        return (str(self.device),) if named else tuple(f"cuda:{k}" for k in range(torch.cuda.device_count()))
+
+
+def kinds() -> dict[str, type]:
+    """What the component of each group has to be."""
+    hints = typing.get_type_hints(Settings)
+    names = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "export")
+    return {name: hints[name] for name in names}
+
+
+def budget(limits: Mapping[str, Any], objectives: tuple[Objective, ...]) -> tuple[Constraint, ...]:
+    """The limits on costs, which are objectives or others by name."""
+    known = {objective.name: objective for objective in objectives}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    costs = {name: known.get(name) or converted(name, Objective, f"budget.{name}") for name in given}
+    return Constraint.parse({costs[name]: limit for name, limit in given.items()})
+
+
+def activations(supernet: SupernetTraining, space: ofa.SpaceConfig, engine: Engine) -> Pattern | None:
+    """The pattern of what enters the layers, beside any weights that they may choose.
+
+    Dense weights are among these, unless the search takes the smallest option of every layer.
+
+    Raises:
+        ValueError: it is none, or the hardware wants sparser weights beside it.
+    """
+    try:
+        pattern = None if supernet.activations is None else Pattern.parse(supernet.activations)
+        if pattern is not None and supernet.strict:
+            weights = [w for w in map(Pattern.parse, space.sparsity) if w is not None]
+            shares = [(1 - w.density, w.block) for w in weights]
+            if not weights or not isinstance(engine, Smallest):
+                shares.append((0.0, pattern.block))
+            for share, block in shares:
+                FineGrained(share, 1 - pattern.density, block)
+    except ValueError as error:
+        asked = f"supernet.activations={supernet.activations} with space.sparsity={[*space.sparsity]}"
+        raise ValueError(f"{asked}: {error}") from None
+    return pattern
+
+
+def whole(values: Mapping[str, Any], name: str, least: int, of: str = "") -> int:
+    """A whole number that is large enough."""
+    number = converted(values[name], int, name)
+    if number is None or number < least:
+        raise ValueError(f"{name} is a number{of}, at least {least}, got {number}")
+    return int(number)
+
+
+def device(name: str) -> torch.device:
+    """The device of a name; `auto` is the best one here, `cuda` this process' own under torchrun.
+
+    Raises:
+        ValueError: torch has no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from None

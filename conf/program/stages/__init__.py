@@ -1,0 +1,1 @@
+"""The stages of ours, one a file; `conf/stage` names them."""

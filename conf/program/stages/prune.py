@@ -1,0 +1,37 @@
+"""The stage `prune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ofa.conf.program.proposals import Proposals
+from ofa.conf.program.pruner import Pruner
+from ofa.conf.program.run import Run
+from ofa.conf.program.settings import Settings
+from ofa.conf.program.stage import Stage
+from ofa.search import Front
+
+
+@dataclass(frozen=True)
+class Prune(Stage):
+    """Instead of the search: prune step by step, each finetuned."""
+
+    name: ClassVar[str] = "prune"
+    after: ClassVar[str | None] = "search"
+    depends: ClassVar[tuple[str, ...]] = ("pruning",)
+    needs: ClassVar[tuple[str, ...]] = ("supernet.pt", "teacher.pt")
+    leaves: ClassVar[tuple[str, ...]] = ("pruning/01/archive.sqlite", "search.json")
+
+    def brings(self, settings: Settings) -> tuple[str, ...]:
+        return ("latency",) if settings.latency_matters else ()
+
+    def check(self, settings: Settings) -> None:
+        settings.pruning.limits(settings.constraints, settings.search.bounded)
+
+    def run(self, run: Run) -> None:
+        pruner = Pruner(run)
+        rows = [step.to_row() for step in pruner.prune() if step.accepted]
+        cheapest_first = tuple(sorted(rows, key=lambda row: row.metrics["macs"]))
+        front = Front(cheapest_first, run.settings.objectives, evaluated=(*pruner.seen, *rows))
+        Proposals.of(run, front).save(run)

@@ -1,0 +1,16 @@
+"""What the trainings of two stages share: a bar, a checkpoint that goes on, and a line at the end."""
+
+from __future__ import annotations
+
+from ofa.conf.program.run import Run
+from ofa.train import Recipe, fit
+from ofa.train.tasks import Learner
+
+
+def trained(run: Run, stage: str, learner: Learner, recipe: Recipe) -> None:
+    """Train to the end, or go on → `<stage>.pt`."""
+    path = run.folder / f"{stage}.pt"
+    with run.progress(stage) as bar:
+        figures = fit(learner, recipe, path=path, stage=stage, tracker=run.tracker, progress=bar)
+    shown = [f"{k.replace('_', ' ')} {v:.2f} %" for k, v in figures.items() if k.startswith("accuracy")]
+    run.say(f"{stage}: {', '.join(shown)}")
