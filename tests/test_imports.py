@@ -103,7 +103,7 @@ def test_there_are_no_circles(units: Callable[[str], str]) -> None:
 def test_rooms_use_those_before_them(package: str) -> None:
     order = [f"{package}.{name}" for name in ROOMS[package]]
     folders = {p.parent for p in files(package)} - {ROOT / FOLDERS[package]}
-    assert {dotted(folder, package) for folder in folders} == set(order)
+    assert {room(dotted(folder, package)) for folder in folders} == set(order)
     found = arrows(room)
     for number, one in enumerate(order):
         later = found.get(one, set()) & set(order[number:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from ofa.conf.program.run import Run
@@ -37,7 +38,7 @@ class Stage(ABC):
     @property
     def own(self) -> dict[str, Any]:
         """Its own settings, as plain values."""
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        fields: Iterable[dataclasses.Field[Any]] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         text = json.dumps({field.name: getattr(self, field.name) for field in fields}, default=str)
         plain: dict[str, Any] = json.loads(text)  # as it is read again from settings.json
         return plain
