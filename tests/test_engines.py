@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from composition import composed
+from foreign.engine import HillClimbing
 
 from ofa import Subnet
 from ofa.conf.program.building import build
@@ -47,6 +48,11 @@ def suite(tested: Any) -> EngineConformance:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_engine_conforms(name: str, test: str, tmp_path: Path) -> None:
     getattr(suite(engine(name, tmp_path)), test)()
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_an_engine_of_ones_own_conforms(test: str) -> None:
+    getattr(suite(HillClimbing(population=6, evaluations=24)), test)()
 
 
 def test_all_eight_are_found() -> None:

@@ -17,7 +17,7 @@ from ofa.conf.program.building import build, converted
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import differences, digest, flat, read_json, write_json
 from ofa.conf.program.schema import Export, SupernetTraining, Teacher
-from ofa.search import Constraint, Objective
+from ofa.search import Constraint, Engine, Objective
 from ofa.search.latency import LatencyDevice
 from ofa.search.pruning import Smallest
 from ofa.sparsity import FineGrained, Pattern, eligible, sparsify_inputs
@@ -69,7 +69,7 @@ class Job:
         self.space_config: ofa.SpaceConfig = build(config.space, "space", ofa.SpaceConfig)
         self.supernet_config: SupernetTraining = build(config.supernet, "supernet", SupernetTraining)
         self.latency_config: LatencyDevice = build(config.latency, "latency", LatencyDevice)
-        self.engine = build(config.search, "search")
+        self.engine: Engine = build(config.search, "search", Engine)
         self.pruning_config: Pruning = build(config.pruning, "pruning", Pruning)
         self.export_config: Export = build(config.export, "export")
         self.activations = self._activations()
