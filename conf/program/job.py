@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import ofa
 from ofa.conf.program.building import build, converted
-from ofa.conf.program.pruning import Pruning
+from ofa.conf.program.pruning import Pruning, limits_of
 from ofa.conf.program.records import differences, digest, flat, read_json, write_json
 from ofa.conf.program.schema import Export, SupernetTraining, Teacher
 from ofa.search import Constraint, Engine, Objective
@@ -85,6 +85,21 @@ class Job:
         self.workers: int = converted(config.workers, int, "workers")
         if not self.workers or self.workers < 1:
             raise ValueError(f"workers is a number of processes, at least 1, got {self.workers}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """
+        Raises:
+            ValueError: settings that cannot work together, each of them sound.
+        """
+        engine, name = self.engine, f"search={type(self.engine).__name__}"
+        offered = self.space_config.kinds
+        if engine.kinds and not set(engine.kinds) & set(offered):
+            raise ValueError(f"{name} works on {' and '.join(engine.kinds)}, the space offers {', '.join(offered)}")
+        if "prune" in self._wanted:
+            limits_of(self.pruning_config, self.constraints, engine.bounded)
+        if "search" in self._wanted and engine.needs_budget and all(c.upper is None for c in self.constraints):
+            raise ValueError(f"{name} goes to a budget, and there is none: budget.macs=0.5, or of another cost")
 
     def _activations(self) -> Pattern | None:
         """The pattern of what enters the layers, beside any weights that they may choose.

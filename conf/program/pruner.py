@@ -15,7 +15,7 @@ from torch import nn
 
 from ofa.conf.program.finetuning import finetune
 from ofa.conf.program.job import NETWORK, Job
-from ofa.conf.program.pruning import between
+from ofa.conf.program.pruning import between, limits_of
 from ofa.conf.program.records import read_json, write_json
 from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
 from ofa.search import Archive, Constraint, ScoredNetwork, run
@@ -77,16 +77,7 @@ class Pruner:
 
     def _limits(self) -> tuple[Constraint, ...]:
         """The budget without fractions."""
-        space, given = self.supernet.space, self.job.constraints
-        if not given and self.given.schedule:
-            given = (Constraint("macs", upper=self.given.schedule[-1]),)
-        if self._bounded and self.given.schedule:
-            raise ValueError(
-                f"pruning.schedule={[*self.given.schedule]} leads to a budget, but this search stops by itself"
-                " (at a threshold, or at a given subnet): leave the schedule out"
-            )
-        if not self._bounded and not any(c.upper is not None for c in given):
-            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+        space, given = self.supernet.space, limits_of(self.given, self.job.constraints, self.job.engine.bounded)
         whole = self.costs(space.encode(space.largest)[None])
         self.whole = {c.name: float(whole[c.name][0]) for c in given}
         return tuple(c.resolved(self.whole[c.name]) for c in given)
@@ -97,7 +88,7 @@ class Pruner:
         Raises:
             ValueError: the budget is out of reach.
         """
-        pending = [1.0] * (self.given.steps or 1) if self._bounded else list(self.given.ladder(self._share))
+        pending = [1.0] * (self.given.steps or 1) if self.job.engine.bounded else list(self.given.ladder(self._share))
         done: list[Step] = []
         halved, reached = 0, 0.0
         while pending:
@@ -113,11 +104,6 @@ class Pruner:
                 halved += 1
                 pending.insert(0, (reached + step.progress) / 2)
         return done
-
-    @property
-    def _bounded(self) -> bool:
-        """Whether the search knows by itself where to stop, so that there is no budget to go to in steps."""
-        return bool(getattr(self.job.engine, "bounded", False))
 
     @property
     def _share(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -95,6 +96,28 @@ class Pruning:
             return tuple(math.log(s) / math.log(share) for s in self.schedule)
         steps = self.steps or max(1, math.ceil(math.log(share) / math.log(self.keep) - 1e-9))
         return tuple((i + 1) / steps for i in range(steps))
+
+
+def limits_of(given: Pruning, constraints: Sequence[Constraint], bounded: bool) -> tuple[Constraint, ...]:
+    """The limits that pruning goes to; those of a `bounded` search, which stops by itself, may be none.
+
+    Raises:
+        ValueError: there has to be a budget, or there must be no schedule, or it ends elsewhere.
+    """
+    if bounded and given.schedule:
+        raise ValueError(
+            f"pruning.schedule={[*given.schedule]} leads to a budget, but this search stops by itself"
+            " (at a threshold, or at a given subnet): leave the schedule out"
+        )
+    limits = tuple(constraints)
+    if not limits and given.schedule:
+        limits = (Constraint("macs", upper=given.schedule[-1]),)
+    upper = [c.upper for c in limits if c.upper is not None]
+    if not bounded and not upper:
+        raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+    if given.schedule and upper[0] <= 1:
+        given.ladder(upper[0])
+    return limits
 
 
 def between(whole: float, limit: Constraint, progress: float) -> Constraint:
