@@ -69,7 +69,7 @@ class Ranked(OnePoint):
 
 @dataclass(frozen=True)
 class Specified(Bounded):
-    """The subnet that a file names: `subnet.json` of an earlier run, or its choices alone."""
+    """The subnet that a file names: `subnet.json` of an earlier run."""
 
     path: str
 
