@@ -249,8 +249,8 @@ class Supernet(nn.Module):
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
         >>> print(Supernet(net, torch.randn(2, 8)).explain("2"))  # doctest: +ELLIPSIS
         2 is a Linear of 68 parameters.
-        Its outputs (4): stays, the network's output.
-        Its inputs (16): the choice 0.width: 8, 16, with 0 (shown by sliced = zeroed; ...).
+        Its outputs (4): they stay, the network's output.
+        Its inputs (16): the choice 0.width: 8, 16, with 0 (shown by sliced = zeroed; it moves the output by ...).
 
         Raises:
             ValueError: no layer has this name; close ones are shown.

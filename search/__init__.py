@@ -3,9 +3,9 @@
 from ofa.search.archive import Archive
 from ofa.search.budget import Constraint
 from ofa.search.engines import Engine, Evolution, RandomSearch, Search
-from ofa.search.evaluation import Result, run
+from ofa.search.evaluation import run
 from ofa.search.front import Front, ScoredNetwork
-from ofa.search.latency import LatencyPredictor, measure_onnx
+from ofa.search.latency import LatencyPredictor
 from ofa.search.objectives import Objective
 from ofa.search.problem import Problem
 
@@ -19,9 +19,7 @@ __all__ = [
     "Objective",
     "Problem",
     "RandomSearch",
-    "Result",
     "ScoredNetwork",
     "Search",
-    "measure_onnx",
     "run",
 ]

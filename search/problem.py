@@ -37,7 +37,7 @@ class Problem:
     >>> costs = lambda genomes: {"macs": 1e6 * (1 + genomes[:, 0])}
     >>> problem = Problem.parse(space, ["accuracy", "macs"], costs, {"macs": 0.5})
     >>> problem.constraints
-    (Constraint(name='macs', upper=1500000.0, lower=None, absolute=True),)
+    (Constraint(cost=Macs(), upper=1500000.0, lower=None, absolute=True),)
     >>> problem.listed.tolist()
     [[0]]
     """

@@ -35,14 +35,18 @@ def nodes(config: DictConfig) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("option", "experiment"), list(product(OPTIONS, EXPERIMENTS)))
-def test_every_configuration_composes_and_builds(option: tuple[str, str], experiment: str | None) -> None:
+def test_every_configuration_composes_and_builds(
+    option: tuple[str, str], experiment: str | None, tmp_path: Path
+) -> None:
     group, name = option
+    subnet = tmp_path / "subnet.json"
+    subnet.write_text('{"subnet": {}, "network": "none"}')
     overrides = [f"{group}={name}"] + ([f"experiment={experiment}"] if experiment else [])
     given = {
         "image_folder": FOLDER,
         "cifar10": FOLDER,
         "cifar100": FOLDER,
-        "specified": ["search.path=subnet.json"],
+        "specified": [f"search.path={subnet}"],
         "timm": ["data.name=x", "data.num_classes=2"],
     }
     config = composed(*overrides, *given.get(name, []))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from composition import composed
+from foreign.engine import HillClimbing
 
 from ofa import Subnet
 from ofa.conf.program.building import build
@@ -49,6 +50,11 @@ def test_every_engine_conforms(name: str, test: str, tmp_path: Path) -> None:
     getattr(suite(engine(name, tmp_path)), test)()
 
 
+@pytest.mark.parametrize("test", TESTS)
+def test_an_engine_of_ones_own_conforms(test: str) -> None:
+    getattr(suite(HillClimbing(population=6, evaluations=24)), test)()
+
+
 def test_all_eight_are_found() -> None:
     assert len(NAMES) >= 8 and {"random", "evolution", "one_step", "ranked", "sensitivity"} <= set(NAMES)
 
@@ -77,6 +83,13 @@ class ByOrderOfTells(Drawn):
         return np.minimum(drawn, ledger.problem.space.encode(last[0])) if last else drawn
 
 
+class Shared(Drawn):
+    """Draws from the generator that a process shares."""
+
+    def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
+        return np.random.randint(0, ledger.problem.space.counts, (number, len(ledger.problem.space)))
+
+
 class Unseeded(Drawn):
     def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
         return super().propose(ledger, number, np.random.default_rng())
@@ -94,6 +107,47 @@ class Twice(Search):
             super().tell(subnet, metrics)
 
 
+class Careless(Search):
+    """Takes whatever it is told, and knows nothing else."""
+
+    def tell(self, subnet: Subnet, metrics: Any) -> None:
+        self.ledger.results[subnet] = dict(metrics)
+
+
+class Vain(Search):
+    """Ranks whatever it was told, and does not say why it stopped."""
+
+    def ask(self) -> list[Subnet]:
+        batch = super().ask()
+        self.stopped = None
+        return batch
+
+    def ranked(self) -> list[Subnet]:
+        return list(self.results)
+
+
+class Hopeful(Search):
+    """Does not look at the budget."""
+
+    def __init__(self, problem: Problem, proposer: Proposer, evaluations: int, batch: int, seed: int = 0) -> None:
+        super().__init__(replace(problem, constraints=()), proposer, evaluations, batch, seed)
+
+
+class Greedy(Search):
+    """Says that it needs half of what it takes."""
+
+    @property
+    def evaluations(self) -> int:
+        return super().evaluations // 2
+
+
+class Mute(Search):
+    """Asks for nothing where there are more objectives than two, or one."""
+
+    def ask(self) -> list[Subnet]:
+        return super().ask() if len(self.problem.objectives) == 2 else []
+
+
 @dataclass(frozen=True)
 class Broken(RandomSearch):
     kind: type[Proposer] = Drawn
@@ -107,20 +161,41 @@ class Broken(RandomSearch):
         return self.running(problem, self.proposer(problem), evaluations, batch, seed)
 
 
-@pytest.mark.parametrize(
-    ("kind", "running", "test"),
-    [
-        (OutOfBudget, Search, "test_what_is_asked_is_canonical_and_what_it_leads_to_is_in_the_budget"),
-        (ByOrderOfTells, Search, "test_the_order_in_which_a_batch_is_told_does_not_matter"),
-        (Unseeded, Search, "test_equal_seeds_ask_for_the_same"),
-        (Drawn, Twice, "test_nothing_is_asked_twice"),
-        (Drawn, Twice, "test_a_batch_has_to_be_told_before_the_next"),
-    ],
-)
-def test_broken_engines_fail(kind: type[Proposer], running: type[Search], test: str) -> None:
+BREAKS: dict[str, type[Proposer] | type[Search]] = {
+    "test_equal_seeds_ask_for_the_same": Unseeded,
+    "test_the_order_in_which_a_batch_is_told_does_not_matter": ByOrderOfTells,
+    "test_nothing_is_asked_twice": Twice,
+    "test_what_is_asked_is_canonical_and_what_it_leads_to_is_in_the_budget": OutOfBudget,
+    "test_the_number_of_evaluations_is_kept_and_the_end_has_a_reason": Vain,
+    "test_a_batch_has_to_be_told_before_the_next": Twice,
+    "test_metrics_without_an_objective_are_refused_and_do_not_count": Careless,
+    "test_results_have_the_exact_costs_unless_others_are_told": Careless,
+    "test_the_generators_of_the_process_are_left_alone": Shared,
+    "test_a_space_with_one_choice_and_one_with_one_subnet": Twice,
+    "test_scores_that_are_not_finite_are_survived": Vain,
+    "test_one_objective_and_three": Mute,
+    "test_a_budget_out_of_reach_is_refused_at_once": Hopeful,
+    "test_a_search_that_is_begun_again_on_its_archive_ends_the_same": Unseeded,
+}
+
+
+def test_every_test_of_the_suite_can_fail() -> None:
+    assert sorted(BREAKS) == sorted(TESTS)
+
+
+@pytest.mark.parametrize("test", BREAKS)
+def test_broken_engines_fail(test: str) -> None:
+    broken, state = BREAKS[test], np.random.get_state()
+    own = {"running": broken} if issubclass(broken, Search) else {"kind": broken}
     with pytest.raises(AssertionError):
-        getattr(suite(Broken(**SMALL, kind=kind, running=running)), test)()
+        getattr(suite(Broken(**SMALL, **own)), test)()
+    np.random.set_state(state)
     getattr(suite(Broken(**SMALL)), test)()
+
+
+def test_one_that_takes_more_evaluations_than_it_has_fails() -> None:
+    with pytest.raises(AssertionError):
+        suite(Broken(**SMALL, running=Greedy)).test_the_number_of_evaluations_is_kept_and_the_end_has_a_reason()
 
 
 def test_what_is_told_is_priced_once_for_each_batch() -> None:

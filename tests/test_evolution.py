@@ -20,7 +20,8 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Result, Search, run
+from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Search, run
+from ofa.search.evaluation import Result
 from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.search.sampling import spread

@@ -7,8 +7,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from ofa.search import LatencyPredictor, measure_onnx
-from ofa.search.latency import LatencyDevice, OnnxRuntime, TorchEager
+from ofa.search import LatencyPredictor
+from ofa.search.latency import LatencyDevice, OnnxRuntime, TorchEager, measure_onnx
 from ofa.search.latency.predictor import HeldOut
 
 

@@ -14,9 +14,8 @@ from toy_space import toy_costs, toy_space
 from ofa import Choice, SearchSpace, Subnet
 from ofa.search import Archive, Constraint, Search, run
 from ofa.search.problem import Problem
-from ofa.search.pruning import Analysis, Curves, Ranked, Sensitivity, damage, grid_of, missing, shares_of
+from ofa.search.pruning import Analysis, Curves, Ranked, Sensitivity, Uniform, damage, grid_of, missing, shares_of
 from ofa.search.pruning.curves import interpolated
-from ofa.search.pruning.uniform import Uniform
 from ofa.space import Genome
 
 WIDTHS = SearchSpace(tuple(Choice(f"layer{i}", "width", tuple(range(4, 65, 4))) for i in range(8)))

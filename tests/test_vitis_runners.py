@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitis_networks import Likeness, Plain, make, outputs
 
 import ofa
-import ofa.slicing.importance
 from ofa.export import export_onnx, export_program
 from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
@@ -31,6 +30,7 @@ from ofa.search.vitis import (
     OneStepPruningRunner,
     SparsePruner,
 )
+from ofa.slicing import L1
 from ofa.space import Genome
 
 ROOT = Path(__file__).parents[1]
@@ -313,7 +313,7 @@ def test_scores_by_one_importance_are_not_taken_for_anothers() -> None:
             two.ana(Likeness(model, x))
         with pytest.raises(ValueError, match=f"importance='l1', that of this runner is '{name}'"):
             two.prune(0.5)
-    OneStepPruningRunner(model, x, importance=ofa.slicing.importance.l1).prune(removal_ratio=0.5)
+    OneStepPruningRunner(model, x, importance=L1()).prune(removal_ratio=0.5)
     for path in (search, Path(".vai/Plain.sens")):
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "importance"}))
     one.prune(removal_ratio=0.5)

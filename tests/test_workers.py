@@ -18,8 +18,8 @@ from toy_evaluations import Failing, Telling, toy_search
 from toy_space import accuracy
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.search import Archive, Evolution, Result, run
-from ofa.search.evaluation import Evaluate
+from ofa.search import Archive, Evolution, run
+from ofa.search.evaluation import Evaluate, Result
 from ofa.search.problem import Problem
 from ofa.search.workers import visible, workers
 from ofa.train.data import Digits

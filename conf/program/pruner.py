@@ -15,7 +15,7 @@ from torch import nn
 
 from ofa.conf.program.finetuning import finetune
 from ofa.conf.program.proposals import NETWORK
-from ofa.conf.program.pruning import between
+from ofa.conf.program.pruning import between, limits_of
 from ofa.conf.program.records import read_json, write_json
 from ofa.conf.program.run import Run
 from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
@@ -79,7 +79,10 @@ class Pruner:
 
     def _limits(self) -> tuple[Constraint, ...]:
         """The budget without fractions."""
-        space, limits = self.supernet.space, self.given.limits(self.settings.constraints, self._bounded)
+        space, limits = (
+            self.supernet.space,
+            limits_of(self.given, self.settings.constraints, self.settings.search.bounded),
+        )
         whole = self.costs(space.encode(space.largest)[None])
         self.whole = {c.name: float(whole[c.name][0]) for c in limits}
         return tuple(c.resolved(self.whole[c.name]) for c in limits)
@@ -90,7 +93,9 @@ class Pruner:
         Raises:
             ValueError: the budget is out of reach.
         """
-        pending = [1.0] * (self.given.steps or 1) if self._bounded else list(self.given.ladder(self._share))
+        pending = (
+            [1.0] * (self.given.steps or 1) if self.settings.search.bounded else list(self.given.ladder(self._share))
+        )
         done: list[Step] = []
         halved, reached = 0, 0.0
         while pending:
@@ -107,11 +112,6 @@ class Pruner:
                 pending.insert(0, (reached + step.progress) / 2)
         self._go_on_from(None)
         return done
-
-    @property
-    def _bounded(self) -> bool:
-        """Whether the search knows by itself where to stop, so that there is no budget to go to in steps."""
-        return self.settings.search.bounded
 
     @property
     def _share(self) -> float:

@@ -84,27 +84,6 @@ class Pruning:
                 f" {self.halvings}, {self.tolerance} and {self.validation_stride}"
             )
 
-    def limits(self, budget: Sequence[Constraint], bounded: bool) -> tuple[Constraint, ...]:
-        """What limits the network in the end: the budget, or else the MACs at which the schedule ends.
-
-        A search that is `bounded` knows by itself where to stop.
-
-        Raises:
-            ValueError: there is no budget and one is needed, or it contradicts the schedule.
-        """
-        if bounded and self.schedule:
-            raise ValueError(
-                f"pruning.schedule={[*self.schedule]} leads to a budget, but this search stops by itself"
-                " (at a threshold, or at a given subnet): leave the schedule out"
-            )
-        given = tuple(budget) or ((Constraint("macs", upper=self.schedule[-1]),) if self.schedule else ())
-        upper = next((c.upper for c in given if c.upper is not None), None)
-        if upper is None and not bounded:
-            raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
-        if upper is not None and upper <= 1 and not bounded:
-            self.ladder(upper)
-        return given
-
     def ladder(self, share: float) -> tuple[float, ...]:
         """How far each step goes, from above 0 to 1, to a budget of `share` of the whole network.
 
@@ -117,6 +96,28 @@ class Pruning:
             return tuple(math.log(s) / math.log(share) for s in self.schedule)
         steps = self.steps or max(1, math.ceil(math.log(share) / math.log(self.keep) - 1e-9))
         return tuple((i + 1) / steps for i in range(steps))
+
+
+def limits_of(given: Pruning, constraints: Sequence[Constraint], bounded: bool) -> tuple[Constraint, ...]:
+    """The limits that pruning goes to; those of a `bounded` search, which stops by itself, may be none.
+
+    Raises:
+        ValueError: there has to be a budget, or there must be no schedule, or it ends elsewhere.
+    """
+    if bounded and given.schedule:
+        raise ValueError(
+            f"pruning.schedule={[*given.schedule]} leads to a budget, but this search stops by itself"
+            " (at a threshold, or at a given subnet): leave the schedule out"
+        )
+    limits = tuple(constraints)
+    if not limits and given.schedule:
+        limits = (Constraint("macs", upper=given.schedule[-1]),)
+    upper = [c.upper for c in limits if c.upper is not None]
+    if not bounded and not upper:
+        raise ValueError("pruning needs a budget: budget.macs=0.5, or params, weight_bytes or latency_ms")
+    if given.schedule and upper[0] <= 1:
+        given.ladder(upper[0])
+    return limits
 
 
 def between(whole: float, limit: Constraint, progress: float) -> Constraint:

@@ -63,6 +63,7 @@ class Settings:
         groups = {name: build(values[name], name, kind) for name, kind in kinds().items()}
         if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):
             groups["data"] = groups["data"].suited(str(values["backbone"]))
+        check_kinds(groups["search"], groups["space"])
         objectives = Objective.parse(converted(values["objectives"], tuple[Objective, ...], "objectives"))
         return cls(
             values,
@@ -116,6 +117,14 @@ def budget(limits: Mapping[str, Any], objectives: tuple[Objective, ...]) -> tupl
     given = {name: limit for name, limit in limits.items() if limit is not None}
     costs = {name: known.get(name) or converted(name, Objective, f"budget.{name}") for name in given}
     return Constraint.parse({costs[name]: limit for name, limit in given.items()})
+
+
+def check_kinds(engine: Engine, space: ofa.SpaceConfig) -> None:
+    """Refuse an engine that works on none of the choices that a space offers."""
+    wanted, offered = engine.kinds, space.kinds
+    if wanted and not set(wanted) & set(offered):
+        name = f"search={type(engine).__name__}"
+        raise ValueError(f"{name} works on {' and '.join(wanted)}, the space offers {', '.join(offered)}")
 
 
 def activations(supernet: SupernetTraining, space: ofa.SpaceConfig, engine: Engine) -> Pattern | None:

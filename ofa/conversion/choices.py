@@ -71,6 +71,18 @@ class SpaceConfig:
             check_ratios(f"overrides[{glob!r}].width", options.get("width", ()))
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of choices that a network may get."""
+        offered = {
+            "width": min(self.ratios, default=1.0) < 1 or bool(self.overrides),
+            "kernel": self.kernel,
+            "depth": self.depth,
+            "resolution": len(self.resolution) > 1,
+            "sparsity": bool(self.sparsity),
+        }
+        return tuple(kind for kind, there in offered.items() if there)
+
+    @property
     def ratios(self) -> tuple[float, ...]:
         """The fractions that `width` stands for."""
         if isinstance(self.width, str):

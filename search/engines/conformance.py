@@ -5,6 +5,7 @@ Made like Optuna's `optuna.testing`: subclass it in a file of tests, give the en
 
 from __future__ import annotations
 
+import random
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -47,9 +48,14 @@ class EngineConformance(ABC):
         inner = Choice("inner", "width", (8, 16), (("stage.depth", 1),))  # means nothing while its block is skipped
         return SearchSpace((depth, *widths, inner))
 
-    def problem(self, objectives: Sequence[str] = ("accuracy", "macs"), budget: float | None = None) -> Problem:
+    def problem(
+        self,
+        objectives: Sequence[str] = ("accuracy", "macs"),
+        budget: float | None = None,
+        space: SearchSpace | None = None,
+    ) -> Problem:
         limit = self.budget if budget is None else budget
-        space = self.space()
+        space = space or self.space()
         importance = {c.name: np.linspace(2.0, 0.5, 32) for c in space.choices if c.kind == "width"}
         return Problem.parse(space, objectives, costs, {"macs": limit}, lambda measure: importance)
 
@@ -103,6 +109,34 @@ class EngineConformance(ABC):
         with refused("never asked for"):
             search.tell(Subnet({"layer0": 8}), {"accuracy": 1.0})
 
+    def test_metrics_without_an_objective_are_refused_and_do_not_count(self) -> None:
+        search = self.engine().start(self.problem())
+        subnet = search.ask()[0]
+        with refused("objective 'accuracy' is not among the metrics"):
+            search.tell(subnet, {"loss": 1.0})
+        search.tell(subnet, self.score(subnet))
+        assert list(search.results) == [subnet]
+
+    def test_results_have_the_exact_costs_unless_others_are_told(self) -> None:
+        search = self.engine().start(self.problem())
+        subnet = search.ask()[0]
+        search.tell(subnet, {**self.score(subnet), "params": 7.0})
+        expected = {**search.problem.cost(subnet), **self.score(subnet), "params": 7.0}
+        assert search.results[subnet] == expected, f"{search.results[subnet]} instead of {expected}"
+
+    def test_the_generators_of_the_process_are_left_alone(self) -> None:
+        before = generators()
+        self._asked(self.engine().start(self.problem()))
+        assert before == generators(), "random or numpy.random was seeded or drawn from"
+
+    def test_a_space_with_one_choice_and_one_with_one_subnet(self) -> None:
+        rest = {"stage.depth": [2], "layer1": [16], "layer2": [16], "inner": [8]}
+        for options in ([8, 16], [16]):
+            problem = self.problem(budget=1.0, space=self.space().restrict({**rest, "layer0": options}))
+            search = self.engine().start(problem)
+            flat = [subnet for batch in self._asked(search) for subnet in batch]
+            assert 0 < len(set(flat)) == len(flat) <= len(options) and search.stopped, flat
+
     def test_scores_that_are_not_finite_are_survived(self) -> None:
         search = self.engine().start(self.problem())
         wrong = {"accuracy": float("nan"), "loss": float("inf")}
@@ -112,7 +146,7 @@ class EngineConformance(ABC):
             if not batch:
                 break
         assert search.stopped
-        assert all(np.isfinite(search.results[subnet]["accuracy"]) for subnet in search.ranked()[:1])
+        assert all(np.isfinite(search.results[subnet]["accuracy"]) for subnet in search.ranked())
 
     def test_one_objective_and_three(self) -> None:
         for objectives in (["accuracy"], ["accuracy", "macs", "params"]):
@@ -159,6 +193,11 @@ def costs(genomes: Genome) -> dict[str, Floats]:
     inner = np.where(genomes[:, 0] > 0, genomes[:, 4] + 1, 0)
     macs = 1.0 + (8.0 * (genomes[:, 1:4] + 1)).prod(axis=1) / 64 + 4.0 * inner
     return {"macs": macs, "params": 8.0 * (genomes[:, 1:4] + 1).sum(axis=1) + inner}
+
+
+def generators() -> tuple[object, object]:
+    """The states of the generators that a process shares."""
+    return random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
 
 
 class refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -104,9 +105,12 @@ class Engine(ABC):
     ([8, 16, 32], 'all 3 evaluations are done')
     """
 
+    needs_budget: ClassVar[bool] = False  # without one it has nothing to do
+    kinds: ClassVar[tuple[str, ...]] = ()  # of choices that it works on; none named: on all
+
     @property
     def bounded(self) -> bool:
-        """Whether it knows by itself where to stop, so that it needs no budget."""
+        """Whether it knows by itself where to stop, so that pruning by it needs no budget."""
         return False
 
     def start(self, problem: Problem, seed: int = 0) -> Search:

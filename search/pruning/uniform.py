@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ofa.persistence import load_subnet
 from ofa.search.engines import Engine, Listing, Proposer
@@ -43,6 +44,8 @@ class Bounded(OnePoint):
 class Uniform(OnePoint):
     """Every choice shrinks by the same share until the budget is met: the baseline of every pruning method."""
 
+    needs_budget: ClassVar[bool] = True
+
     def genome(self, problem: Problem) -> Genome:
         return Curves.even(problem.space).within(problem)
 
@@ -54,6 +57,8 @@ class Ranked(OnePoint):
     `measure` is one of `ofa.slicing.importance`; the problem gives the importance of the units by it.
     """
 
+    needs_budget: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("width",)
     measure: str = "l1"
 
     def genome(self, problem: Problem) -> Genome:
@@ -64,9 +69,12 @@ class Ranked(OnePoint):
 
 @dataclass(frozen=True)
 class Specified(Bounded):
-    """The subnet that a file names: `subnet.json` of an earlier run, or its choices alone."""
+    """The subnet that a file names: `subnet.json` of an earlier run."""
 
     path: str
+
+    def __post_init__(self) -> None:
+        load_subnet(Path(self.path))
 
     def genome(self, problem: Problem) -> Genome:
         subnet = load_subnet(Path(self.path))

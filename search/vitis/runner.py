@@ -17,7 +17,8 @@ from rich.table import Table
 from torch import nn
 
 from ofa import SpaceConfig, Subnet, Supernet
-from ofa.search import Archive, Result, Search, run
+from ofa.search import Archive, Search, run
+from ofa.search.evaluation import Result
 from ofa.search.objectives import Macs, Params
 from ofa.search.vitis.candidates import Scorer
 from ofa.search.vitis.files import FOLDER, gradients_digest, graph_digest

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.pruner import Pruner
+from ofa.conf.program.pruning import limits_of
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
@@ -27,7 +28,7 @@ class Prune(Stage):
         return ("latency",) if settings.latency_matters else ()
 
     def check(self, settings: Settings) -> None:
-        settings.pruning.limits(settings.constraints, settings.search.bounded)
+        limits_of(settings.pruning, settings.constraints, settings.search.bounded)
 
     def run(self, run: Run) -> None:
         pruner = Pruner(run)

@@ -29,6 +29,11 @@ class SearchFront(Stage):
     def brings(self, settings: Settings) -> tuple[str, ...]:
         return ("latency",) if settings.latency_matters else ()
 
+    def check(self, settings: Settings) -> None:
+        if settings.search.needs_budget and all(c.upper is None for c in settings.constraints):
+            name = f"search={type(settings.search).__name__}"
+            raise ValueError(f"{name} goes to a budget, and there is none: budget.macs=0.5, or of another cost")
+
     def run(self, run: Run) -> None:
         supernet, settings = run.supernet, run.settings
         learner = run.learner(supernet)
