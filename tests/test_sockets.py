@@ -74,6 +74,11 @@ def test_the_main_job_runs_with_foreign_classes_in_all_sockets(tmp_path: Path) -
     assert all(0 < row["sureness"] <= 100 and row["latency_ms"] > 0 for row in (teacher, *others))
     state = torch.load(tmp_path / "pruning/01/finetuned.pt", weights_only=True)
     assert state["learner"]["masks"]["made"]["update"] == "Slower(pace=0.5)"
+    assert all(
+        (tmp_path / row["files"]["half"]).exists() and row["half_difference"] < 0.1 for row in (teacher, *others)
+    )
+    assert (tmp_path / "card.md").read_text().startswith("# Striped networks\n\n- teacher: ")
+    assert "prune/macs " in (tmp_path / "figures.txt").read_text()
     targets = (tmp_path / "settings.json").read_text()
     for name in ("data.Stripes", "task.Brier", "device.Clock", "rule.Ends"):
         assert f"foreign.{name}" in targets
@@ -87,6 +92,13 @@ def test_the_main_job_runs_with_foreign_classes_in_all_sockets(tmp_path: Path) -
         ("task=classification +task.smooth=1", "task.smooth is no setting of Classification"),
         ("supernet.sort=breadth", "supernet.sort: there is no importance 'breadth'"),
         ("latency._target_=foreign.task.Brier", "latency._target_: 'foreign.task.Brier' is no LatencyDevice"),
+        ("export.files=[weights,quarter]", "export.files: there is no exporter 'quarter'; there are half, onnx"),
+        (
+            "tracking._target_=foreign.task.Brier",
+            "'foreign.task.Brier' is no Tracking: it has no start",
+        ),
+        ("stages=[teacher,{_target_:foreign.task.Brier}]", "stages._target_: 'foreign.task.Brier' is no Stage"),
+        ("stages=[teacher,cart]", "stages: there is no stage 'cart'; did you mean card"),
         ("latency.runs=many", "latency.runs is a whole number, got 'many'"),
     ],
 )

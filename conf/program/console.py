@@ -27,11 +27,11 @@ class Console(rich.console.Console):
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)
         if not self.quiet and not any(isinstance(o, Control) for o in objects):  # a live bar moves by these
-            LOG.info(plain(*objects))
+            LOG.info(plain(*objects, **options))
 
 
-def plain(*objects: Any) -> str:
+def plain(*objects: Any, **options: Any) -> str:
     """What is printed as text: without colours, and without blanks at the ends of lines."""
     text = io.StringIO()
-    rich.console.Console(file=text, width=WIDTH, no_color=True, soft_wrap=True).print(*objects)
+    rich.console.Console(file=text, width=WIDTH, no_color=True, soft_wrap=True).print(*objects, **options)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
