@@ -167,11 +167,10 @@ def test_a_users_package_and_yaml_run_in_their_place(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     paths = os.pathsep.join([str(CONF.parent), str(Path(__file__).parent), str(tmp_path)])
-    command = [
-        sys.executable, "-m", "ofa.conf.program.command", f"hydra.searchpath=[file://{tmp_path}/conf]",
-        f"run={tmp_path}/run", *TOY, "stages=[teacher,supernet,count,search,export]", "supernet=given", "space.kernel=false",
-        "search=random", "search.evaluations=4", "search.population=4", "export.subnets=1", "export.files=[weights,program]",
-    ]  # fmt: skip
+    own = [f"hydra.searchpath=[file://{tmp_path}/conf]", "stages=[teacher,supernet,count,search,export]"]
+    brief = ["supernet=given", "space.kernel=false", "search=random", "search.evaluations=4", "search.population=4"]
+    command = [sys.executable, "-m", "ofa.conf.program.command", f"run={tmp_path}/run", *TOY, *own, *brief]
+    command += ["export.subnets=1", "export.files=[weights,program]"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -68,7 +69,8 @@ class Exported:
 
     def _made(self) -> dict[str, Any]:
         run, folder = self.run, self.run.folder / self.place
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # no file of an earlier network beside those of this one
+        folder.mkdir(parents=True)
         net = network(run, self.supernet, self.proposed)
         fitted = partial(self.supernet.resize, subnet=self.subnet)
         batches = ((fitted(images), labels) for images, labels in run.splits.test.ordered(256))
