@@ -93,6 +93,7 @@ class Job:
             ValueError: settings that cannot work together, each of them sound.
         """
         engine, name = self.engine, f"search={type(self.engine).__name__}"
+        engine.check()
         offered = self.space_config.kinds
         if engine.kinds and not set(engine.kinds) & set(offered):
             raise ValueError(f"{name} works on {' and '.join(engine.kinds)}, the space offers {', '.join(offered)}")
