@@ -127,7 +127,10 @@ def test_sparse_activations_want_sparser_weights_and_are_part_of_the_network(run
     [
         (('space.sparsity=["8:16"]',), r"want weights at 0.75, got 0.5; strict=False allows"),
         (("space.sparsity=[]",), r"supernet.activations=8:16 with space.sparsity=\[\]: .*0.75, got 0;"),
-        (('space.sparsity=["12:16"]', "search=sensitivity"), r"activations at 0.5 want weights at 0.75, got 0;"),
+        (
+            ('space.sparsity=["12:16"]', "search=sensitivity", "budget.macs=0.9"),
+            r"activations at 0.5 want weights at 0.75, got 0;",
+        ),
         (("method=once_for_all",), r"activations at 0.5 want weights at 0.75, got 0;"),
         (('supernet.activations="8-16"',), r"supernet.activations=8-16 .*a pattern is zeros:block.*'8-16'"),
     ],

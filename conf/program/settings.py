@@ -63,7 +63,7 @@ class Settings:
         groups = {name: build(values[name], name, kind) for name, kind in kinds().items()}
         if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):
             groups["data"] = groups["data"].suited(str(values["backbone"]))
-        check_kinds(groups["search"], groups["space"])
+        check_engine(groups["search"], groups["space"])
         objectives = Objective.parse(converted(values["objectives"], tuple[Objective, ...], "objectives"))
         return cls(
             values,
@@ -119,8 +119,9 @@ def budget(limits: Mapping[str, Any], objectives: tuple[Objective, ...]) -> tupl
     return Constraint.parse({costs[name]: limit for name, limit in given.items()})
 
 
-def check_kinds(engine: Engine, space: ofa.SpaceConfig) -> None:
-    """Refuse an engine that works on none of the choices that a space offers."""
+def check_engine(engine: Engine, space: ofa.SpaceConfig) -> None:
+    """Refuse an engine that lacks something, or works on none of the choices that a space offers."""
+    engine.check()
     wanted, offered = engine.kinds, space.kinds
     if wanted and not set(wanted) & set(offered):
         name = f"search={type(engine).__name__}"

@@ -108,6 +108,13 @@ class Engine(ABC):
     needs_budget: ClassVar[bool] = False  # without one it has nothing to do
     kinds: ClassVar[tuple[str, ...]] = ()  # of choices that it works on; none named: on all
 
+    def check(self) -> None:  # noqa: B027 (most have nothing to check)
+        """Refuse, before anything is trained, what cannot work: a file that is not there.
+
+        Raises:
+            ValueError: says what is missing.
+        """
+
     @property
     def bounded(self) -> bool:
         """Whether it knows by itself where to stop, so that pruning by it needs no budget."""

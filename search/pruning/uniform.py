@@ -73,7 +73,7 @@ class Specified(Bounded):
 
     path: str
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         load_subnet(Path(self.path))
 
     def genome(self, problem: Problem) -> Genome:
