@@ -60,7 +60,7 @@ def sources() -> set[str]:
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, place in folders.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml") and path.resolve().is_relative_to(ROOT / folder)
+        if path.suffix in (".py", ".yaml", ".md") and path.resolve().is_relative_to(ROOT / folder)
     }
 
 
