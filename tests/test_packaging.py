@@ -25,7 +25,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 import ofa, ofa.conf
-from ofa.conf.building import resolve
+from ofa.conf.program.building import resolve
 
 def targets(node):
     inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
@@ -33,7 +33,10 @@ def targets(node):
     return own + [target for value in inner for target in targets(value)]
 
 folder = Path(ofa.conf.__file__).parent
-options = [f"{path.parent.name}={path.stem}" for path in sorted(folder.glob("*/*.yaml"))]
+chosen = {str(name) for entry in OmegaConf.load(folder / "config.yaml").defaults if entry != "_self_" for name in entry}
+options = [
+    f"{'' if path.parent.name in chosen else '+'}{path.parent.name}={path.stem}" for path in folder.glob("*/*.yaml")
+]
 with initialize_config_module("ofa.conf", version_base="1.3"):
     for config, override in [("config", []), ("tune", []), *(("config", [option]) for option in options)]:
         for target in targets(OmegaConf.to_container(compose(config, overrides=override))):
@@ -57,7 +60,7 @@ def sources() -> set[str]:
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, place in folders.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml") and path.resolve().is_relative_to(ROOT / folder)
+        if path.suffix in (".py", ".yaml", ".md") and path.resolve().is_relative_to(ROOT / folder)
     }
 
 

@@ -34,7 +34,7 @@ def prepare(*nodes: str) -> None:
         check_folder(run)
 
 
-@hydra.main(version_base="1.3", config_path="..", config_name="config")
+@hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     with complaints("ofa"):
         execute(config)

@@ -40,7 +40,7 @@ def main() -> None:
     _hydra_main()
 
 
-@hydra.main(version_base="1.3", config_path="..", config_name="tune")
+@hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="tune")
 def _hydra_main(config: DictConfig) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with complaints(NAME):
