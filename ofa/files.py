@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +17,7 @@ def replacing(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     Until then, and where writing fails, what had the name before stays. Every writer has a file of its own, so that
     processes which write the same path at the same time leave what one of them wrote.
 
+    >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "settings.json"
     >>> with replacing(path) as file:
     ...     _ = file.write("{}")
@@ -24,14 +25,12 @@ def replacing(path: Path, binary: bool = False) -> Iterator[IO[Any]]:
     '{}'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    unfinished = Path(name)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        with os.fdopen(descriptor, "wb" if binary else "w", encoding=None if binary else "utf-8") as file:
+        with unfinished.open("xb" if binary else "x", encoding=None if binary else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        unfinished.chmod(0o666 & ~umask())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -53,10 +52,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def umask() -> int:
-    """The permissions that new files do not get: temporary ones are their owner's alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ofa.export import export_onnx, export_program
 from ofa.sparsity import BlockActivations, FineGrained, Pattern, eligible, sparsify, sparsify_inputs
-from ofa.sparsity.activations import restore_inputs
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "linear": (lambda: nn.Linear(16, 3), (5, 16), 1),
@@ -72,7 +71,8 @@ def test_inputs_may_be_given_by_keyword(tmp_path: Path) -> None:
         assert torch.equal(same(x), outputs)
     export_program(model.eval(), x, tmp_path / "model.pt2")
     torch.testing.assert_close(torch.export.load(tmp_path / "model.pt2").module()(x), outputs)
-    restore_inputs(handles)
+    for handle in handles:
+        handle.remove()
     assert not torch.equal(model(x), outputs)
     assert not any(m._forward_pre_hooks or m._forward_pre_hooks_with_kwargs for m in model.modules())
 
@@ -100,7 +100,8 @@ def test_whole_inputs_come_back() -> None:
         expected = model(x)
         handles = sparsify_inputs(model, eligible(model, Pattern(8, 16))[0])
         assert not torch.equal(model(x), expected)
-        restore_inputs(handles)
+        for handle in handles:
+            handle.remove()
         assert torch.equal(model(x), expected)
 
 

@@ -92,10 +92,10 @@ def test_channels_of_grouped_convolutions_are_ranked_inside_each_group(name: str
         expected = supernet(x)
         supernet.sort("l2")
         assert (supernet(x) - expected).abs().max() < 1e-5 * expected.abs().max()
-    assert all((np.diff(rows, axis=1) <= 1e-5).all() for rows in strands_of(supernet))
+    assert all((np.diff(rows, axis=1) <= 1e-5).all() for rows in apart_of(supernet))
 
 
-def strands_of(supernet: ofa.Supernet) -> list[Any]:
+def apart_of(supernet: ofa.Supernet) -> list[Any]:
     """The importance of every channel inside its group of a grouped convolution."""
     rows = unit_scores(supernet.model, supernet.conversion.groups, supernet.conversion.trace.parameters, "l2")
     convolutions = [m for m in supernet.modules() if isinstance(m, torch.nn.Conv2d) and 1 < m.groups < m.in_channels]
@@ -143,7 +143,7 @@ def test_gradients_go_along_when_channels_are_ranked_inside_groups() -> None:
 
 
 def first_order(supernet: ofa.Supernet) -> dict[str, Any]:
-    """The importance by gradients of the channels of every group of widths, (strands, units)."""
+    """The importance by gradients of the channels of every group of widths, (groups of a convolution, units)."""
     rows = unit_scores(supernet.model, supernet.conversion.groups, supernet.conversion.trace.parameters, "taylor")
     return {g.name: row for g, row in zip(supernet.conversion.groups.groups, rows, strict=True) if g.kind == "width"}
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import ofa.search.vitis
 import ofa.vitis
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 SHORT = ("search", "train", "conf")  # folders at the top of a checkout, and links in ofa/
 FOLDERS = ("ofa", *SHORT, "tests", "experiments", "docs")
 KINDS = (".py", ".yaml", ".yml", ".md", ".toml")
@@ -188,12 +190,27 @@ def crowded(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def printed(command: list[str], folder: Path) -> str:
+    """What Python prints in a folder."""
+    place = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *command]
+    done = subprocess.run(command, cwd=folder, env=place, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     "command", [["script.py"], ["-m", "ofa.conf.program.command", "--help"]], ids=["library", "program"]
 )
 def test_files_of_the_users_own_hide_nothing(command: list[str], crowded: Path) -> None:
-    place = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *command]
-    done = subprocess.run(command, cwd=crowded, env=place, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "pruned" in done.stdout or "search: evolution" in done.stdout
+    found = printed(command, crowded)
+    assert "pruned" in found or "search: evolution" in found
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_finds_its_configuration_as_an_installed_script_calls_it(name: str, crowded: Path) -> None:
+    """Hydra looks elsewhere than for a module that is run by itself."""
+    module, _, function = PROGRAMS[name].partition(":")
+    script = f"import sys; from {module} import {function}; sys.argv = [{name!r}, '--help']; {function}()"
+    found = printed(["-c", script], crowded)
+    assert "search: evolution" in found and ("tuning:" in found or name == "ofa")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -71,22 +71,6 @@ class Bindings:
         self.learned: dict[tuple[type, str], int | None] = {}
         self.settled: set[int] = set()
         self.hopeless: set[frozenset[tuple[type, str]]] = set()
-
-    def changes(self, sizes: IntArray) -> list[Change]:
-        rows = (options[i].change(self.groups, sizes) for options, i in self._pairs() if i is not None)
-        return [change for change in rows if change is not None]
-
-    def equalities(self, sizes: IntArray) -> frozenset[tuple[str, str, str]]:
-        """Pairs of whole numbers that modules hold and that are equal, where a size changes: code may compare them."""
-        changed: dict[str, dict[str, Any]] = {}
-        for change in self.changes(sizes):
-            changed.setdefault(change.module, {})[change.attribute] = change.value
-        return frozenset(
-            (path, a, b)
-            for path, values in changed.items()
-            for (a, x), (b, y) in combinations((vars(self.model.get_submodule(path)) | values).items(), 2)
-            if type(x) is int and type(y) is int and x == y and (a in values or b in values)
-        )
 
     def final(self) -> list[Binding]:
         return [options[i] for options, i in self._pairs() if i is not None]

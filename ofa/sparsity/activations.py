@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +66,3 @@ def blockwise(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, layer in model.named_modules():
         if any(isinstance(hook, BlockActivations) for hook in layer._forward_pre_hooks.values()):
             yield f"{name}.weight".removeprefix("."), input_dim(layer)
-
-
-def restore_inputs(handles: Iterable[RemovableHandle]) -> None:
-    """Let whole inputs through again; takes what `sparsify_inputs` gave."""
-    for handle in handles:
-        handle.remove()

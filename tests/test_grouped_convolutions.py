@@ -33,7 +33,7 @@ def conv(inputs: int, outputs: int, groups: int = 1) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], list[int]]] = {  # layers, strands of the groups
+NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], list[int]]] = {  # layers, groups of convolutions
     "on both sides": (lambda: [conv(3, 16), conv(16, 16, 4), conv(16, 4)], [4, 4]),
     "fewer groups": (lambda: [conv(3, 32), conv(32, 32, 8), conv(32, 32, 4), conv(32, 4)], [8, 8, 4]),
     "more groups": (lambda: [conv(3, 32), conv(32, 32, 4), conv(32, 32, 8), conv(32, 4)], [4, 8, 8]),
