@@ -232,7 +232,7 @@ def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "stges=[teacher]")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert output.strip() == "ofa: stges=[teacher]: there is no setting 'stges'; did you mean stages, stage?"
+    assert output.strip() == "ofa: stges=[teacher]: there is no setting 'stges'; did you mean stages?"
     process = start(tmp_path / "run", "backbone=resnet81")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2

@@ -42,7 +42,8 @@ class ShiftFlip:
 @dataclass(frozen=True)
 class Mixing:
     """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) as timm does them: pictures mixed with another's, labels
-    in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none."""
+    in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none; `share` is the share of
+    batches that are mixed, and `switch` that of cutmix where both are on."""
 
     mixup: float = 0.2
     cutmix: float = 0.0

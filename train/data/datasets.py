@@ -38,7 +38,11 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
 
 @dataclass(frozen=True)
 class Digits:
-    """1797 handwritten digits, 8×8 upsampled to `size`, about 50/30/20 (scikit-learn, UCI)."""
+    """1797 handwritten digits, 8×8, cut about 50/30/20 (scikit-learn, UCI).
+
+    `size` is the edge in pixels that pictures are brought to; `shift` is the share of it that they move by at most in
+    training; `seed` decides how they are cut.
+    """
 
     size: int = 32
     shift: float = 0.1
@@ -63,7 +67,9 @@ class Digits:
 class FashionMNIST:
     """60,000 + 10,000 articles of clothing, 28×28 grey; `validation` of the first are held out of training.
 
-    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder).
+    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder). `size` is
+    the edge in pixels that pictures are brought to; `shift` is the share of it that they move by at most in training;
+    `flip` mirrors half of them. `balanced` draws every class equally often; `seed` decides what is held out.
     """
 
     folder: str = "/usr/share/datasets/fashion-mnist"

@@ -21,9 +21,12 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
-    `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
+    `size` is the edge in pixels that pictures are brought to; `workers` processes read them. In training, `scale` is
+    the range of shares of a picture that are cut out of it, and `flip` the share of pictures that are mirrored;
+    `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
+    `seed` decides what is held out.
     """
 
     size: int = 224
@@ -87,7 +90,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out)."""
+    """Pictures in train/<class>/ and test/<class>/ (or val/, as ImageNet is laid out).
+
+    `folder` is what these lie in.
+    """
 
     folder: str
 
@@ -125,8 +131,10 @@ class ImageFolder(Pictures):
 class TimmDataset(Pictures):
     """A dataset by timm's name: `hfds/owner/name`, `wds/name` (tar shards), `torch/cifar10`, or "" for a folder.
 
-    `folder` is timm's root or cache; `image_key` and `label_key` say where a record has its picture and label, if not
-    where timm expects them. Streams without random access (`hfids/…`, `tfds/…`) are refused.
+    `name` is timm's, `num_classes` how many there are. `train_split` and `test_split` are the parts that are read, and
+    `download` fetches what is not here. `folder` is timm's root or cache; `image_key` and `label_key` say where a
+    record has its picture and label, if not where timm expects them. Streams without random access (`hfids/…`,
+    `tfds/…`) are refused.
     """
 
     name: str

@@ -11,7 +11,7 @@ from ofa.conf.program.stage import Stage
 from ofa.conf.program.stages.training import trained
 from ofa.files import write_text
 from ofa.train import checkpoint as checkpoints
-from ofa.train.plan import estimates, known_rules, table
+from ofa.train.plan import duration, estimates, known_rules, table
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class TrainSupernet(Stage):
     needs: ClassVar[tuple[str, ...]] = ("teacher.pt",)
     leaves: ClassVar[tuple[str, ...]] = ("supernet.pt", "space.json", "report.json", "report.html", "report.txt")
     together: ClassVar[bool] = True
+
+    def forecast(self, run: Run) -> float | None:
+        given = run.settings.supernet
+        return duration(run.learner(run.supernet), given.recipe) if given.trained else 0.0
 
     def run(self, run: Run) -> None:
         supernet = run.convert()
