@@ -18,7 +18,7 @@ def typed(value: Any) -> str:
     'my_package.nets.make-width-32'
     """
     if isinstance(value, Mapping):
-        others = [f"{key}-{typed(inner)}" for key, inner in value.items() if key != "_target_"]
+        others = [f"{typed(key)}-{typed(inner)}" for key, inner in value.items() if key != "_target_"]
         return "-".join([*([typed(value["_target_"])] if "_target_" in value else []), *others])
     text = re.sub(r"^(?:.*/)?([^/]+)\.py:", r"\1-", str(value))
     return re.sub(r"[^\w.]+", "-", text).strip("-.")

@@ -47,7 +47,7 @@ def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
     return ready
 
 
-def refused(program: str, error: ValueError) -> NoReturn:
+def refused(program: str, error: Exception) -> NoReturn:
     """Leave with one line."""
     print(f"{program}: {error}", file=sys.stderr)
     raise SystemExit(2) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
@@ -14,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from ofa.conf.program.arguments import composed, overrides_of, refused
@@ -35,14 +37,17 @@ def examine(arguments: Sequence[str]) -> None:
         config = composed("config", overrides_of("config", arguments))
     except ValueError as error:
         refused(NAME, error)
-    for line in (*machine(), *folders(Path(str(config.run))), *packages(), *devices()):
+    for line in itertools.chain(machine(), folders(Path(str(config.run))), packages(), devices()):
         console.print(f"  {line}")
     if not arguments:
         console.print("ofa doctor data=… backbone=… says what a run with these settings would cost")
         return
     console.print(f"a run with these settings, in {config.run}:")
-    for line in bill(config):
-        console.print(f"  {line}")
+    try:
+        for line in bill(config):
+            console.print(f"  {line}")
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        refused(NAME, error)
 
 
 def machine() -> Iterator[str]:
@@ -94,9 +99,7 @@ def devices() -> Iterator[str]:
 
 def bill(config: DictConfig) -> Iterator[str]:
     """Time of each stage, memory and disk, from a few steps of each that are done for it in a folder that goes away."""
-    from ofa.conf.program.command import complaints
-
-    with complaints(NAME), tempfile.TemporaryDirectory(prefix="ofa-doctor-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ofa-doctor-") as folder:
         yield from measured(config, Path(folder))
 
 

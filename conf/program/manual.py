@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -115,8 +115,8 @@ STUDY = "tunes the training of the supernet; takes all settings of ofa, and thos
 
 def top_settings() -> list[Setting]:
     """The settings that stand in no group, as config.yaml has them, with the comment behind each."""
-    rows, content = [], OmegaConf.load(CONFIG)
-    assert isinstance(content, DictConfig)
+    rows, content = [], OmegaConf.to_container(OmegaConf.load(CONFIG))
+    assert isinstance(content, dict)
     for line in CONFIG.read_text(encoding="utf-8").splitlines():
         found = re.match(r"(\w+):\s+(\S.*?)\s+#\s+(.*)$", line)
         if found:
@@ -127,7 +127,7 @@ def top_settings() -> list[Setting]:
 
 def kind_of_value(value: Any) -> str:
     """The type of a setting that no class declares."""
-    return WORDS.get(type(value), "list" if OmegaConf.is_list(value) else "limits by cost")
+    return WORDS.get(type(value), "list" if isinstance(value, list) else "limits by cost")
 
 
 def page(group: str, picked: Sequence[str], seen: set[type]) -> RenderableType:
