@@ -143,7 +143,7 @@ def page(group: str, picked: Sequence[str], seen: set[type]) -> RenderableType:
 
 
 def heading(group: str) -> str:
-    return f"{group} (default: {defaults()[group]})" if group in groups() else group
+    return f"{group} (default: {defaults()[group] or 'none'})" if group in groups() else group
 
 
 def table(rows: Sequence[Setting]) -> Table:
@@ -289,7 +289,7 @@ def sense(cls: type, name: str) -> str:
 
 def first_sentence(cls: type) -> str:
     text = paragraphs(cls).partition("\n\n")[0]
-    return re.split(r"(?<=[.:])\s", " ".join(text.split()))[0].replace("`", "").rstrip(".:")
+    return re.split(r"(?<=\.)\s", " ".join(text.split()))[0].replace("`", "").rstrip(".:")
 
 
 def sentences(cls: type) -> list[str]:

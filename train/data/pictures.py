@@ -90,10 +90,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures in train/<class>/ and test/<class>/ (or val/, as ImageNet is laid out).
-
-    `folder` is what these lie in.
-    """
+    """Pictures; `folder` holds train/<class>/ and test/<class>/ (or val/, as ImageNet is laid out)."""
 
     folder: str
 
