@@ -80,6 +80,7 @@ def test_what_is_right_is_let_through() -> None:
     given = ["-m", "seed=0,1", "data.size=16,32", "experiment=demo", "hydra.searchpath=[pkg://foreign.conf]"]
     ready = ["-m", "seed=0,1", "++data.size=16,32", *given[3:]]
     assert arguments.prepare("ofa", "config", given) == ready
+    assert arguments.prepare("ofa", "config", ["hydra/launcher=basic", "~experiment"])
     assert arguments.prepare("ofa-tune", "tune", ["tuning.trials=3"]) == ["++tuning.trials=3"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def relaxed(argument: str) -> str:
 def check(override: str, config: str) -> None:
     """Raise a ValueError if an argument is no setting; close names are said."""
     key, equals, _ = override.partition("=")
-    first = key.lstrip("~+").partition(".")[0].partition("@")[0]
+    first = re.split(r"[./@]", key.lstrip("~+"))[0]
     if not equals and not key.startswith("~"):
         close = difflib.get_close_matches(override, (*COMMANDS, *settings(config)), n=1)
         way = f"did you mean {close[0]}{'' if close[0] in COMMANDS else '=…'}?" if close else "--help shows them"
