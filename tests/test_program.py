@@ -20,6 +20,7 @@ import torch
 from composition import composed
 from safetensors.torch import load_file
 
+from ofa import SearchSpace
 from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
 from ofa.persistence import load_subnet
@@ -188,6 +189,16 @@ def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
     execute(composed(f"run={folder}", *TOY, "stages=[search]", "workers=2"))
     assert (folder / "search.json").read_text() == (run / "search.json").read_text()
     assert len(archived(folder)) == 10
+
+
+def test_a_search_by_another_engine_leaves_the_files_that_show_how_it_chose(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    toy = [override for override in TOY if not override.startswith("search.")]
+    execute(composed(f"run={folder}", *toy, "search=sensitivity", "budget.macs=0.6", "stages=[search]"))
+    curves = json.loads((folder / "sensitivity.json").read_text())
+    space = SearchSpace.from_json((run / "space.json").read_text())
+    assert [row["choice"] for row in curves] == [choice.name for choice in space.choices]
+    assert (folder / "sensitivity.png").stat().st_size > 10_000
 
 
 def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:

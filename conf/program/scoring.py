@@ -12,8 +12,9 @@ from ofa.persistence import weights_digest
 from ofa.search import LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
 from ofa.search.objectives import Floats, priced
-from ofa.search.problem import Costs, Importance
+from ofa.search.problem import Costs, UnitScores
 from ofa.search.workers import workers
+from ofa.slicing import Importance
 from ofa.train.saliency import gather
 
 
@@ -33,10 +34,10 @@ def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     return LatencyPredictor.from_json(path.read_text()).attach(costs)
 
 
-def importance_of(run: Run, supernet: ofa.Supernet) -> Importance:
+def importance_of(run: Run, supernet: ofa.Supernet) -> UnitScores:
     """The importance of the supernet's units by a measure, from gradients on training pictures where it needs them."""
 
-    def scores(measure: str) -> Mapping[str, Floats]:
+    def scores(measure: Importance) -> Mapping[str, Floats]:
         gather(supernet, measure, run.splits, run.settings.task)
         return supernet.importance(measure)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ from ofa.persistence import load_subnet
 from ofa.search.engines import Engine, Listing, Proposer
 from ofa.search.problem import Problem
 from ofa.search.pruning.curves import Curves
+from ofa.slicing import L1, Importance
 from ofa.space import Genome
 
 
@@ -54,12 +55,12 @@ class Uniform(OnePoint):
 class Ranked(OnePoint):
     """The least important units of all groups, in one order, are removed until the budget is met.
 
-    `measure` is one of `ofa.slicing.importance`; the problem gives the importance of the units by it.
+    `measure` is an importance, such as `ofa.slicing.L2()`; the problem gives that of the units by it.
     """
 
     needs_budget: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("width",)
-    measure: str = "l1"
+    measure: Importance = field(default_factory=L1)
 
     def genome(self, problem: Problem) -> Genome:
         if problem.importance is None:

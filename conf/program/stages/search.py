@@ -51,6 +51,7 @@ class SearchFront(Stage):
             front = search_to_end(
                 search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map
             )
+        search.leave(run.folder.path)
         run.tracker.rewind(self.name, -1)
         run.tracker.log(self.name, {"epoch": 0, "evaluated": len(search.results), "front": len(front.rows)})
         Proposals.of(run, front).save(run)
