@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from ofa.backbone import as_call
 from ofa.tracing import evaluating
@@ -24,14 +26,52 @@ def save_weights(net: nn.Module, path: Path) -> None:
     save_model(net, str(path))
 
 
-def export_onnx(net: nn.Module, example_inputs: Any, path: Path) -> None:
-    """An ONNX file of the network in evaluation mode, with the example inputs' shapes."""
+def export_onnx(
+    net: nn.Module,
+    example_inputs: Any,
+    path: Path,
+    dynamic_batch: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """An ONNX file of the network in evaluation mode, for any number of samples and the example inputs' other sizes.
+
+    A network that cannot do without its own batch size, and any with `dynamic_batch=False`, gets the example's.
+    `metadata` stands in the file's `metadata_props`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), path := Path(folder) / "model.onnx")
+    ...     import onnxruntime
+    ...     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ...     session.get_inputs()[0].shape
+    ['batch', 4]
+    """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
-        program = torch.onnx.export(net, args, kwargs=kwargs, dynamo=True, verbose=False)
-    if program is None:
-        raise RuntimeError(f"torch.onnx.export gave no program for {path}")
+        program = (_any_batch(net, args, kwargs) if dynamic_batch else None) or _as_given(net, args, kwargs)
+    program.model.metadata_props.update(metadata or {})
     program.save(str(path))
+
+
+def _as_given(net: nn.Module, args: Any, kwargs: Any, shapes: Any = None) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    assert program is not None
+    return program
+
+
+def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram | None:
+    """The program whose tensors' first dimension may be any, or None where the network fixes it.
+
+    The exporter takes a dimension of 1 as fixed, so that it sees the example twice.
+    """
+    batch = torch.export.Dim("batch")
+    more: tuple[Any, Any] = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
+    shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) and leaf.dim() else None, more)
+    named = inspect.signature(net.forward).bind(*shapes[0], **shapes[1]).arguments
+    try:
+        return _as_given(net, *more, named)
+    except Exception:  # the exporter's errors share no base
+        return None
 
 
 def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:

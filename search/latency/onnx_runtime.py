@@ -42,7 +42,7 @@ class OnnxRuntime(LatencyDevice):
     def measure(self, network: nn.Module, example: Tensor) -> Latency:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export_onnx(network, example, path)
+            export_onnx(network, example, path, dynamic_batch=False)
             return measure_onnx(path, example.cpu().numpy(), self.threads)
 
 
