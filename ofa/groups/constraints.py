@@ -28,6 +28,17 @@ class Constraints:
     `thread_of` is like `unit_of` without what grouped convolutions tie.
 
     A layer of 2 units that ends in an addition with the input: labels 1 and 2 are tied to 0 and stay.
+
+    >>> from ofa.tracing import trace
+    >>> class Residual(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(2, 2)
+    ...     def forward(self, x):
+    ...         return x + self.layer(x)
+    >>> found = constrain(trace(Residual(), (torch.zeros(1, 2),), {}), stays=lambda name: None)
+    >>> found.fixed[found.unit_of[[1, 2]]].tolist()
+    [True, True]
     """
 
     unit_of: IntArray
@@ -53,6 +64,13 @@ def constrain(trace: Trace, stays: Callable[[str], str | None], ties: Iterable[P
     """Solve what the operators demand, with more pairs of labels that are to be tied.
 
     `stays` gives the reason why a parameter must stay as it is, or None.
+
+    >>> from ofa.tracing import trace
+    >>> network = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))
+    >>> flow = trace(network, (torch.zeros(1, 4),), {})
+    >>> found = constrain(flow, stays=lambda name: "it is mine" if name == "0.bias" else None)
+    >>> found.why(flow.parameters["1.weight"][1])  # the inputs of the second layer are the outputs of the first
+    'it is mine'
     """
     pairs = [*trace.demands.pairs, *ties]
     unit_of = components(trace, pairs)
@@ -120,6 +138,12 @@ def rectangular(units: IntArray, labels: IntArray) -> Pair | None:
     Its units may differ along one dimension only. Where nothing has decided yet (a channel shuffle's view), equal
     positions along the outer dimensions are one unit; where that would leave a single unit (heads that share one
     projection), the dimension that leaves most is kept.
+
+    >>> shuffle = np.array([[1, 2], [3, 4]])  # nothing is tied yet: four units in two rows
+    >>> rectangular(shuffle, shuffle)  # columns become units
+    (array([1, 2, 1, 2]), array([1, 2, 3, 4]))
+    >>> rectangular(np.array([[1, 2], [1, 2]]), shuffle) is None
+    True
     """
     for dim in range(units.ndim):
         if (units == along(units, dim)).all():

@@ -24,6 +24,15 @@ def ranked_apart(model: nn.Module, trace: Trace, constraints: Constraints, group
 
     All their tensors must hold them convolution's group by group, in order; where a channel shuffle lies between, units
     are ranked as wholes.
+
+    >>> from ofa.groups import constrain, find_groups
+    >>> from ofa.tracing import trace
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 2, 1))
+    >>> flow = trace(network, (torch.zeros(1, 3, 8, 8),), {})
+    >>> constraints = constrain(flow, stays=lambda name: None)
+    >>> found = ranked_apart(network, flow, constraints, find_groups(flow, constraints))
+    >>> [(group.name, group.units, found.conv_groups.get(g)) for g, group in enumerate(found.groups)]
+    [('0.width', 4, 2), ('1.width', 4, 2)]
     """
     threads = constraints.thread_of
     conv_groups: dict[int, int] = {}
