@@ -20,6 +20,13 @@ class Pattern:
     """Of every `block` consecutive weights along the input channels `zeros` are zero; written "2:4".
 
     A last block of fewer entries behaves as if zeros filled it up: the missing ones count as zero.
+
+    >>> pattern = Pattern.parse("2:4")
+    >>> pattern.mask(torch.tensor([[1.0, -4.0, 2.0, 3.0]])).tolist(), pattern.density
+    ([[False, True, False, True]], 0.5)
+
+    Raises:
+        ValueError: none or all of a block are zero, or it has more than 256.
     """
 
     zeros: int
