@@ -18,6 +18,9 @@ class Constraint:
 
     A limit x with 0 < x <= 1 is a fraction of the largest subnet's cost, unless `absolute`.
 
+    >>> str(Constraint("macs", upper=0.5)), str(Constraint("macs", upper=0.5).resolved(largest=2e6))
+    ('macs at most 0.5 of the largest', 'macs at most 1.000 M')
+
     Raises:
         ValueError: an unknown cost, no limit, one that is not positive, or a lower one above the upper one.
     """

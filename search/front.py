@@ -26,7 +26,12 @@ _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 @dataclass(frozen=True)
 class ScoredNetwork:
-    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run."""
+    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run.
+
+    >>> row = ScoredNetwork("subnet-0001", Subnet({"stem": 8}), {"accuracy": 90.0, "macs": 1e6})
+    >>> ScoredNetwork.from_json(row.to_json()) == row
+    True
+    """
 
     name: str
     subnet: Subnet | None
@@ -65,6 +70,12 @@ class Front:
     """Rows ordered from cheap to dear, the teacher, and `evaluated`: all that they were chosen from.
 
     `of` chooses the rows; afterwards they stay, whatever is measured on them later.
+
+    >>> figures = ((90.0, 1e6), (95.0, 3e6), (94.0, 4e6))  # the last is worse and dearer than the second
+    >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+    >>> front = Front.of(rows, ["accuracy", "macs"])
+    >>> [row.name for row in front.rows], front.best({"macs": 0.5}).name
+    (['n0', 'n1'], 'n0')
     """
 
     rows: tuple[ScoredNetwork, ...]
