@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TEACHER = "teacher"
+EXECUTED = "executed_macs"  # zeros of N:M patterns included
 _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
@@ -163,7 +164,10 @@ class Front:
         return losses
 
     def table(self) -> Table:
-        """The rows under the teacher's, with the teacher's MACs as the measure."""
+        """The rows under the teacher's, with the teacher's MACs as the measure.
+
+        Zeros in N:M patterns spare MACs on hardware that skips them; elsewhere they are executed.
+        """
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
@@ -173,13 +177,17 @@ class Front:
         table.add_column("name", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("of its MACs", justify="right", no_wrap=True)
+        patterned = any(EXECUTED in row.metrics for row in rows)
+        for title in ("of its MACs", "on N:M hardware")[: 1 + patterned]:
+            table.add_column(title, justify="right", no_wrap=True)
         whole = None if self.teacher is None else self.teacher.metrics.get("macs")
         for row in rows:
-            share = row.metrics["macs"] / whole if whole and "macs" in row.metrics else None
+            macs = row.metrics.get("macs", math.nan)
+            counted = [row.metrics.get(EXECUTED, macs), macs][: 1 + patterned]
+            shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
             cells = [objective.written(row.metrics.get(name)) for name, objective in shown.items()]
             style = "bold" if row is self.teacher else None
-            table.add_row(row.name, *cells, "-" if share is None else f"{100 * share:.1f} %", style=style)
+            table.add_row(row.name, *cells, *shares, style=style)
         return table
 
     def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:

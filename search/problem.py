@@ -161,7 +161,9 @@ class Problem:
         for cost in self._limited:
             low, high = float(np.min(costs[cost.name])), float(np.max(costs[cost.name]))
             ranges.append(f"{cost.name} from {cost.written(low)} to {cost.written(high)}")
-        return f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+        found = f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+        shares = [limit for constraint in self.constraints for limit in constraint.range if 1 < limit <= 100]
+        return found + (f"; if {shares[-1]:g} per cent is meant, say {shares[-1] / 100:g}" if shares else "")
 
     def admitted(self, genome: Genome) -> Genome:
         """A given genome, (choices,), in canonical form.

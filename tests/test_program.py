@@ -28,7 +28,7 @@ from ofa.persistence import load_subnet
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "threads=1",
+    "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
 )  # fmt: skip
 
 
@@ -157,6 +157,13 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("stages=[teachr]",), r"stages: there is no stage 'teachr'; did you mean teacher"),
         (("objectives=[acuracy]",), r"acuracy"),
         (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
+        (("budget.macs=50",), r"macs at most 50; this space reaches macs from .*; if 50 per cent is meant, say 0.5"),
+        (("budget.macs=0.001",), r"no subnet was found in the budget of macs at most \d+; this space reaches"),
+        (("method=one_step", "budget.macs=0.001"), r"no subnet was found in the budget of macs"),
+        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 898 pictures"),
+        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 898 pictures"),
+        (("search.evaluations=0",), r"search: a search needs at least 1 evaluation, and 1 at a time, got 0 and 4"),
+        (("data.size=[64,64]",), r"data.size is a whole number, got \[64, 64\]"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),
         (("workers=many",), r"workers is a whole number, got 'many'"),
         (("device=cuda:7",), r"device=cuda:7 cannot be used here"),
@@ -166,6 +173,7 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
 def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
+    assert not (tmp_path / "run/teacher.pt").exists()
 
 
 def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:

@@ -42,8 +42,7 @@ class Ledger:
     """
 
     def __init__(self, problem: Problem, evaluations: int, batch: int, rng: np.random.Generator) -> None:
-        if evaluations < 1 or batch < 1:
-            raise ValueError(f"a search needs at least 1 evaluation at a time, got {evaluations} and {batch}")
+        check_numbers(evaluations, batch)
         self.problem, self.evaluations, self.batch = problem, evaluations, batch
         self.pool = problem.pool(rng, batch)
         self.seen: set[bytes] = set()
@@ -115,3 +114,13 @@ class Ledger:
     def __len__(self) -> int:
         """How many subnets were asked for."""
         return len(self._entries)
+
+
+def check_numbers(evaluations: int, batch: int) -> None:
+    """Refuse a search that would evaluate nothing.
+
+    Raises:
+        ValueError: less than one evaluation, or than one at a time.
+    """
+    if evaluations < 1 or batch < 1:
+        raise ValueError(f"a search needs at least 1 evaluation, and 1 at a time, got {evaluations} and {batch}")

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.run import Run
-from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
+from ofa.conf.program.scoring import check_budget, context_of, costs_of, evaluators, importance_of
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.search import Archive
@@ -33,6 +33,9 @@ class SearchFront(Stage):
         if settings.search.needs_budget and all(c.upper is None for c in settings.constraints):
             name = f"search={type(settings.search).__name__}"
             raise ValueError(f"{name} goes to a budget, and there is none: budget.macs=0.5, or of another cost")
+
+    def rehearse(self, run: Run) -> None:
+        check_budget(run, run.settings.constraints)
 
     def run(self, run: Run) -> None:
         supernet, settings = run.supernet, run.settings
