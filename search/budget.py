@@ -53,7 +53,11 @@ class Constraint:
 
     @classmethod
     def parse(cls, budget: Mapping[Any, Any]) -> tuple[Constraint, ...]:
-        """Constraints from `{cost: upper}` or `{cost: (lower, upper)}`; None is no limit."""
+        """Constraints from `{cost: upper}` or `{cost: (lower, upper)}`; None is no limit.
+
+        Raises:
+            ValueError: an unknown cost, or limits that are neither a number nor a pair of them.
+        """
         constraints = []
         for cost, limits in budget.items():
             if limits is None:

@@ -139,6 +139,11 @@ class SearchSpace:
         return len(self.choices)
 
     def __getitem__(self, name: str) -> Choice:
+        """The choice of a name.
+
+        Raises:
+            KeyError: there is none; says which there are.
+        """
         try:
             return self.choices[self._index[name]]
         except KeyError:
@@ -252,7 +257,11 @@ class SearchSpace:
         )
 
     def upto(self, subnet: Subnet) -> SearchSpace:
-        """The sub-space in which no option is larger than `subnet`'s: what it can still be pruned to."""
+        """The sub-space in which no option is larger than `subnet`'s: what it can still be pruned to.
+
+        Raises:
+            ValueError: `subnet` is not of this space.
+        """
         self.check(subnet)
         return self.restrict({c.name: c.options[: c.options.index(subnet[c.name]) + 1] for c in self.choices})
 

@@ -80,6 +80,9 @@ class Pattern:
         to multiply with than booleans. With `spare_zeros` a block whose largest magnitudes are some of its zeros keeps
         all of them, which is faster and, for values that are zero themselves, the same. `out` is written instead of a
         new tensor.
+
+        Raises:
+            TypeError: values that are no floating-point numbers.
         """
         if not values.is_floating_point():
             raise TypeError(f"values are floating-point numbers, got {values.dtype}")

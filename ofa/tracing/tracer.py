@@ -55,6 +55,8 @@ class CostTerm:
 class SizeUse:
     """A size that an operator was called with in `module`, and the labels that it counts (scale × kept + offset).
 
+    `role` says what the size is to the operator: in, out, groups, kernel, padding, size, or several sizes.
+
     >>> reshape = SizeUse("attention", "size", 8, (np.arange(1, 5),), scale=2.0)  # 4 heads of 2 channels
     >>> reshape.scale * len(reshape.vectors[0]) + reshape.offset
     8.0
@@ -102,6 +104,8 @@ class Trace:
     `parameters` are the labels along each dimension of each parameter and buffer, `demands` what operators want of
     labels, `macs` and `bytes` (of activations, per operator that allocates) the costs, `size_uses` the sizes that the
     network's code may know, `calls` the modules that may be residual blocks, `faults` rules that failed, and how.
+    `alive` are, at each moment at which memory is taken, the module that runs, (moments,), and which of `bytes` are in
+    memory, (moments, buffers); `ran` the modules that ran, `batch` the samples that costs are for.
 
     >>> from ofa.tracing import trace
     >>> found = trace(nn.Linear(4, 3), (torch.zeros(2, 4),), {})

@@ -52,6 +52,8 @@ class Mixing:
     """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) as timm does them: pictures mixed with another's, labels
     in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none.
 
+    `share` is the probability that a batch is mixed at all, `switch` that it is by CutMix where both are given.
+
     >>> images, labels = Mixing(mixup=0.2)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), classes=2)
     >>> images.shape, labels.sum(1).round(decimals=3).tolist()
     (torch.Size([4, 1, 8, 8]), [1.0, 1.0, 1.0, 1.0])

@@ -44,6 +44,8 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
 class Digits:
     """1797 handwritten digits, 8×8 upsampled to `size`, about 50/30/20 (scikit-learn, UCI).
 
+    Pictures are (1, size, size); in training each is moved by up to the share `shift` of its edge.
+
     >>> splits = Digits(size=16).load()
     >>> [len(split) for split in (splits.train, splits.validation, splits.test)], splits.example.shape
     ([898, 539, 360], torch.Size([1, 1, 16, 16]))

@@ -25,6 +25,9 @@ class Pictures:
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
 
+    Pictures are (3, size, size), read by `workers` processes. Crops in training have areas between the shares in
+    `scale`; `flip` is the probability of a mirror image.
+
     >>> from ofa.train.data import ImageFolder
     >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
     ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

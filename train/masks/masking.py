@@ -197,6 +197,7 @@ class Masks:
 @dataclass(frozen=True, eq=False)
 class Masked:
     """Another learner, under masks of its model's weights.
+    `backward` lets the zeros grow before each step; `state_dict` holds masks and dense weights besides.
 
     >>> from ofa.train.data import Digits
     >>> from ofa.train.tasks import Supervised

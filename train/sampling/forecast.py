@@ -28,6 +28,9 @@ class LossForecast:
     >>> low, high = forecast(space, [space.largest, space.smallest])
     >>> bool(low < 0 < high)
     True
+
+    Raises:
+        ValueError: a ridge that is not above 0, or a memory outside (0, 1].
     """
 
     ridge: float = 1.0

@@ -85,6 +85,9 @@ class AdaptiveSoft(DistillationLoss):
     >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     >>> bool(AdaptiveSoft()(student, teacher) > AdaptiveSoft()(teacher, teacher))
     True
+
+    Raises:
+        ValueError: an alpha of 0.
     """
 
     alpha_min: float = -1.0
