@@ -182,7 +182,11 @@ def shared_buffers(trace: Trace, stages: Sequence[Stage]) -> Iterator[_Shared]:
 
 
 def _rows(keys: Iterable[Iterable[Key]]) -> dict[Key, IntArray]:
-    """For every key the places of the rows that have it."""
+    """For every key the places of the rows that have it.
+
+    >>> {key: places.tolist() for key, places in _rows([["macs"], ["macs", "bytes"]]).items()}
+    {'macs': [0, 1], 'bytes': [1]}
+    """
     found: dict[Key, list[int]] = {}
     for row, own in enumerate(keys):
         for key in own:

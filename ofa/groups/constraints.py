@@ -97,7 +97,11 @@ def constrain(trace: Trace, stays: Callable[[str], str | None], ties: Iterable[P
 
 
 def flags(unit_of: IntArray, count: int, rows: Iterable[IntArray]) -> Flags:
-    """Which of `count` units some labels belong to."""
+    """Which of `count` units some labels belong to.
+
+    >>> flags(np.array([0, 1, 1, 2]), 3, [np.array([1, 2])]).tolist()  # labels 1 and 2 are of unit 1
+    [False, True, False]
+    """
     found = np.zeros(count, dtype=bool)
     for labels in rows:
         found[unit_of[labels]] = True
@@ -123,7 +127,11 @@ def components(trace: Trace, pairs: list[Pair]) -> IntArray:
 
 
 def connected(pairs: Sequence[tuple[IntArray, IntArray]], count: int) -> IntArray:
-    """For each of `count` labels the number of its connected component."""
+    """For each of `count` labels the number of its connected component.
+
+    >>> connected([(np.array([1, 2]), np.array([2, 3]))], 5).tolist()  # 1, 2 and 3 are one component
+    [0, 1, 1, 1, 2]
+    """
     empty = np.zeros(0, dtype=np.int64)
     left = np.concatenate([a for a, _ in pairs] or [empty])
     right = np.concatenate([b for _, b in pairs] or [empty])
@@ -154,12 +162,21 @@ def rectangular(units: IntArray, labels: IntArray) -> Pair | None:
 
 
 def along(labels: IntArray, dim: int) -> IntArray:
-    """Labels along one dimension at the first index of all others, of size 1 along those."""
+    """Labels along one dimension at the first index of all others, of size 1 along those.
+
+    >>> along(np.array([[1, 2], [3, 4]]), 0).tolist()
+    [[1], [3]]
+    """
     return labels[tuple(slice(None) if d == dim else slice(0, 1) for d in range(labels.ndim))]
 
 
 def remaining(units: IntArray, dim: int) -> int:
-    """How many units stay when only positions along `dim` tell them apart."""
+    """How many units stay when only positions along `dim` tell them apart.
+
+    >>> shuffle = np.array([[1, 2, 3], [4, 5, 6]])
+    >>> remaining(shuffle, 0), remaining(shuffle, 1)
+    (2, 3)
+    """
     names, compact = np.unique(units, return_inverse=True)
     compact = compact.reshape(units.shape)
     ends = np.broadcast_to(along(compact, dim), units.shape).ravel(), compact.ravel()

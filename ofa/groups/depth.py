@@ -71,6 +71,11 @@ def is_chain(block: ModuleCall, blocks: Sequence[ModuleCall]) -> bool:
 
 
 def inside(module: str, outer: str) -> bool:
+    """Whether a module lies in another one.
+
+    >>> inside("layer1.0", "layer1"), inside("layer10", "layer1")
+    (True, False)
+    """
     return module.startswith(outer + ".")
 
 

@@ -80,11 +80,19 @@ def number(threads: IntArray, rank_of: IntArray, whole: list[IntArray], units: i
 
 
 def fold(vector: IntArray, count: int, whole: list[IntArray]) -> IntArray | None:
-    """The labels behind the second dimension of a convolution's weight, (its groups, channels of a group)."""
+    """The labels behind the second dimension of a convolution's weight, (its groups, channels of a group).
+
+    >>> fold(np.arange(2), 2, [np.arange(10, 14)]).tolist()  # 4 inputs, 2 groups
+    [[10, 11], [12, 13]]
+    """
     size = len(vector) * count
     return next((labels.reshape(count, -1) for labels in whole if len(labels) == size), None)
 
 
 def groups_of(model: nn.Module, name: str) -> int:
-    """The number of groups of the convolution that a tensor belongs to; 1 if it is none."""
+    """The number of groups of the convolution that a tensor belongs to; 1 if it is none.
+
+    >>> groups_of(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "0.weight"), groups_of(nn.Linear(4, 2), "weight")
+    (2, 1)
+    """
     return int(getattr(model.get_submodule(name.rpartition(".")[0]), "groups", 1))

@@ -47,7 +47,11 @@ def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module
 
 
 def kept_of(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """The slice of a tensor, with its zeros."""
+    """The slice of a tensor, with its zeros.
+
+    >>> kept_of("bias", torch.tensor([1.0, 2.0, 3.0]), Plan({"bias": (slice(0, 2),)})).tolist()
+    [1.0, 2.0]
+    """
     part = take(tensor.detach(), plan.indices.get(name, ()))
     return plan.zeros[name].masked(part) if name in plan.zeros else part
 
@@ -111,5 +115,10 @@ def write(target: State, state: State, plan: Plan, first: Mapping[str, str]) -> 
 
 
 def stays(name: str, plan: Plan) -> bool:
-    """Whether a tensor is outside all skipped blocks."""
+    """Whether a tensor is outside all skipped blocks.
+
+    >>> plan = Plan({}, skipped=("layer1.1",))
+    >>> stays("layer1.0.weight", plan), stays("layer1.1.weight", plan)
+    (True, False)
+    """
     return not any(name.startswith(f"{block}.") for block in plan.skipped)

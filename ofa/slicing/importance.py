@@ -268,7 +268,12 @@ def blocks(part: Tensor, number: int) -> list[Tensor]:
 
 
 def kept_labels(labels: IntArray, index: Index) -> IntArray:
-    """What stays of labels (blocks of rows, places), one block after the other."""
+    """What stays of labels (blocks of rows, places), one block after the other.
+
+    >>> labels = np.array([[1, 2, 3], [4, 5, 6]])  # of a convolution of two groups
+    >>> kept_labels(labels, slice(0, 2)).tolist(), kept_labels(labels, torch.tensor([[0, 1], [1, 2]])).tolist()
+    ([1, 2, 4, 5], [1, 2, 5, 6])
+    """
     if index is None:
         return labels.ravel()
     if isinstance(index, slice):
