@@ -20,7 +20,15 @@ from ofa.tracing import evaluating
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors; weights that are tied are written once."""
+    """All parameters and buffers as safetensors; weights that are tied are written once.
+
+    >>> import tempfile
+    >>> from safetensors.torch import load_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(nn.Linear(4, 2), Path(folder) / "weights.safetensors")
+    ...     sorted(load_file(Path(folder) / "weights.safetensors"))
+    ['bias', 'weight']
+    """
     from safetensors.torch import save_model
 
     save_model(net, str(path))
@@ -75,7 +83,14 @@ def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram
 
 
 def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
-    """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`)."""
+    """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_program(nn.Linear(4, 2), torch.zeros(1, 4), Path(folder) / "network.pt2")
+    ...     torch.export.load(Path(folder) / "network.pt2").module()(torch.ones(1, 4)).shape
+    torch.Size([1, 2])
+    """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
         torch.export.save(torch.export.export(net, args, kwargs), path)
@@ -83,7 +98,11 @@ def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters' own progress and deprecation notes are not for this program's users."""
+    """The exporters' own progress and deprecation notes are not for this program's users.
+
+    >>> with quiet():
+    ...     print("progress of an exporter")
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

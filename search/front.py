@@ -27,7 +27,12 @@ _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 @dataclass(frozen=True)
 class ScoredNetwork:
-    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run."""
+    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run.
+
+    >>> row = ScoredNetwork("subnet-0001", Subnet({"stem": 8}), {"accuracy": 90.0, "macs": 1e6})
+    >>> ScoredNetwork.from_json(row.to_json()) == row
+    True
+    """
 
     name: str
     subnet: Subnet | None
@@ -66,6 +71,12 @@ class Front:
     """Rows ordered from cheap to dear, the teacher, and `evaluated`: all that they were chosen from.
 
     `of` chooses the rows; afterwards they stay, whatever is measured on them later.
+
+    >>> figures = ((90.0, 1e6), (95.0, 3e6), (94.0, 4e6))  # the last is worse and dearer than the second
+    >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+    >>> front = Front.of(rows, ["accuracy", "macs"])
+    >>> [row.name for row in front.rows], front.best({"macs": 0.5}).name
+    (['n0', 'n1'], 'n0')
     """
 
     rows: tuple[ScoredNetwork, ...]
@@ -77,7 +88,11 @@ class Front:
     def of(
         cls, rows: Sequence[ScoredNetwork], objectives: Sequence[Objective | str], teacher: ScoredNetwork | None = None
     ) -> Front:
-        """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first."""
+        """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first.
+
+        Raises:
+            ValueError: no objective, an unknown one, or one that a row's metrics lack.
+        """
         parsed = Objective.parse(objectives)
         points = _points(rows, parsed)
         finite: npt.NDArray[np.int64] = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -100,7 +115,11 @@ class Front:
         return float(moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives]))
 
     def knee(self) -> ScoredNetwork:
-        """The row farthest beyond the plane through the front's ends, each objective on its range."""
+        """The row farthest beyond the plane through the front's ends, each objective on its range.
+
+        Raises:
+            ValueError: the front is empty.
+        """
         self._check()
         return self.rows[int(np.argmin(self._losses().sum(axis=1)))]
 
@@ -111,6 +130,7 @@ class Front:
 
         Raises:
             ValueError: no row fits; says what the front reaches.
+            ValueError: the front is empty.
         """
         self._check()
         constraints = Constraint.parse(budget) if isinstance(budget, Mapping) else tuple(budget)
@@ -127,7 +147,11 @@ class Front:
         return max(fitting, key=lambda row: first.gain(first.value(row.metrics)))
 
     def spread(self, number: int) -> Front:
-        """The front with at most `number` rows: both ends, then always the row farthest from those taken."""
+        """The front with at most `number` rows: both ends, then always the row farthest from those taken.
+
+        Raises:
+            ValueError: fewer than 1 row asked for.
+        """
         if number < 1:
             raise ValueError(f"a front is thinned to 1 row or more, got {number}")
         if len(self.rows) <= number:
@@ -191,7 +215,11 @@ class Front:
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective | str]) -> Front:
-        """Read what `to_json` gave; the rows stay as they are."""
+        """Read what `to_json` gave; the rows stay as they are.
+
+        Raises:
+            ValueError: a row is no such object.
+        """
         parsed = [ScoredNetwork.from_json(row) for row in rows]
         teacher = next((row for row in parsed if row.name == TEACHER), None)
         return cls(tuple(row for row in parsed if row is not teacher), Objective.parse(objectives), teacher)

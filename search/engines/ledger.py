@@ -28,6 +28,15 @@ class Ledger:
     `seen` are the keys of all that was taken to be asked for. Metrics that are told take precedence over costs of the
     same name (a measured latency over a predicted one).
 
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> ledger = Ledger(problem, evaluations=2, batch=1, rng=np.random.default_rng(0))
+    >>> [subnet] = ledger.ask(ledger.take([np.array([[2]])], 1))
+    >>> ledger.tell(subnet, {"accuracy": 90.0})
+    >>> ledger.results[subnet], ledger.left
+    ({'macs': 3.0, 'accuracy': 90.0}, 1)
+
     Raises:
         ValueError: no evaluations, or a budget that is out of reach; says what the space offers.
     """

@@ -17,7 +17,7 @@ from ofa.slicing import Plan
 
 @dataclass(frozen=True)
 class Onnx(Exporter):
-    """An ONNX file for batches of any size; in onnxruntime it may differ by `tolerance`, relative to the largest output.
+    """An ONNX file for batches of any size; in onnxruntime outputs may differ by `tolerance`, relative to the largest.
 
     A network that fixes its batch gets a file for single samples.
     """
