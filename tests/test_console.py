@@ -18,9 +18,9 @@ from torch import nn
 
 import ofa.conf
 from ofa.conf.program import arguments, manual
-from ofa.conf.program.beginning import STARTER, begin
 from ofa.conf.program.building import options
 from ofa.conf.program.command import execute
+from ofa.conf.program.starter import STARTER, begin
 from ofa.train import Digits, create, evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -293,7 +293,14 @@ def test_the_doctor_says_what_is_here(tmp_path: Path) -> None:
 
 def test_the_doctor_says_what_a_run_would_cost_and_leaves_nothing(own: Path) -> None:
     before = sorted(own.iterdir())
-    brief = ("data.size=16", "space.proof=off", "space.width=[0.5,1.0]", "latency.samples=6", "search.evaluations=4")
+    brief = (
+        "data.size=16",
+        "space.proof=off",
+        "stages=[teacher,supernet,latency,search,export]",
+        "space.width=[0.5,1.0]",
+        "latency.samples=6",
+        "search.evaluations=4",
+    )
     done = called(own, "doctor", "backbone=other/net.py:make", *brief, "search.population=2", "export.subnets=2")
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, bill = done.stdout.partition("a run with these settings, in runs/digits-net-make-0:")

@@ -18,6 +18,8 @@ from ofa.conf.program.arguments import prepare, stand
 from ofa.conf.program.console import Console as RunConsole
 from ofa.conf.program.manual import explain, wanted
 
+BUDGET_MISSED = 3  # exit status
+
 
 def main() -> None:
     """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
@@ -28,7 +30,7 @@ def main() -> None:
 
             examine(settings)
         case ["init", *folders]:
-            from ofa.conf.program.beginning import begin
+            from ofa.conf.program.starter import begin
 
             begin(folders)
         case arguments if wanted(arguments):
@@ -42,7 +44,9 @@ def main() -> None:
 def _hydra_main(config: DictConfig) -> None:
     announce("ofa", config)
     with complaints("ofa"):
-        execute(config)
+        status = execute(config)
+        if status:
+            raise SystemExit(status)
 
 
 def announce(program: str, config: DictConfig) -> None:
@@ -73,13 +77,14 @@ def complaints(program: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def execute(config: DictConfig) -> None:
-    """Do the stages that are not finished yet, and show the table.
+def execute(config: DictConfig) -> int:
+    """Do the stages that are not finished yet, and show the table; gives the exit status, 3 for a budget missed.
 
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
     from ofa.conf.program.course import Course
+    from ofa.conf.program.proposals import FILE, Proposals
     from ofa.conf.program.run import Run
     from ofa.search import Front
 
@@ -90,6 +95,10 @@ def execute(config: DictConfig) -> None:
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
         run.say(front.table())
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
+    missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
+    if missed:
+        run.say(missed)
+    return BUDGET_MISSED if missed else 0
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ class Stage(ABC):
             ValueError: what does not fit, and what would.
         """
 
+    def rehearse(self, run: Run) -> None:  # noqa: B027
+        """Refuse, before the first stage does anything, what cannot work with these data or this network.
+
+        Raises:
+            ValueError: what does not fit, and what would.
+        """
+
     def forecast(self, run: Run) -> float | None:
         """Seconds that it will take at most, from a few measured steps; None where it does not say.
 

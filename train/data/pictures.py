@@ -21,12 +21,17 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
-    `size` is the edge in pixels that pictures are brought to; `workers` processes read them. In training, `scale` is
-    the range of shares of a picture that are cut out of it, and `flip` the share of pictures that are mirrored;
     `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
-    `seed` decides what is held out.
+
+    Pictures are (3, size, size): `size` is the edge that they are brought to; `workers` processes read them. Crops in
+    training have areas between the shares in `scale`; `flip` is the probability of a mirror image; `seed` decides what
+    is held out.
+
+    >>> from ofa.train.data import ImageFolder
+    >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
 
     size: int = 224
@@ -90,7 +95,21 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures; `folder` holds train/<class>/ and test/<class>/ (or val/, as ImageNet is laid out)."""
+    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part, number in ("train", 10), ("test", 2):
+    ...         for label in ("cats", "dogs"):
+    ...             place = Path(folder) / part / label
+    ...             place.mkdir(parents=True)
+    ...             for i in range(number):
+    ...                 Image.new("RGB", (32, 32)).save(place / f"{i}.png")
+    ...     splits = ImageFolder(folder=folder, size=32).load()
+    >>> splits.classes, len(splits.train), len(splits.validation), len(splits.test)
+    (('cats', 'dogs'), 18, 2, 4)
+    """
 
     folder: str
 

@@ -11,9 +11,10 @@ from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.pruner import Pruner
 from ofa.conf.program.pruning import limits_of
 from ofa.conf.program.run import Run
-from ofa.conf.program.scoring import evaluations_seconds
+from ofa.conf.program.scoring import check_budget, evaluations_seconds
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
+from ofa.conf.program.stages.training import check_batches
 from ofa.search import Front
 from ofa.train.plan import duration
 
@@ -34,6 +35,12 @@ class Prune(Stage):
     def check(self, settings: Settings) -> None:
         limits_of(settings.pruning, settings.constraints, settings.search.bounded)
 
+    def rehearse(self, run: Run) -> None:
+        settings = run.settings
+        if settings.pruning.finetuning is not None:
+            check_batches(run, "pruning.finetuning.recipe", settings.pruning.finetuning.recipe)
+        check_budget(run, limits_of(settings.pruning, settings.constraints, settings.search.bounded))
+
     def forecast(self, run: Run) -> float | None:
         """Every step as if the network were still whole, and none taken back."""
         given, settings = run.settings.pruning, run.settings
@@ -51,4 +58,4 @@ class Prune(Stage):
         rows = [step.to_row() for step in pruner.prune() if step.accepted]
         cheapest_first = tuple(sorted(rows, key=lambda row: row.metrics["macs"]))
         front = Front(cheapest_first, run.settings.objectives, evaluated=(*pruner.seen, *rows))
-        Proposals.of(run, front).save(run)
+        Proposals.of(run, front, pruner.missed).save(run)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.conf.program.stages.training import trained
+from ofa.conf.program.stages.training import check_batches, trained
 from ofa.train import Supervised
 from ofa.train import checkpoint as checkpoints
 from ofa.train.plan import duration
@@ -23,6 +23,10 @@ class TrainTeacher(Stage):
     depends: ClassVar[tuple[str, ...]] = ("backbone", "data", "task", "teacher", "seed")
     leaves: ClassVar[tuple[str, ...]] = ("teacher.pt",)
     together: ClassVar[bool] = True
+
+    def rehearse(self, run: Run) -> None:
+        if run.settings.teacher.trained:
+            check_batches(run, "teacher.recipe", run.settings.teacher.recipe)
 
     def forecast(self, run: Run) -> float | None:
         given = run.settings.teacher

@@ -9,7 +9,7 @@ from pathlib import Path
 from ofa.conf.program.arguments import refused
 
 NAME = "ofa init"
-STARTER = Path(__file__).parent / "starter"
+STARTER = Path(__file__).parent
 COMMAND = "ofa --config-dir=. experiment=mine"
 
 
@@ -23,7 +23,7 @@ def begin(arguments: Sequence[str]) -> None:
     try:
         if len(arguments) > 1 or str(folder).startswith("-"):
             raise ValueError(f"one folder is allowed, got {' '.join(arguments)}")
-        names = [path.relative_to(STARTER) for path in sorted(STARTER.rglob("*")) if path.suffix in KINDS]
+        names = [path.relative_to(STARTER) for path in sorted(STARTER.rglob("*")) if own(path)]
         there = [str(folder / name) for name in names if (folder / name).exists()]
         if there:
             raise ValueError(f"{', '.join(there)} would be overwritten; nothing was written: name another folder")
@@ -38,4 +38,6 @@ def begin(arguments: Sequence[str]) -> None:
     print(COMMAND if folder == Path() else f"cd {folder} && {COMMAND}")
 
 
-KINDS = (".py", ".yaml", ".md")
+def own(path: Path) -> bool:
+    """Whether a file is one of those that are written."""
+    return path.suffix in (".py", ".yaml", ".md") and path != Path(__file__)
