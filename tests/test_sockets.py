@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import json
 import os
 import re
@@ -55,6 +56,26 @@ def test_examples_in_docstrings_run(path: Path) -> None:
     module = importlib.import_module(name if path.parts[0] == "ofa" else f"ofa.{name}")
     done = doctest.testmod(module, extraglobs={"torch": torch, "nn": torch.nn})
     assert done.attempted and not done.failed
+
+
+DOORS = sorted(
+    ".".join(path.resolve().relative_to(ROOT).parent.parts)
+    for folder in ("ofa", "search", "train")
+    for path in (ROOT / folder).rglob("__init__.py")
+    if "vitis" not in path.parts and "__all__" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_all_that_a_door_offers_has_an_example(door: str) -> None:
+    """In its own docstring or a method's; an abstract class may have it on the page."""
+    module = importlib.import_module(door if door.partition(".")[0] == "ofa" else f"ofa.{door}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            methods = vars(thing).values() if inspect.isclass(thing) else ()
+            texts = [getattr(part, "__doc__", None) or "" for part in (thing, *methods)]
+            assert any(">>> " in text for text in texts) or f"({name})" in PAGE, f"{door}.{name}"
 
 
 def foreign(*more: str) -> subprocess.CompletedProcess[str]:

@@ -61,6 +61,9 @@ class Course:
         """
         self.check_files(run)
         stages = list(self)
+        for stage in stages:
+            if not run.folder.finished(stage.name, self.made_with(stage)):
+                stage.rehearse(run)
         shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
         try:
             with joined(run.settings.device):

@@ -54,6 +54,13 @@ class Stage(ABC):
             ValueError: what does not fit, and what would.
         """
 
+    def rehearse(self, run: Run) -> None:  # noqa: B027
+        """Refuse, before the first stage does anything, what cannot work with these data or this network.
+
+        Raises:
+            ValueError: what does not fit, and what would.
+        """
+
     @abstractmethod
     def run(self, run: Run) -> None:
         """Do it: read from `run.folder` what it needs, and leave there what it leaves."""
