@@ -26,6 +26,7 @@ from ofa.train import checkpoint
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "teacher.recipe.epochs=4", "method=fine_grained",
     "supernet.calibration_batches=2", "pruning.finetuning.recipe.epochs=2",
+    "reuse=false",
 )  # fmt: skip
 
 

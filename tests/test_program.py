@@ -29,6 +29,7 @@ TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
     "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
+    "reuse=false",
 )  # fmt: skip
 
 
@@ -185,7 +186,16 @@ def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> N
     folder = shutil.copytree(run, tmp_path / "copy")
     predicted = json.loads((folder / "latency.json").read_text())
     assert all(slope >= 0 for slope in predicted["coefficients"].values())
-    execute(composed(f"run={folder}", *TOY, "objectives=[accuracy,latency_ms]", "stages=[search]", "budget.macs=0.8"))
+    execute(
+        composed(
+            f"run={folder}",
+            *TOY,
+            "objectives=[accuracy,latency_ms]",
+            "stages=[search]",
+            "budget.macs=0.8",
+            "force=true",
+        )
+    )
     rows = [row for row in json.loads((folder / "search.json").read_text())["front"] if row["subnet"]]
     limit = 0.8 * next(row["macs"] for row in front(run) if row["name"] == "teacher")
     assert rows and all(row["latency_ms"] > 0 and row["macs"] <= limit for row in rows)
@@ -202,7 +212,7 @@ def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
 def test_a_search_by_another_engine_leaves_the_files_that_show_how_it_chose(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     toy = [override for override in TOY if not override.startswith("search.")]
-    execute(composed(f"run={folder}", *toy, "search=sensitivity", "budget.macs=0.6", "stages=[search]"))
+    execute(composed(f"run={folder}", *toy, "search=sensitivity", "budget.macs=0.6", "stages=[search]", "force=true"))
     curves = json.loads((folder / "sensitivity.json").read_text())
     space = SearchSpace.from_json((run / "space.json").read_text())
     assert [row["choice"] for row in curves] == [choice.name for choice in space.choices]
@@ -219,7 +229,7 @@ def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
 def test_an_impossible_budget_is_refused_with_the_reachable_range(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(ValueError, match="macs") as caught:
-        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]"))
+        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]", "force=true"))
     assert "reach" in str(caught.value)
 
 

@@ -110,7 +110,7 @@ def test_the_main_job_runs_with_foreign_classes_in_all_sockets(tmp_path: Path) -
     [
         ("objectives=[accuracy,energy]", "objectives: there is no objective 'energy'; did you mean energy_mj"),
         ("budget.sureness=0.5", "a budget limits macs, params, weight_bytes, peak_bytes, latency_ms, got 'sureness'"),
-        ("task=classification +task.smooth=1", "task.smooth is no setting of Classification"),
+        ("task=classification +task.smooth=1", "task.smooth is no setting of task=classification"),
         ("supernet.sort=breadth", "supernet.sort: there is no importance 'breadth'"),
         ("latency._target_=foreign.task.Brier", "latency._target_: 'foreign.task.Brier' is no LatencyDevice"),
         ("export.files=[weights,quarter]", "export.files: there is no exporter 'quarter'; there are half, onnx"),

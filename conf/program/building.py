@@ -42,7 +42,8 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=3)
             hint = f"; did you mean {', '.join(close)}?" if close else ";"
-            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)}{hint} allowed: {', '.join(hints)}")
+            known = ", ".join(hints) or "none"
+            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)}{hint} allowed: {known}")
     missing = [k for k, v in given.items() if v == "???"]
     if missing:
         raise ValueError(f"{path}.{missing[0]} must be given")

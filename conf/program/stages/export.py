@@ -32,7 +32,7 @@ class ExportFront(Stage):
     after: ClassVar[str | None] = "prune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png")
+    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
     repeatable: ClassVar[bool] = True
 
     def forecast(self, run: Run) -> float | None:

@@ -27,7 +27,7 @@ class Prune(Stage):
     after: ClassVar[str | None] = "search"
     depends: ClassVar[tuple[str, ...]] = ("pruning",)
     needs: ClassVar[tuple[str, ...]] = ("supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("pruning/01/archive.sqlite", "search.json")
+    leaves: ClassVar[tuple[str, ...]] = ("pruning", "search.json")
 
     def brings(self, settings: Settings) -> tuple[str, ...]:
         return ("latency",) if settings.latency_matters else ()
