@@ -11,14 +11,14 @@ from importlib.metadata import version
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ofa.conf.program.arguments import prepare, stand
 from ofa.conf.program.console import Console as RunConsole
 from ofa.conf.program.manual import explain, wanted
-
-BUDGET_MISSED = 3  # exit status
+from ofa.conf.program.sweep import BUDGET_MISSED, FAILED
 
 
 def main() -> None:
@@ -43,10 +43,15 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     announce("ofa", config)
-    with complaints("ofa"):
-        status = execute(config)
-        if status:
-            raise SystemExit(status)
+    try:
+        with complaints("ofa"):
+            status = execute(config)
+    except SystemExit as left:
+        if left.code != FAILED or HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        return  # the other jobs of a sweep are not its fault
+    if status and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise SystemExit(status)
 
 
 def announce(program: str, config: DictConfig) -> None:
@@ -74,7 +79,7 @@ def complaints(program: str) -> Iterator[None]:
     except (ValueError, OSError, OmegaConfBaseException) as error:
         Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         logging.getLogger("ofa").error(str(error))
-        raise SystemExit(2) from None
+        raise SystemExit(FAILED) from None
 
 
 def execute(config: DictConfig) -> int:
