@@ -59,3 +59,18 @@ def test_one_step_pruning_to_deployment(crowded: Path) -> None:
     assert pruned == pytest.approx(min(found["scores"].values()), abs=1e-6) and len(found["scores"]) == 10
     assert baseline > 90 and final > baseline - 4
     assert "lower scores are better, as it seems" in done.stderr and "scores of other weights than" in done.stderr
+
+
+def test_once_for_all_to_onnx(crowded: Path) -> None:
+    """Trained, evolved, exported; the subnet scores what the search recorded, its ONNX file computes the same."""
+    done = run(crowded, "once_for_all.py")
+    said = {word: rest.split() for word, _, rest in (line.partition(": ") for line in done.stdout.splitlines())}
+    assert said["max"][1] == "net_sum_k_9_sum_c_96" and said["min"][1] == "net_sum_k_7_sum_c_48"
+    pareto = json.loads((crowded / "pareto_global.txt").read_text())
+    best = max(pareto.values(), key=lambda row: row["acc@top1"])
+    macs, _, found, scored = map(float, said["subnet"])
+    assert found == scored == pytest.approx(best["acc@top1"], abs=0.01) and macs == pytest.approx(best["macs"])
+    assert macs < float(said["max"][0]) / 1.5 and scored > float(said["baseline"][0]) - 4
+    layers = {entry["dynamic_conv_module_name"] for group in best["subnet_setting"] for entry in group}
+    assert layers == {"conv2", "gate", "conv3"}  # the ends stay, and what linear layers alone make
+    assert (crowded / "subnet.onnx").exists() and "wrote .vai/MyNet_" in done.stderr

@@ -293,8 +293,10 @@ class OFAPruner:
         here = str(next(supernet.parameters()).device)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)
-        with Archive(self._archive(supernet, name), f"{name}, {min_or_max_metric}") as archive:
+        path = self._archive(supernet, name)
+        with Archive(path, f"{name}, {min_or_max_metric}") as archive:
             evaluate(search, scorer, archive, "search", gpus)
+        say(f"wrote {path}")
         return best_of_bins(search, metric, name, macs_step, lambda subnet: settings.of(subnet, part))
 
     def _problem(self, supernet: Supernet, objectives: Sequence[str], min_macs: float, max_macs: float) -> Problem:
