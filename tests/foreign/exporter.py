@@ -1,8 +1,10 @@
 """An exporter: the weights in half precision, and how far the network is from itself with them."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +17,9 @@ from ofa.slicing import Plan
 class Half(Exporter):
     name, file = "half", "half.safetensors"
 
-    def write(self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan) -> dict[str, float]:
+    def write(
+        self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+    ) -> dict[str, float]:
         rounded = copy.deepcopy(network).half()
         save_file(rounded.state_dict(), path)
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,10 +27,13 @@ class Exporter(ABC):
         return True
 
     @abstractmethod
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(
+        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+    ) -> Mapping[str, float]:
         """Write a plain network in evaluation mode, and check what was written; gives figures for front.json.
 
-        `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left.
+        `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left, and
+        `facts` what one has to know to use the network: `backbone`, `classes`, `preprocessing`.
 
         Raises:
             ValueError: what was written is not the network; says how far from it.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,9 @@ class Packed(Exporter):
     def fits(self, plan: Plan) -> bool:
         return bool(plan.zeros)
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(
+        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+    ) -> Mapping[str, float]:
         save_packed(network, plan.patterns, path)
         again = deepcopy(network)
         load_packed(again, path)

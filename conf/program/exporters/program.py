@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ class Program(Exporter):
     file: ClassVar[str] = "model.pt2"
     tolerance: float = 1e-5
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(
+        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+    ) -> Mapping[str, float]:
         export_program(network, example, path)
         distance(output(torch.export.load(path).module(), example), output(network, example), path, self.tolerance)
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ class Weights(Exporter):
     name: ClassVar[str] = "weights"
     file: ClassVar[str] = "weights.safetensors"
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(
+        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+    ) -> Mapping[str, float]:
         from safetensors.torch import load_file
 
         save_weights(network, path)
