@@ -317,7 +317,8 @@ def test_pictures_are_normalised_as_the_pretrained_weights_want_them(tmp_path: P
     folder = ImageFolder(str(tmp_path), size=16, validation=0.25, workers=0)
     assert folder.load().preprocessing.mean == (0.485, 0.456, 0.406)
     suited = folder.suited("tf_efficientnet_lite0")
-    assert (suited.load().preprocessing.mean, suited.load().std, suited.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    wanted = suited.load().preprocessing
+    assert (wanted.mean, wanted.std, wanted.interpolation, wanted.crop) == ((0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
     own = replace(folder, mean=(0.1, 0.2, 0.3)).suited("tf_efficientnet_lite0")
     assert own.load().preprocessing.mean == (0.1, 0.2, 0.3) and own.std == (0.5,) * 3
     assert folder.suited("package.module.make") == folder

@@ -1,15 +1,13 @@
 """An exporter: the weights in half precision, and how far the network is from itself with them."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from ofa.conf.program.exporters import Exporter
+from ofa.conf.program.exporters import Exporter, Facts
 from ofa.slicing import Plan
 
 
@@ -18,7 +16,7 @@ class Half(Exporter):
     name, file = "half", "half.safetensors"
 
     def write(
-        self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
+        self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan, facts: Facts
     ) -> dict[str, float]:
         rounded = copy.deepcopy(network).half()
         save_file(rounded.state_dict(), path)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from ofa.slicing import Plan
 
+Facts = Mapping[str, Any]
+"""What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""
+
 
 class Exporter(ABC):
     """One kind of file of a network: one class, named in `conf/exporter/NAME.yaml`; its fields are its settings.
@@ -27,13 +30,10 @@ class Exporter(ABC):
         return True
 
     @abstractmethod
-    def write(
-        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
-    ) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         """Write a plain network in evaluation mode, and check what was written; gives figures for front.json.
 
-        `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left, and
-        `facts` what one has to know to use the network: `backbone`, `classes`, `preprocessing`.
+        `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left.
 
         Raises:
             ValueError: what was written is not the network; says how far from it.

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, distance, output
+from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output
 from ofa.export import export_onnx
 from ofa.slicing import Plan
 
@@ -31,9 +31,7 @@ class Onnx(Exporter):
         if self.tolerance <= 0:
             raise ValueError(f"a tolerance above 0, got {self.tolerance}")
 
-    def write(
-        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
-    ) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         import onnxruntime
 
         words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}

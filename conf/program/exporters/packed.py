@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.slicing import Plan
 from ofa.sparsity import load_packed, save_packed
 
@@ -26,9 +26,7 @@ class Packed(Exporter):
     def fits(self, plan: Plan) -> bool:
         return bool(plan.zeros)
 
-    def write(
-        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
-    ) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         save_packed(network, plan.patterns, path)
         again = deepcopy(network)
         load_packed(again, path)

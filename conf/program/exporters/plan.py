@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.files import write_text
 from ofa.persistence import plan_from_json, plan_to_json
 from ofa.slicing import Plan
@@ -22,9 +22,7 @@ class PlanFile(Exporter):
     name: ClassVar[str] = "plan"
     file: ClassVar[str] = "plan.json"
 
-    def write(
-        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
-    ) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         text = plan_to_json(plan, facts)
         write_text(path, text)
         if plan_to_json(plan_from_json(path.read_text()), facts) != text:

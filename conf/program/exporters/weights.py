@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.export import save_weights
 from ofa.slicing import Plan
 
@@ -22,9 +22,7 @@ class Weights(Exporter):
     name: ClassVar[str] = "weights"
     file: ClassVar[str] = "weights.safetensors"
 
-    def write(
-        self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Mapping[str, Any]
-    ) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         from safetensors.torch import load_file
 
         save_weights(network, path)
