@@ -32,7 +32,7 @@ from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.files import FOLDER, read_json, write_json
 from ofa.search.vitis.groups import open_space, part_costs
 from ofa.search.vitis.names import Excludes, excluded, module_of
-from ofa.search.vitis.opening import Opening, chosen_by, with_kernels
+from ofa.search.vitis.opening import Opening, chosen_by
 from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress, say
 from ofa.search.vitis.settings import ACTIVE, Setting, Settings, entries
 from ofa.search.vitis.sparse_and_slim import original
@@ -98,7 +98,6 @@ class OFAPruner:
             supernet.sort(importance)
         self.space = open_space(supernet.space, names)
         self._settings = Settings(supernet, self.space)
-        self._settings.groups = with_kernels(self._settings.groups)
         if save_search_space:
             self.save_search_space("searchspace.config")
         return supernet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -41,11 +41,6 @@ class Opening:
 def dimensions(module: nn.Module) -> int:
     """Those of a module's own weight: 2 of a linear layer's, more of a convolution's."""
     return max((parameter.ndim for parameter in module.parameters(recurse=False)), default=0)
-
-
-def with_kernels(groups: Iterable[Iterable[Layer]]) -> list[list[Layer]]:
-    """Layers that have a kernel all: what has none, such as a linear layer, is a convolution of one place."""
-    return [[layer if any(layer.edges) else replace(layer, edges=((1, 1),)) for layer in group] for group in groups]
 
 
 def chosen_by(layers: Iterable[Layer]) -> list[str]:
