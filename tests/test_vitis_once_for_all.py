@@ -450,6 +450,8 @@ def test_weights_of_vitis_own_elastic_network_load(name: str) -> None:
     message = rf"1 missing \({first}\); 1 unknown \(conv9.conv.weight\)$"
     with pytest.raises(errors.OptimizerError, match=message):
         load_dynamic_state_dict(supernet, {**other, "conv9.conv.weight": torch.zeros(1)})
+    with pytest.raises(errors.OptimizerError, match=r"elastic network: 1 unknown \(conv9.conv.weight\)$"):
+        load_dynamic_state_dict(supernet, {**state, "conv9.conv.weight": torch.zeros(1)})
     with pytest.raises(errors.OptimizerError, match=rf"{first} is \(1, 2\), here \("):
         load_dynamic_state_dict(supernet, {**state, first: torch.zeros(1, 2)})
     with pytest.raises(errors.OptimizerError, match="by their names, got dict with epoch, state_dict"):
