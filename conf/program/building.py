@@ -159,8 +159,8 @@ def option(kind: type, name: str, path: str) -> DictConfig:
 def hint(name: str, known: Iterable[str]) -> str:
     """Close names, or all.
 
-    >>> hint("teachr", ["search", "teacher"]), hint("x", ["search", "teacher"])
-    ('did you mean teacher?', 'there are search, teacher.')
+    >>> hint("teachr", ["export", "teacher"]), hint("x", ["export", "teacher"])
+    ('did you mean teacher?', 'there are export, teacher.')
     """
     names = [*known]
     close = difflib.get_close_matches(name, names, n=3)
