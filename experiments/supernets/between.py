@@ -212,7 +212,7 @@ def alone(supernet: ofa.Supernet, subnet: ofa.Subnet, splits: Splits, epochs: in
     net = supernet.extract(subnet)
     torch.manual_seed(seed)
     for module in net.modules():
-        if hasattr(module, "reset_parameters"):
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             module.reset_parameters()
     fit(Supervised(net, splits), recipe(epochs, seed))
     return accuracy(net, splits)
@@ -230,7 +230,7 @@ def table() -> str:
         scores = [results.spread(row[f"{share:.2f}"] for row in rows) for share in SHARES]
         lines.append([job, name, len(rows), f"{steps:.0f}", *scores])
     headings = ["backbone", "way", "seeds", "steps", "smallest", "0.25", "0.5", "0.75", "largest"]
-    return results.markdown(headings, sorted(lines, key=lambda line: list(JOBS).index(line[0])))
+    return results.markdown(headings, sorted(lines, key=lambda line: list(JOBS).index(str(line[0]))))
 
 
 def begin(places: Any) -> None:
