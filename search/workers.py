@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from ofa.search.evaluation import Evaluate, Map
+from ofa.signals import ignore, shielded
 from ofa.space import Subnet
 
 Item = TypeVar("Item")
@@ -91,14 +91,19 @@ def save(evaluate: Evaluate, path: Path) -> None:
         ValueError: something in it does not pickle.
     """
     try:
-        torch.save(evaluate, path)
+        with path.open("wb") as file:  # torch ends the process where it opens the file itself and the disk is full
+            torch.save(evaluate, file)
+    except OSError:
+        raise
     except Exception as error:  # every class has errors of its own
         raise ValueError(f"the evaluation cannot be sent to workers, only run in one process: {error}") from None
 
 
 def start(pool: ProcessPoolExecutor, processes: int) -> None:
     """Start every process, so that the pool watches all of them from the first subnet on."""
-    for future in [pool.submit(_ready) for _ in range(processes)]:
+    with shielded():
+        begun = [pool.submit(_ready) for _ in range(processes)]
+    for future in begun:
         future.result()
 
 
@@ -125,8 +130,8 @@ def spread(
 def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
     """Prepare a fresh process, before torch touches CUDA; what goes wrong with the copy, every evaluation says."""
     global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers
-    threading.Thread(target=_follow, args=(lifeline, path.parent), daemon=True).start()
+    ignore()
+    threading.Thread(target=_end, args=(lifeline, path.parent), daemon=True).start()
     torch.set_num_threads(threads)
     place = places.get()
     if place is not None:
@@ -137,7 +142,7 @@ def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
         _held = partial(_refuse, error)
 
 
-def _follow(lifeline: Connection, folder: Path) -> None:
+def _end(lifeline: Connection, folder: Path) -> None:
     """End once the parent closes its end or is gone; a parent that was killed has left its folder."""
     lifeline.poll(None)
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ofa.signals import Terminated
 from ofa.train.data import Digits, Mixing, Splits
 from ofa.train.fitting import Fitting
-from ofa.train.guards import Terminated
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
 from ofa.train.tasks import Step, Supervised

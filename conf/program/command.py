@@ -43,7 +43,7 @@ def complaints(program: str) -> Iterator[None]:
     from rich.console import Console
     from rich.markup import escape
 
-    from ofa.train.guards import Terminated
+    from ofa.signals import Terminated
 
     try:
         yield
