@@ -174,7 +174,7 @@ x = torch.randn(2, 3, 8, 8)
 model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(),
                       nn.Linear(256, 4)).eval()
 runner = get_pruning_runner(model, x, "iterative")
-runner.ana(score, grid=(0.5,))
+runner.ana(score, grid=(0.5,), mode="max")
 slim = runner.prune(0.5, mode="slim")
 assert slim(x).shape == (2, 4) and slim[0].out_channels < 16
 print("pruned")

@@ -20,6 +20,7 @@ import torch
 from composition import composed
 from safetensors.torch import load_file
 
+from ofa import SearchSpace
 from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
 from ofa.persistence import load_subnet
@@ -27,7 +28,8 @@ from ofa.persistence import load_subnet
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "threads=1",
+    "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
+    "reuse=false",
 )  # fmt: skip
 
 
@@ -156,6 +158,13 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("stages=[teachr]",), r"stages: there is no stage 'teachr'; did you mean teacher"),
         (("objectives=[acuracy]",), r"acuracy"),
         (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
+        (("budget.macs=50",), r"macs at most 50; this space reaches macs from .*; if 50 per cent is meant, say 0.5"),
+        (("budget.macs=0.001",), r"no subnet was found in the budget of macs at most \d+; this space reaches"),
+        (("method=one_step", "budget.macs=0.001"), r"no subnet was found in the budget of macs"),
+        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 898 pictures"),
+        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 898 pictures"),
+        (("search.evaluations=0",), r"search: a search needs at least 1 evaluation, and 1 at a time, got 0 and 4"),
+        (("data.size=[64,64]",), r"data.size is a whole number, got \[64, 64\]"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),
         (("workers=many",), r"workers is a whole number, got 'many'"),
         (("device=cuda:7",), r"device=cuda:7 cannot be used here"),
@@ -165,6 +174,7 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
 def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
+    assert not (tmp_path / "run/teacher.pt").exists()
 
 
 def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
@@ -176,7 +186,16 @@ def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> N
     folder = shutil.copytree(run, tmp_path / "copy")
     predicted = json.loads((folder / "latency.json").read_text())
     assert all(slope >= 0 for slope in predicted["coefficients"].values())
-    execute(composed(f"run={folder}", *TOY, "objectives=[accuracy,latency_ms]", "stages=[search]", "budget.macs=0.8"))
+    execute(
+        composed(
+            f"run={folder}",
+            *TOY,
+            "objectives=[accuracy,latency_ms]",
+            "stages=[search]",
+            "budget.macs=0.8",
+            "force=true",
+        )
+    )
     rows = [row for row in json.loads((folder / "search.json").read_text())["front"] if row["subnet"]]
     limit = 0.8 * next(row["macs"] for row in front(run) if row["name"] == "teacher")
     assert rows and all(row["latency_ms"] > 0 and row["macs"] <= limit for row in rows)
@@ -190,6 +209,16 @@ def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
     assert len(archived(folder)) == 10
 
 
+def test_a_search_by_another_engine_leaves_the_files_that_show_how_it_chose(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    toy = [override for override in TOY if not override.startswith("search.")]
+    execute(composed(f"run={folder}", *toy, "search=sensitivity", "budget.macs=0.6", "stages=[search]", "force=true"))
+    curves = json.loads((folder / "sensitivity.json").read_text())
+    space = SearchSpace.from_json((run / "space.json").read_text())
+    assert [row["choice"] for row in curves] == [choice.name for choice in space.choices]
+    assert (folder / "sensitivity.png").stat().st_size > 10_000
+
+
 def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
     output = finish(tmp_path / "run", "tracking=wandb", "stages=[teacher]", "teacher.recipe.epochs=1")
     assert "accuracy" in output
@@ -200,7 +229,7 @@ def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
 def test_an_impossible_budget_is_refused_with_the_reachable_range(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(ValueError, match="macs") as caught:
-        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]"))
+        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]", "force=true"))
     assert "reach" in str(caught.value)
 
 

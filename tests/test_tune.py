@@ -28,6 +28,7 @@ TOY = (
     "backbone=test_efficientnet", "data.size=32", "teacher.recipe.epochs=2", "supernet.calibration_batches=1",
     "supernet.recipe.batch_size=128", "space.width=[0.5,1.0]", "space.proof=quick", "threads=1",
     "tuning.trials=3", "tuning.epochs=2", "tuning.startup=2",
+    "reuse=false",
 )  # fmt: skip
 
 

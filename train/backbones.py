@@ -28,6 +28,10 @@ def create(
     is a weight file (safetensors, pth). A classifier in it with another number of classes is left out: the new one
     stays as initialised.
 
+    >>> network = create("torchvision/squeezenet1_1", num_classes=2)
+    >>> network(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 2])
+
     Raises:
         ValueError: no such backbone (close names are given), an argument that it does not take, no `nn.Module`, or a
             weight file that is missing, damaged, or another network's.

@@ -28,6 +28,13 @@ class Recipe:
     cuts it in parts that go through the network one after the other. `average` is the decay of a moving average of the
     weights, which is then what is validated and kept. `mixing` mixes pictures and labels. A collapse, or an epoch
     without a finite step, goes back to the last good epoch with half the rate, `rollbacks` times at most.
+
+    >>> recipe = Recipe(epochs=2, optimizer="sgd", lr=0.1, schedule="cosine")
+    >>> type(recipe.optimizer_of(nn.Linear(4, 2))).__name__
+    'SGD'
+
+    Raises:
+        ValueError: a setting out of range, an unknown schedule or precision; says what is allowed.
     """
 
     epochs: int = 20

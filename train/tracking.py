@@ -63,7 +63,15 @@ class Wandb:
 
 
 class Tracker:
-    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them elsewhere if asked."""
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them elsewhere if asked.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tracker = Tracker(Path(folder))
+    ...     tracker.log("teacher", {"epoch": 1, "accuracy": 97.5})
+    ...     tracker.path.read_text().strip()
+    '{"stage": "teacher", "epoch": 1, "accuracy": 97.5}'
+    """
 
     def __init__(self, folder: Path, tracking: Tracking | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,8 +41,9 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
     for key in given:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ValueError(f"{path}.{key} is no setting of {cls.__name__}{hint} Allowed: {', '.join(hints)}")
+            hint = f"; did you mean {', '.join(close)}?" if close else ";"
+            known = ", ".join(hints) or "none"
+            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)}{hint} allowed: {known}")
     missing = [k for k, v in given.items() if v == "???"]
     if missing:
         raise ValueError(f"{path}.{missing[0]} must be given")
@@ -51,6 +52,24 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def chosen(group: str, cls: type) -> str:
+    """How a component came in: the option of its group, and who chose that; elsewhere its class.
+
+    A method, or an experiment, may choose an option that nobody typed.
+    """
+    if not HydraConfig.initialized() or group not in HydraConfig.get().runtime.choices:
+        return cls.__name__
+    choices, typed = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    option = f"{group}={choices[group]} ({cls.__name__})"
+    if any(str(override).startswith(f"{group}=") for override in typed):
+        return option
+    for other in ("experiment", "method"):
+        path = CONF / other / f"{choices.get(other)}.yaml"
+        if path.is_file() and f"override /{group}:" in path.read_text(encoding="utf-8"):
+            return f"{option}, which {other}={choices[other]} chose"
+    return option
 
 
 def settings_of(cls: type) -> dict[str, Any]:
@@ -110,7 +129,7 @@ def converted(value: Any, hint: Any, path: str) -> Any:
         if inspect.isabstract(kind):
             raise ValueError(f"{path} needs a _target_: which {kind.__name__} is meant?")
         return build({"_target_": f"{kind.__module__}.{kind.__qualname__}", **value}, path)
-    if isinstance(value, list):
+    if isinstance(value, list) and not (kind is None and plain(hint)):
         return tuple(converted(v, element(hint), path) for v in value)
     if value is None or hint is Any or not plain(hint):
         return value

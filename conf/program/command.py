@@ -13,6 +13,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+BUDGET_MISSED = 3  # exit status
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 
 
@@ -34,7 +35,9 @@ def prepare(*nodes: str) -> None:
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     with complaints("ofa"):
-        execute(config)
+        status = execute(config)
+        if status:
+            raise SystemExit(status)
 
 
 @contextmanager
@@ -57,13 +60,14 @@ def complaints(program: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def execute(config: DictConfig) -> None:
-    """Do the stages that are not finished yet, and show the table.
+def execute(config: DictConfig) -> int:
+    """Do the stages that are not finished yet, and show the table; gives the exit status, 3 for a budget missed.
 
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
     from ofa.conf.program.course import Course
+    from ofa.conf.program.proposals import FILE, Proposals
     from ofa.conf.program.run import Run
     from ofa.search import Front
 
@@ -74,6 +78,10 @@ def execute(config: DictConfig) -> None:
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
         run.say(front.table())
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
+    missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
+    if missed:
+        run.say(missed)
+    return BUDGET_MISSED if missed else 0
 
 
 def relaxed(argument: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -92,6 +94,25 @@ class Run:
         model.load_state_dict(self.weights("teacher.pt"))
         return model.eval().requires_grad_(False)
 
+    @cached_property
+    def outline(self) -> ofa.Supernet:
+        """The backbone with its first weights as a supernet, of which nothing is proved: what the space can offer.
+
+        Raises:
+            ValueError: that is nothing.
+        """
+        supernet = ofa.Supernet(self.backbone(), self.example, replace(self.settings.space, proof="off"))
+        self._check_elastic(supernet)
+        return supernet
+
+    def _check_elastic(self, supernet: ofa.Supernet) -> None:
+        if len(supernet.space):
+            return
+        path, reasons = self.folder / "report.txt", Counter(layer.reason for layer in supernet.report.layers)
+        supernet.report.save(path)
+        why = "; ".join(f"{reason} ({number} layers)" for reason, number in reasons.most_common(3))
+        raise ValueError(f"nothing of {self.settings.values['backbone']} is elastic: {why}; layer by layer in {path}")
+
     def convert(self) -> ofa.Supernet:
         """The teacher as a supernet that has not been trained."""
         settings, space = self.settings, self.settings.space
@@ -99,8 +120,7 @@ class Run:
         model.load_state_dict(self.teacher.state_dict())
         with self.progress("conversion") as bar:
             supernet = ofa.Supernet(model, self.example, space, lambda done, of: bar.expect(of, done))
-        if not len(supernet.space):
-            raise ValueError(f"nothing of {settings.values['backbone']} is elastic:\n{supernet.report}")
+        self._check_elastic(supernet)
         if settings.activations is not None:
             taking, _ = eligible(supernet.model, settings.activations, space.exclude, space.sparsity_padding)
             sparsify_inputs(supernet.model, taking)

@@ -79,7 +79,7 @@ def run(name: str, master: nn.Module, steps: int, seed: int, splits: Splits) -> 
         sparsify_inputs(net, eligible(net, activations)[0])
     learner: Any = Supervised(net, part, teacher=master)
     patterns = {} if weights is None else eligible(net, weights)[0]
-    sparse = sum(net.get_submodule(layer).weight.numel() for layer in patterns)  # type: ignore[union-attr]
+    sparse = sum(net.get_parameter(f"{layer}.weight").numel() for layer in patterns)
     if patterns:
         learner = Masked(learner, variant.masking.start(net, patterns))
     test = partial(evaluate, net)

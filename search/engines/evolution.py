@@ -12,7 +12,7 @@ from deap import base, tools
 
 from ofa.search import sampling
 from ofa.search.engines.engine import Engine
-from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.ledger import Ledger, check_numbers
 from ofa.search.engines.proposer import Proposer
 from ofa.search.problem import Problem
 from ofa.space import Genome, SearchSpace
@@ -67,6 +67,9 @@ class Evolution(Engine):
     evaluations: int = 200
     crossover: float = 0.9
     mutation: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self.evaluations, self.population)
 
     def size(self, problem: Problem) -> tuple[int, int]:
         return self.evaluations, self.population

@@ -24,6 +24,13 @@ class Pictures:
     `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
+
+    Pictures are (3, size, size), read by `workers` processes. Crops in training have areas between the shares in
+    `scale`; `flip` is the probability of a mirror image.
+
+    >>> from ofa.train.data import ImageFolder
+    >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
 
     size: int = 224
@@ -87,7 +94,21 @@ class Pictures:
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out)."""
+    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part, number in ("train", 10), ("test", 2):
+    ...         for label in ("cats", "dogs"):
+    ...             place = Path(folder) / part / label
+    ...             place.mkdir(parents=True)
+    ...             for i in range(number):
+    ...                 Image.new("RGB", (32, 32)).save(place / f"{i}.png")
+    ...     splits = ImageFolder(folder=folder, size=32).load()
+    >>> splits.classes, len(splits.train), len(splits.validation), len(splits.test)
+    (('cats', 'dogs'), 18, 2, 4)
+    """
 
     folder: str
 

@@ -14,8 +14,10 @@ from ofa.conf.program.proposals import NETWORK, Proposals
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
+from ofa.costs import complexity
 from ofa.persistence import save_subnet, weights_digest
 from ofa.search import Front, ScoredNetwork
+from ofa.search.front import EXECUTED
 from ofa.space import Subnet
 from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
@@ -29,7 +31,7 @@ class ExportFront(Stage):
     after: ClassVar[str | None] = "prune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png")
+    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
     repeatable: ClassVar[bool] = True
 
     def run(self, run: Run) -> None:
@@ -77,6 +79,8 @@ class Exported:
         metrics = {**self.proposed.metrics, "validation_accuracy": self.proposed.metrics["accuracy"]}
         metrics |= evaluate(net, batches, run.settings.task)
         plan = self.supernet.plan(self.subnet)
+        if plan.zeros:
+            metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
         exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
             metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan)

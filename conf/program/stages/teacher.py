@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.conf.program.stages.training import trained
+from ofa.conf.program.stages.training import check_batches, trained
 from ofa.train import Supervised
 
 
@@ -19,6 +19,9 @@ class TrainTeacher(Stage):
     depends: ClassVar[tuple[str, ...]] = ("backbone", "data", "task", "teacher", "seed")
     leaves: ClassVar[tuple[str, ...]] = ("teacher.pt",)
     together: ClassVar[bool] = True
+
+    def rehearse(self, run: Run) -> None:
+        check_batches(run, "teacher.recipe", run.settings.teacher.recipe)
 
     def run(self, run: Run) -> None:
         given, backbone = run.settings.teacher, run.backbone()
