@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+
+from ofa.conf.program.ending import complaints, stoppable
 
 BUDGET_MISSED = 3  # exit status
 CONFIG = Path(__file__).parents[1] / "config.yaml"
@@ -19,8 +17,9 @@ CONFIG = Path(__file__).parents[1] / "config.yaml"
 
 def main() -> None:
     """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
-    prepare()
-    _hydra_main()
+    with stoppable("ofa"):
+        prepare()
+        _hydra_main()
 
 
 def prepare(*nodes: str) -> None:
@@ -38,26 +37,6 @@ def _hydra_main(config: DictConfig) -> None:
         status = execute(config)
         if status:
             raise SystemExit(status)
-
-
-@contextmanager
-def complaints(program: str) -> Iterator[None]:
-    """What the user can mend becomes one line and exit code 2."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from ofa.signals import Terminated
-
-    try:
-        yield
-    except Terminated:
-        Console(stderr=True).print(f"{program}: stopped by SIGTERM; nothing is lost, the same command goes on")
-        logging.getLogger("ofa").warning("stopped by SIGTERM")
-        raise
-    except (ValueError, OSError, OmegaConfBaseException) as error:
-        Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        logging.getLogger("ofa").error(str(error))
-        raise SystemExit(2) from None
 
 
 def execute(config: DictConfig) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.conf.program.lock import held
 from ofa.conf.program.records import differences, digest, read_json, write_json
 from ofa.files import replacing
 from ofa.train.distribution import rank
@@ -38,6 +40,14 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"run folder {path} cannot be written: {error.strerror}; choose another run=…") from None
         return cls(path, rank() == 0)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder, so that no other command works in it; the processes of torchrun are one command.
+
+        Raises:
+            ValueError: another command holds it; says which.
+        """
+        return held(self.path) if self.writes else nullcontext()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,8 +21,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ofa.conf.program.building import build
-from ofa.conf.program.command import complaints, prepare
+from ofa.conf.program.command import prepare
 from ofa.conf.program.course import Course
+from ofa.conf.program.ending import complaints, stoppable
+from ofa.conf.program.folder import RunFolder
 from ofa.conf.program.journal import opened
 from ofa.conf.program.records import flat
 from ofa.conf.program.run import Run
@@ -37,8 +40,9 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 def main() -> None:
     """Entry point: the settings of `ofa`, and those of `tuning`."""
-    prepare("tuning")
-    _hydra_main()
+    with stoppable(NAME):
+        prepare("tuning")
+        _hydra_main()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="tune")
@@ -56,7 +60,11 @@ def tune(overrides: Sequence[str]) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a study runs in one process: start it without torchrun")
-    study = Study(overrides)
+    with RunFolder.at(Path(composed(overrides).run)).held():
+        _tune(Study(overrides))
+
+
+def _tune(study: Study) -> None:
     try:
         study.course.complete(study.run, study.course.stages[0])
     finally:

@@ -15,6 +15,7 @@ from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
 from ofa.costs import complexity
+from ofa.files import writing
 from ofa.persistence import save_subnet, weights_digest
 from ofa.search import Front, ScoredNetwork
 from ofa.search.front import EXECUTED
@@ -60,7 +61,11 @@ class Exported:
         """What leaves, with its figures and files; what the folder holds of the same network and settings stays."""
         facts = self.run.folder.read(f"{self.place}/subnet.json", {})
         if facts.get("key") != self._key:
-            facts = self._made()
+            try:
+                facts = self._made()
+            except BaseException:  # nothing half stays
+                shutil.rmtree(self.run.folder / self.place, ignore_errors=True)
+                raise
         return ScoredNetwork(self.proposed.name, self.proposed.subnet, facts["metrics"], facts["files"])
 
     @property
@@ -83,7 +88,8 @@ class Exported:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
         exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
-            metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan)
+            with writing(folder / exporter.file):
+                metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan)
         metrics["latency_ms"] = run.settings.latency.measure(net, fitted(run.example)).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {

@@ -1,0 +1,87 @@
+"""How a command ends that does not come to its end: a signal, what the user can mend, and what nobody expected."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from ofa.signals import SIGNALS, STOPS, Bell, listening
+
+LOG = logging.getLogger("ofa")
+
+
+@contextmanager
+def stoppable(program: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the program with one line that says how far it came, and the status 130 or 143."""
+    logging.raiseExceptions = False  # a full disk is told once
+    try:
+        with listening(Bell()):
+            yield
+    except STOPS as stop:
+        for number in (*SIGNALS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else [])):
+            signal.signal(number, signal.SIG_DFL)
+        for child in multiprocessing.active_children():
+            child.kill()
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        place = where(stop)
+        tell(
+            f"{program}: stopped by {number.name}{place and ' in '}{place};"
+            " what is finished is kept, and the same command goes on"
+        )
+        raise SystemExit(128 + number) from None
+
+
+@contextmanager
+def complaints(program: str) -> Iterator[None]:
+    """What the user can mend becomes one line and status 2; anything else three lines, the whole in ofa.log, and 1."""
+    try:
+        yield
+    except (ValueError, OSError, OmegaConfBaseException) as error:
+        tell(f"{program}: {error}", logging.ERROR)
+        raise SystemExit(2) from None
+    except Exception as error:
+        place, whole = where(error), traceback.format_exc()
+        LOG.error(whole)
+        last = traceback.format_exception_only(error)[0].strip().split("\n")[0]
+        tell(f"{program}: unexpected{place and ' in '}{place}: {last}", logging.ERROR)
+        tell(f"{program}: what is finished is kept; the same command goes on, if what caused it has passed")
+        log = log_file()
+        tell(f"{program}: the whole of it is in {log}: please report it" if log else whole)
+        raise SystemExit(1) from None
+
+
+def where(error: BaseException) -> str:
+    """The stage, and how far it had come: what the notes of an error say, from the outside to the inside.
+
+    >>> error = KeyboardInterrupt()
+    >>> error.add_note("prune-01 3 of 8")
+    >>> error.add_note("prune")
+    >>> where(error)
+    'prune-01 3 of 8'
+    """
+    notes: list[str] = getattr(error, "__notes__", [])
+    outer = [note for note in reversed(notes[1:]) if not notes[0].startswith(note)]
+    return ", ".join([*outer, *notes[:1]])
+
+
+def tell(text: str, level: int = logging.WARNING) -> None:
+    """A line on the terminal, where other processes do not say the same, and in ofa.log."""
+    from ofa.train.distribution import rank
+
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
+        LOG.log(level, text)
+
+
+def log_file() -> Path | None:
+    """Where Hydra writes the log."""
+    files = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    return Path(files[0]) if files else None
