@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -166,3 +167,12 @@ def test_files_are_nouns_of_the_field_and_no_standard_modules() -> None:
         for path in files(package):
             assert path.stem not in banned, path
             assert path.stem not in sys.stdlib_module_names or path.stem == "__init__", path
+
+
+def test_classes_are_named_by_settings_and_never_by_files() -> None:
+    """Where modules are imported by a value, and where a pickle is read: docs/extending.md counts on it."""
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for package in FOLDERS for path in files(package)}
+    named = {name for name, text in sources.items() if re.search(r"\b(?:import_module|find_spec|__import__)\(", text)}
+    assert named == {"ofa/__init__.py", "conf/program/building.py", "train/backbones.py"}
+    unpickling = {name for name, text in sources.items() if re.search(r"weights_only=False|\bpickle\.load", text)}
+    assert unpickling == {"search/workers.py"}, "what this process has written for its own workers"

@@ -204,7 +204,7 @@ def printed(command: list[str], folder: Path) -> str:
 )
 def test_files_of_the_users_own_hide_nothing(command: list[str], crowded: Path) -> None:
     found = printed(command, crowded)
-    assert "pruned" in found or "search: evolution" in found
+    assert "pruned" in found or "search=evolution" in found
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -213,4 +213,4 @@ def test_a_program_finds_its_configuration_as_an_installed_script_calls_it(name:
     module, _, function = PROGRAMS[name].partition(":")
     script = f"import sys; from {module} import {function}; sys.argv = [{name!r}, '--help']; {function}()"
     found = printed(["-c", script], crowded)
-    assert "search: evolution" in found and ("tuning:" in found or name == "ofa")
+    assert "search=evolution" in found and ("tuning.trials" in found or name == "ofa")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from ofa.conf.program.arguments import relaxed
 from ofa.conf.program.building import build
-from ofa.conf.program.command import relaxed
-from ofa.conf.program.tune import Study, tune
+from ofa.conf.program.study import Study, tune
 
 LR, SHARE = "supernet.recipe.lr", "supernet.rule.teacher_share"
 TOY = (
@@ -197,5 +198,6 @@ def test_a_study_of_other_settings_or_a_damaged_one_is_refused(tmp_path: Path) -
 def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path, "tuning.space={supernet.recipe.lrr:{low:1,high:2}}")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and output.startswith("ofa-tune: tuning.space.supernet.recipe.lrr")
-    assert len(output.splitlines()) == 1
+    first, line = output.splitlines()
+    assert process.returncode == 2 and line.startswith("ofa-tune: tuning.space.supernet.recipe.lrr")
+    assert first == f"ofa-tune {version('ofa-lab')}: test_efficientnet on digits, in {tmp_path}"

@@ -34,7 +34,10 @@ class Tracking(Protocol):
 
 @dataclass(frozen=True)
 class Wandb:
-    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later)."""
+    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later).
+
+    `project`, `entity` and `name` are where a run stands and what it is called; `mode` is online, offline or disabled.
+    """
 
     project: str = "ofa-lab"
     mode: str = "offline"

@@ -146,12 +146,8 @@ def option(kind: type, name: str, path: str) -> DictConfig:
     Raises:
         ValueError: there is no such file.
     """
-    group = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
-    known: dict[str, Traversable] = {}
-    for folder in folders():
-        files = folder.joinpath(group)
-        if files.is_dir():
-            known |= {file.name.removesuffix(".yaml"): file for file in files.iterdir() if file.name.endswith(".yaml")}
+    group = group_of(kind)
+    known = options(group)
     if name not in known:
         words, close = group.replace("_", " "), difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)) or 'none'}."
@@ -159,6 +155,21 @@ def option(kind: type, name: str, path: str) -> DictConfig:
     node = OmegaConf.create(known[name].read_text(encoding="utf-8"))
     assert isinstance(node, DictConfig)
     return node
+
+
+def group_of(kind: type) -> str:
+    """The folder of a kind's YAML files: `mask_update` for MaskUpdate."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def options(group: str) -> dict[str, Traversable]:
+    """The YAML files of a group by name, in every folder where some are."""
+    known: dict[str, Traversable] = {}
+    for folder in folders():
+        files = folder.joinpath(group)
+        if files.is_dir():
+            known |= {file.name.removesuffix(".yaml"): file for file in files.iterdir() if file.name.endswith(".yaml")}
+    return known
 
 
 def folders() -> Iterator[Traversable]:

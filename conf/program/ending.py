@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
@@ -74,9 +75,7 @@ def where(error: BaseException) -> str:
 
 def tell(text: str, level: int = logging.WARNING) -> None:
     """A line on the terminal, where other processes do not say the same, and in ofa.log."""
-    from ofa.train.distribution import rank
-
-    if rank() == 0:
+    if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
         LOG.log(level, text)
 

@@ -18,6 +18,7 @@ from ofa.conf.program.settings import Settings
 from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
+from ofa.train.backbones import load_weights
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
@@ -78,7 +79,10 @@ class Run:
         settings, splits = self.settings, self.splits
         torch.manual_seed(settings.seed)
         (name, told), given = settings.backbone, settings.teacher
-        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, given.checkpoint, **told)
+        file = given.checkpoint if given.trained else None
+        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, file, **told)
+        if given.checkpoint and not given.trained:
+            load_weights(model, Path(given.checkpoint), whole=True)
         model.to(settings.device)
         settings.task.check(model, splits, self.example)
         return model

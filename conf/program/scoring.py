@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -67,6 +68,17 @@ def context_of(run: Run, supernet: ofa.Supernet) -> dict[str, str]:
         "weights": weights_digest(supernet),
         "data": digest(run.settings.plain("backbone", "data", "task", "teacher", "seed")),
     }
+
+
+def evaluations_seconds(run: Run) -> float:
+    """What the evaluations of a search take at most: the largest subnet's, times their number."""
+    settings, supernet = run.settings, run.supernet
+    number, _ = settings.search.size(Problem.parse(supernet.space, ["accuracy"], priced(supernet, [])))
+    learner = run.learner(supernet)
+    assert learner.calibration
+    started = time.perf_counter()
+    learner.evaluate_subnet(supernet.space.largest)
+    return number * (time.perf_counter() - started) / settings.workers
 
 
 def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:

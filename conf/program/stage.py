@@ -62,6 +62,13 @@ class Stage(ABC):
             ValueError: what does not fit, and what would.
         """
 
+    def forecast(self, run: Run) -> float | None:
+        """Seconds that it will take at most, from a few measured steps; None where it does not say.
+
+        `run` has a supernet with weights of the right shapes, and a folder for what is left behind meanwhile.
+        """
+        return None
+
     @abstractmethod
     def run(self, run: Run) -> None:
         """Do it: read from `run.folder` what it needs, and leave there what it leaves."""

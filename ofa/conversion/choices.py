@@ -34,7 +34,7 @@ class SpaceConfig:
     (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
     while converting: where options of every two choices meet in pairs (`full`), at the smallest alone (`quick`), or not
     (`off`: the smallest subnet is extracted and runs, no more). A choice that moves no output, so that nothing can be
-    shown, is frozen; `unproved="keep"` keeps it, and the report says so.
+    shown, is frozen; with `unproved` "keep" it stays, and the report says so.
 
     >>> SpaceConfig(width=(0.5, 1.0), kernel=False, sparsity=("2:4",)).kinds
     ('width', 'depth', 'sparsity')

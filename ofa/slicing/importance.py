@@ -140,7 +140,7 @@ class FPGM(Importance):
 
 @dataclass(frozen=True)
 class Random(Importance):
-    """Scores drawn at random, the baseline; the same for the same seed and shape.
+    """Scores drawn at random, the baseline; the same for the same `seed` and shape.
 
     >>> Random(seed=1)(torch.zeros(3, 2), 0).shape
     torch.Size([3])

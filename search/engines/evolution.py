@@ -49,7 +49,9 @@ def global_generators(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Evolution(Engine):
-    """Settings of NSGA-II; `mutation` is the probability of each gene, by default one gene a child.
+    """Settings of NSGA-II: `population` subnets a generation, until `evaluations` are scored.
+
+    `crossover` is the probability that two parents mix; `mutation` is that of each gene, by default one gene a child.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))

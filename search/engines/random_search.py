@@ -23,7 +23,7 @@ class Draws(Proposer):
 
 @dataclass(frozen=True)
 class RandomSearch(Engine):
-    """Settings of random search; `population` is the number of subnets asked for at a time.
+    """Settings of random search; `population` is the number of subnets asked for at a time, `evaluations` that of all.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))

@@ -23,7 +23,7 @@ _MOST_RUNS = 10_000
 
 @dataclass(frozen=True)
 class OnnxRuntime(LatencyDevice):
-    """The network as an ONNX file in onnxruntime on this CPU, with so many threads.
+    """The network as an ONNX file in onnxruntime on this CPU, with so many `threads`.
 
     >>> OnnxRuntime(threads=1).measure(nn.Linear(4, 2), torch.zeros(1, 4)).median_ms > 0
     True

@@ -32,6 +32,8 @@ class Constructed(Proposer):
 class OneStep(RandomSearch):
     """Settings of one-step search; `population` is the number of subnets asked for at a time.
 
+    `evaluations` is that of all.
+
     EagleEye rejects what a random draw brings outside the budget; here a target is drawn inside it, and a random subnet
     brought there by bisection on the exact cost.
 

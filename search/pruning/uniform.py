@@ -93,7 +93,7 @@ class Ranked(OnePoint):
 
 @dataclass(frozen=True)
 class Specified(Bounded):
-    """The subnet that a file names: `subnet.json` of an earlier run.
+    """The subnet of a file; `path` is that of `subnet.json` of an earlier run.
 
     >>> import tempfile
     >>> from ofa import Choice, SearchSpace, Subnet

@@ -42,9 +42,10 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
 
 @dataclass(frozen=True)
 class Digits:
-    """1797 handwritten digits, 8×8 upsampled to `size`, about 50/30/20 (scikit-learn, UCI).
+    """1797 handwritten digits, 8×8, cut about 50/30/20 (scikit-learn, UCI).
 
-    Pictures are (1, size, size); in training each is moved by up to the share `shift` of its edge.
+    Pictures are (1, size, size): `size` is the edge that they are brought to. In training each is moved by up to the
+    share `shift` of its edge. `seed` decides how they are cut.
 
     >>> splits = Digits(size=16).load()
     >>> [len(split) for split in (splits.train, splits.validation, splits.test)], splits.example.shape
@@ -77,7 +78,9 @@ class Digits:
 class FashionMNIST:
     """60,000 + 10,000 articles of clothing, 28×28 grey; `validation` of the first are held out of training.
 
-    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder).
+    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder). `size` is
+    the edge in pixels that pictures are brought to; `shift` is the share of it that they move by at most in training;
+    `flip` mirrors half of them. `balanced` draws every class equally often; `seed` decides what is held out.
 
     >>> FashionMNIST(folder="nowhere").load()  # doctest: +ELLIPSIS
     Traceback (most recent call last):

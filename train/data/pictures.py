@@ -21,12 +21,13 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
-    `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
+    `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
 
-    Pictures are (3, size, size), read by `workers` processes. Crops in training have areas between the shares in
-    `scale`; `flip` is the probability of a mirror image.
+    Pictures are (3, size, size): `size` is the edge that they are brought to; `workers` processes read them. Crops in
+    training have areas between the shares in `scale`; `flip` is the probability of a mirror image; `seed` decides what
+    is held out.
 
     >>> from ofa.train.data import ImageFolder
     >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
@@ -146,8 +147,10 @@ class ImageFolder(Pictures):
 class TimmDataset(Pictures):
     """A dataset by timm's name: `hfds/owner/name`, `wds/name` (tar shards), `torch/cifar10`, or "" for a folder.
 
-    `folder` is timm's root or cache; `image_key` and `label_key` say where a record has its picture and label, if not
-    where timm expects them. Streams without random access (`hfids/…`, `tfds/…`) are refused.
+    `name` is timm's, `num_classes` how many there are. `train_split` and `test_split` are the parts that are read, and
+    `download` fetches what is not here. `folder` is timm's root or cache; `image_key` and `label_key` say where a
+    record has its picture and label, if not where timm expects them. Streams without random access (`hfids/…`,
+    `tfds/…`) are refused.
     """
 
     name: str

@@ -35,7 +35,7 @@ class LossForecast:
 
     ridge: float = 1.0
     memory: float = 0.9
-    seen: int = 0
+    seen: int = field(default=0, init=False)
     _squares: Floats = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
     _products: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
 

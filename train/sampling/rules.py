@@ -27,6 +27,7 @@ class Rule(ABC):
 
     The first of a step learns from labels, and for `teacher_share` of its loss from the teacher, if there is one; the
     others learn from the teacher, or without one from the first, and for `label_share` of their loss from labels.
+    `label_smoothing` softens the labels. `schedule` says which choices are elastic when; `seed` decides the subnets.
     A rule of yours inherits from this and has `choose`; YAML names it by `supernet.rule={_target_: package.Mine}`.
 
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
@@ -150,6 +151,7 @@ class AttentiveRule(SandwichRule):
 
     Which one that is, a forecast says that learns from the validation losses of `examined` random subnets after every
     epoch (`best` trains the front, its opposite what lags behind: AttentiveNAS' BestUp and WorstUp).
+    `forecast` is the one that says so.
 
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.zeros(1, 4))
     >>> rule = AttentiveRule(randoms=1)

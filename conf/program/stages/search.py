@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.run import Run
-from ofa.conf.program.scoring import check_budget, context_of, costs_of, evaluators, importance_of
+from ofa.conf.program.scoring import check_budget, context_of, costs_of, evaluations_seconds, evaluators, importance_of
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.search import Archive
@@ -36,6 +36,9 @@ class SearchFront(Stage):
 
     def rehearse(self, run: Run) -> None:
         check_budget(run, run.settings.constraints)
+
+    def forecast(self, run: Run) -> float | None:
+        return evaluations_seconds(run)
 
     def run(self, run: Run) -> None:
         supernet, settings = run.supernet, run.settings

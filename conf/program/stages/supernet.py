@@ -11,7 +11,7 @@ from ofa.conf.program.stage import Stage
 from ofa.conf.program.stages.training import check_batches, trained
 from ofa.files import write_text
 from ofa.train import checkpoint as checkpoints
-from ofa.train.plan import estimates, known_rules, table
+from ofa.train.plan import duration, estimates, known_rules, table
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class TrainSupernet(Stage):
             check_batches(run, "supernet.recipe", given.recipe)
         if not run.folder.has("supernet.pt"):
             _ = run.outline  # refuses a network of which nothing is elastic
+
+    def forecast(self, run: Run) -> float | None:
+        given = run.settings.supernet
+        return duration(run.learner(run.supernet), given.recipe) if given.trained else 0.0
 
     def run(self, run: Run) -> None:
         supernet = run.convert()
