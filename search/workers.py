@@ -24,6 +24,8 @@ from ofa.search.evaluation import Evaluate, Map
 from ofa.signals import ignore, shielded
 from ofa.space import Subnet
 
+SOCKET_BYTES = 104  # of the path of a socket, by which loaders in a worker send tensors
+
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -50,10 +52,11 @@ def workers(
     places = context.SimpleQueue()
     for k in range(processes):
         places.put(visible(devices[k % len(devices)]) if devices else None)
+    method = multiprocessing.get_start_method()
     lifeline, end = context.Pipe(duplex=False)
     with lifeline, end, tempfile.TemporaryDirectory() as folder:
         save(evaluate, path := Path(folder) / "evaluate.pt")
-        pool = ProcessPoolExecutor(processes, context, _begin, (path, threads, places, lifeline))
+        pool = ProcessPoolExecutor(processes, context, _begin, (path, threads, places, lifeline, method))
         try:
             start(pool, processes)
             yield _evaluate, partial(spread, pool, processes)
@@ -127,10 +130,13 @@ def spread(
 # ------------------------------------------------------------ in a worker
 
 
-def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
+def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: str) -> None:
     """Prepare a fresh process, before torch touches CUDA; what goes wrong with the copy, every evaluation says."""
     global _held
     ignore()
+    if len(str(path.parent)) < SOCKET_BYTES - len("/pymp-xxxxxxxx/listener-xxxxxxxx"):
+        tempfile.tempdir = str(path.parent)  # what libraries keep in files goes with the folder
+    multiprocessing.set_start_method(method, force=True)  # of what starts here, such as loaders: as in the parent
     threading.Thread(target=_end, args=(lifeline, path.parent), daemon=True).start()
     torch.set_num_threads(threads)
     place = places.get()
