@@ -55,6 +55,11 @@ class Bell:
         if self.rung:
             raise Terminated(128 + self.number)
 
+    def ring_again(self) -> None:
+        """What was raised got lost; try again when what swallowed it is over."""
+        number, self.number = self.number, 0
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
     @contextmanager
     def impatient(self) -> Iterator[None]:
         """Raise inside, at once; also what rang before."""
@@ -72,10 +77,20 @@ def listening(bell: Bell) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def unraisable(lost: sys.UnraisableHookArgs) -> None:
+        """Python raises nothing out of a finaliser or the callback of a weak reference."""
+        if isinstance(lost.exc_value, STOPS):
+            bell.ring_again()
+        else:
+            hook(lost)
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = [signal.signal(number, bell.ring) for number in SIGNALS]
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
     bell.answer()

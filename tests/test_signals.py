@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ofa.signals import Bell, Terminated, listening
+
 TESTS = Path(__file__).parent
 TOY = (
     "data=image_folder", "data.size=16", "data.workers=2", "backbone=test_efficientnet", "space.width=[0.5,1.0]",
@@ -240,3 +242,29 @@ def test_pruning_and_finetuning_are_stopped_like_the_rest(
         line = command.stopped(number, "prune")
         assert place in line
     assert (folder / "pruning/01/finetuned-partial.pt").exists()
+
+
+class Fading:
+    """Told to stop in its finaliser, out of which nothing is raised."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+
+def test_a_stop_that_a_finaliser_swallows_comes_again() -> None:
+    with pytest.raises(Terminated), listening(Bell()):
+        Fading()
+        time.sleep(5)
+        pytest.fail("nothing was raised")
+
+
+def test_a_second_sigterm_is_patient_and_a_second_ctrl_c_is_not() -> None:
+    code = (
+        "import os, signal, sys, time\nfrom ofa.signals import Bell, listening\n"
+        "with listening(bell := Bell(patient=True)):\n"
+        "    for name in sys.argv[1:]:\n        signal.raise_signal(signal.Signals[name])\n"
+        "    os._exit(7)\n"
+    )
+    for names, status in ((("SIGTERM", "SIGTERM"), 7), (("SIGTERM", "SIGINT"), 130), (("SIGINT", "SIGINT"), 130)):
+        assert subprocess.run([sys.executable, "-c", code, *names], cwd=TESTS.parent).returncode == status
