@@ -108,15 +108,36 @@ def leave(number: int) -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes that are started inside are born deaf to both signals, until they say so themselves (`ignore`)."""
+    """Start processes inside: they are born deaf to both signals, until they say so themselves (`ignore`).
+
+    This process hears what came meanwhile at the end, so that it never stops with half of its workers.
+    """
     if sys.platform == "win32":
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        with deferred():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Neither signal is answered inside, but at the end: where other threads hear one, a mask is not enough."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    bell = Bell(patient=True)
+    before = [signal.signal(number, bell.ring) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+        if bell.rung:
+            os.kill(os.getpid(), bell.number)
 
 
 def ignore() -> None:

@@ -29,7 +29,9 @@ def stoppable(program: str) -> Iterator[None]:
     except STOPS as stop:
         for number in (*SIGNALS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else [])):
             signal.signal(number, signal.SIG_DFL)
+        traceback.clear_frames(stop.__traceback__)  # lets go of loaders, which end their processes
         for child in multiprocessing.active_children():
+            child.join(1)
             child.kill()
         number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
         place = where(stop)
