@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,7 +22,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ofa.conf.program.ending import complaints
 from ofa.signals import Bell, Terminated, listening
+from ofa.train.progress import Progress
 
 TESTS = Path(__file__).parent
 TOY = (
@@ -260,3 +263,23 @@ def test_a_second_sigterm_is_patient_and_a_second_ctrl_c_is_not() -> None:
     )
     for names, status in ((("SIGTERM", "SIGTERM"), 7), (("SIGTERM", "SIGINT"), 130), (("SIGINT", "SIGINT"), 130)):
         assert subprocess.run([sys.executable, "-c", code, *names], cwd=TESTS.parent).returncode == status
+
+
+def test_what_nobody_expected_is_three_lines_and_the_rest_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = logging.FileHandler(tmp_path / "ofa.log")
+    logging.getLogger().addHandler(handler)
+    try:
+        with pytest.raises(SystemExit) as left, complaints("ofa"), Progress("search", 10, quiet=True) as bar:
+            bar.advance()
+            {}["depth"]
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    assert left.value.code == 1
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == "ofa: unexpected in search 1 of 10: KeyError: 'depth'"
+    assert "what is finished is kept" in second and f"in {tmp_path / 'ofa.log'}: please report it" in third
+    log = (tmp_path / "ofa.log").read_text()
+    assert "Traceback" in log and '{}["depth"]' in log and first in log

@@ -21,10 +21,14 @@ LOG = logging.getLogger("ofa")
 
 @contextmanager
 def stoppable(program: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the program with one line that says how far it came, and the status 130 or 143."""
+    """Ctrl-C and SIGTERM end the program with one line that says how far it came, and the status 130 or 143.
+
+    What goes wrong in Hydra, before the run begins, ends as in the run (`complaints`).
+    """
     logging.raiseExceptions = False  # a full disk is told once
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints a traceback and leaves
     try:
-        with listening(Bell()):
+        with listening(Bell()), complaints(program):
             yield
     except STOPS as stop:
         for number in (*SIGNALS, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else [])):
