@@ -66,6 +66,7 @@ def workers(
                 " archive, and the same command goes on"
             ) from error
         finally:
+            path.unlink(missing_ok=True)
             end.close()
             pool.shutdown(cancel_futures=True)
 
@@ -137,7 +138,7 @@ def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: 
     if len(str(path.parent)) < SOCKET_BYTES - len("/pymp-xxxxxxxx/listener-xxxxxxxx"):
         tempfile.tempdir = str(path.parent)  # what libraries keep in files goes with the folder
     multiprocessing.set_start_method(method, force=True)  # of what starts here, such as loaders: as in the parent
-    threading.Thread(target=_end, args=(lifeline, path.parent), daemon=True).start()
+    threading.Thread(target=_end, args=(lifeline, path), daemon=True).start()
     torch.set_num_threads(threads)
     place = places.get()
     if place is not None:
@@ -148,10 +149,13 @@ def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: 
         _held = partial(_refuse, error)
 
 
-def _end(lifeline: Connection, folder: Path) -> None:
-    """End once the parent closes its end or is gone; a parent that was killed has left its folder."""
+def _end(lifeline: Connection, path: Path) -> None:
+    """End once the parent closes its end or is gone; a parent that was killed has left its folder with the file."""
     lifeline.poll(None)
-    shutil.rmtree(folder, ignore_errors=True)
+    for child in multiprocessing.active_children():  # loaders, which would miss what they share with this process
+        child.kill()
+    if path.exists():
+        shutil.rmtree(path.parent, ignore_errors=True)
     os._exit(1)
 
 

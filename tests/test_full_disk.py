@@ -100,7 +100,7 @@ def test_a_run_stops_at_each_size_of_disk_with_one_line_and_ends_as_if_there_had
 ) -> None:
     settings = (
         "backbone=networks.small", "data.size=16", "space.divisor=4", "space.proof=quick", "threads=1", "reuse=false",
-        "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=1", "latency.samples=4",
+        "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=1", "latency.samples=6",
         "search.population=4", "search.evaluations=8", "stages=[teacher,supernet,latency,search,export]",
     )  # fmt: skip
     folder, told = small / "run", []

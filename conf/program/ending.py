@@ -89,4 +89,4 @@ def tell(text: str, level: int = logging.WARNING) -> None:
 def log_file() -> Path | None:
     """Where Hydra writes the log."""
     files = [h.baseFilename for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-    return Path(files[0]) if files else None
+    return Path(files[-1]) if files else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from typing import Any, Protocol
 
 import torch
@@ -143,6 +144,7 @@ class LoaderSplit(Split):
         # A generator of its own keeps the loader from drawing worker seeds from the global one.
         drawn = torch.Generator().manual_seed(0)
         loader = DataLoader(pictures, size, num_workers=self.workers, generator=drawn, worker_init_fn=begin)
+        get_temp_dir()  # made before the workers it is theirs, too: their sockets lie there, and go with this process
         with shielded():
             return iter(loader)
 
