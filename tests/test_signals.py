@@ -283,3 +283,15 @@ def test_what_nobody_expected_is_three_lines_and_the_rest_in_the_log(
     assert "what is finished is kept" in second and f"in {tmp_path / 'ofa.log'}: please report it" in third
     log = (tmp_path / "ofa.log").read_text()
     assert "Traceback" in log and '{}["depth"]' in log and first in log
+
+
+@pytest.mark.slow
+@BOTH
+def test_a_study_of_hyper_parameters_is_stopped_like_a_run(
+    pictures: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    settings = (*(s for s in TOY if not s.startswith(("search.", "latency.", "export."))), "teacher.recipe.epochs=1")
+    command = Command(tmp_path / "run", pictures, *settings, "tuning.epochs=400", program="tune")
+    command.reach(lambda f: bool(epochs(f / "trials/0", "supernet")))
+    command.signal(number, group=True)
+    command.stopped(number, "trial 0", program="ofa-tune")
