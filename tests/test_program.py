@@ -17,12 +17,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from composition import composed
 from safetensors.torch import load_file
 
 from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
 from ofa.persistence import load_subnet
+from ofa.train.data.splits import TensorSplit
 
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
@@ -89,6 +91,26 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     assert stages == {"teacher", "supernet", "search"}
     output = (run.parent / "output.txt").read_text()
     assert "latency predictor: held-out error" in output and "MACs alone" in output
+
+
+def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None:
+    """Raw test pictures, prepared by its metadata alone, in one batch: the accuracy that front.json has."""
+    row = next(row for row in front(run) if row["subnet"])
+    session = onnxruntime.InferenceSession(run / row["files"]["onnx"], providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    wanted = json.loads(told["preprocessing"])
+    assert told["backbone"] == "mobilenetv3_small_050" and json.loads(told["classes"]) == [str(i) for i in range(10)]
+    test = Run.parse(composed(f"run={run}", *TOY)).splits.test
+    assert isinstance(test, TensorSplit)
+    x = (test.images / 255).clamp(*wanted["range"])
+    x = F.interpolate(x, wanted["size"], mode=wanted["resize"]["interpolation"], antialias=True)
+    x = (x - torch.tensor(wanted["mean"]).view(1, -1, 1, 1)) / torch.tensor(wanted["std"]).view(1, -1, 1, 1)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    found = 100 * float((logits.argmax(1) == test.labels.numpy()).mean())
+    assert found == pytest.approx(row["accuracy"], abs=0.3)
+    for name in ("subnet", "plan"):
+        facts = json.loads((run / row["files"][name]).read_text())
+        assert facts["preprocessing"] == wanted and facts["classes"][3] == "3" and facts["backbone"] == told["backbone"]
 
 
 def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
     path = tmp_path / exporter.file
     torch.nn.init.normal_(net[-1].weight)
     close = build({"_target_": f"ofa.conf.program.exporters.{type(exporter).__name__}"}, "exporter", Exporter)
-    assert all(figure < 1e-3 for figure in close.write(net, picture, path, plan).values())
+    assert all(figure < 1e-3 for figure in close.write(net, picture, path, plan, {}).values())
 
     class Restless(torch.nn.Module):
         """Another network at each call."""
@@ -255,7 +255,7 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
             return net(x) + (0 if torch.compiler.is_exporting() else 1)
 
     with pytest.raises(ValueError, match=rf"{path} differs from the network by .*, above 1\.0e-12"):
-        exporter.write(Restless(), picture, path, plan)
+        exporter.write(Restless(), picture, path, plan, {})
 
 
 def test_there_is_nothing_to_pack_of_a_dense_network() -> None:

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent / "vitis_scripts"
@@ -59,3 +62,16 @@ def test_one_step_pruning_to_deployment(crowded: Path) -> None:
     assert pruned == pytest.approx(min(found["scores"].values()), abs=1e-6) and len(found["scores"]) == 10
     assert baseline > 90 and final > baseline - 4
     assert "lower scores are better, as it seems" in done.stderr and "scores of other weights than" in done.stderr
+
+
+def test_once_for_all_to_a_static_network_in_onnx(crowded: Path) -> None:
+    done = run(crowded, "once_for_all.py")
+    assert "largest kernel 5" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("result "))
+    baseline, found, final, share = map(float, line.split()[1:])
+    assert baseline > 90 and found > baseline - 10 and final > baseline - 4 and 0.4 <= share <= 0.7
+    weights = torch.load(crowded / "static.pth", weights_only=True)
+    assert weights["conv4.weight"].shape[1] <= 32 and not any("model." in name for name in weights)
+    session = onnxruntime.InferenceSession(crowded / "static.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(None, {session.get_inputs()[0].name: np.zeros((1, 1, 8, 8), np.float32)})[0].shape == (1, 10)
+    assert json.loads((crowded / "searchspace.config").read_text())

@@ -14,9 +14,12 @@ from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from ofa.conf.program.sweep import folders
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 COMMANDS = ("doctor", "init")
@@ -42,7 +45,10 @@ def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
         if not (given.config_path or given.config_name or given.hydra_help or given.shell_completion):
             for combination in combinations(overrides) if given.multirun else [overrides]:
                 composed(config, combination)
-        check_folder(given.overrides)
+        if given.multirun:
+            ready = [*(a for a in ready if not a.startswith("run=")), *folders(parsed(overrides), groups())]
+        else:
+            check_folder(given.overrides)
     except ValueError as error:
         refused(program, error)
     return ready
@@ -112,15 +118,18 @@ def hint(name: str, known: Iterable[str]) -> str:
 def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
     """A few of a sweep's jobs, in which each value of each setting is at least once."""
     with said_in_one_line(overrides):
-        parsed = OverridesParser.create().parse_overrides([*overrides])
         lists = [
             [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
             if o.is_sweep_override() and not o.is_hydra_override()
             else [str(o.input_line)]
-            for o in parsed
+            for o in parsed(overrides)
         ]
     for number in range(max(map(len, lists), default=1)):
         yield [values[number % len(values)] for values in lists]
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides([*overrides])
 
 
 def search_path(folder: str | None) -> list[str]:

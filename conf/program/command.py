@@ -8,14 +8,14 @@ from importlib.metadata import version
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ofa.conf.program.arguments import prepare, stand
 from ofa.conf.program.console import Console as RunConsole
-from ofa.conf.program.ending import complaints, stoppable
+from ofa.conf.program.ending import UNEXPECTED, complaints, stoppable
 from ofa.conf.program.manual import explain, wanted
-
-BUDGET_MISSED = 3  # exit status
+from ofa.conf.program.sweep import BUDGET_MISSED, FAILED
 
 
 def main() -> None:
@@ -41,10 +41,15 @@ def main() -> None:
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
     announce("ofa", config)
-    with complaints("ofa"):
-        status = execute(config)
-        if status:
-            raise SystemExit(status)
+    try:
+        with complaints("ofa"):
+            status = execute(config)
+    except SystemExit as left:
+        if left.code not in (FAILED, UNEXPECTED) or HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        return  # the other jobs of a sweep are not its fault
+    if status and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise SystemExit(status)
 
 
 def announce(program: str, config: DictConfig) -> None:

@@ -83,13 +83,14 @@ class Course:
         try:
             with joined(run.settings.device):
                 for stage in stages[:shared]:
-                    self.take(run, stage)
+                    taken = self.take(run, stage)
                     barrier()
-                    self.complete(run, stage)
+                    if not taken:
+                        self.complete(run, stage)
                     barrier()
             for stage in stages[shared:]:
-                self.take(run, stage)
-                self.complete(run, stage)
+                if not self.take(run, stage):
+                    self.complete(run, stage)
         finally:
             run.tracker.close()
 
@@ -128,18 +129,23 @@ class Course:
             if there:
                 folder.refuse(earlier.name, self.made_with(earlier), hint)
 
-    def take(self, run: Run, stage: Stage) -> None:
-        """Take over what a folder beside this one has finished with the same settings, if nothing of it is here."""
+    def take(self, run: Run, stage: Stage) -> bool:
+        """Take over what a folder beside this one has finished with the same settings, if nothing of it is here.
+
+        Gives whether there was such a folder.
+        """
         if not (self.settings.reuse and run.folder.writes and stage.leaves) or any(map(run.folder.has, stage.leaves)):
-            return
+            return False
         settings = self.made_with(stage)
         source = run.folder.beside(stage.name, settings, stage.leaves)
-        if source is not None:
-            for name in stage.leaves:
-                run.folder.copy(source, name)
-            run.folder.begin(stage.name, settings)
-            run.folder.finish(stage.name, settings)
-            run.say(f"{stage.name}: taken from {source.path}, where it was made with the same settings")
+        if source is None:
+            return False
+        for name in stage.leaves:
+            run.folder.copy(source, name)
+        run.folder.begin(stage.name, settings)
+        run.folder.finish(stage.name, settings)
+        run.say(f"{stage.name}: taken from {source.path}, where it was made with the same settings")
+        return True
 
     def complete(self, run: Run, stage: Stage) -> None:
         """Do one stage, unless the folder has it already.

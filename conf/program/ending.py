@@ -14,9 +14,12 @@ from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
+from ofa.conf.program.sweep import FAILED
 from ofa.signals import SIGNALS, STOPS, Bell, listening
 
 LOG = logging.getLogger("ofa")
+UNEXPECTED = 1  # exit status
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
 
 
 @contextmanager
@@ -53,16 +56,15 @@ def complaints(program: str) -> Iterator[None]:
         yield
     except (ValueError, OSError, OmegaConfBaseException) as error:
         tell(f"{program}: {error}", logging.ERROR)
-        raise SystemExit(2) from None
+        raise SystemExit(FAILED) from None
     except Exception as error:
-        place, whole = where(error), traceback.format_exc()
+        place, whole, log = where(error), traceback.format_exc(), log_file()
         LOG.error(whole)
         last = traceback.format_exception_only(error)[0].strip().split("\n")[0]
         tell(f"{program}: unexpected{place and ' in '}{place}: {last}", logging.ERROR)
-        tell(f"{program}: what is finished is kept; the same command goes on, if what caused it has passed")
-        log = log_file()
-        tell(f"{program}: the whole of it is in {log}: please report it" if log else whole)
-        raise SystemExit(1) from None
+        show(f"{program}: what is finished is kept; the same command goes on, if what caused it has passed")
+        show(f"{program}: the whole of it is in {log}: please report it" if log else whole)
+        raise SystemExit(UNEXPECTED) from None
 
 
 def where(error: BaseException) -> str:
@@ -80,10 +82,16 @@ def where(error: BaseException) -> str:
 
 
 def tell(text: str, level: int = logging.WARNING) -> None:
-    """A line on the terminal, where other processes do not say the same, and in ofa.log."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+    """A line on the terminal and in ofa.log."""
+    show(text)
+    if FIRST:
         LOG.log(level, text)
+
+
+def show(text: str) -> None:
+    """A line on the terminal, where no other process of torchrun says the same."""
+    if FIRST:
+        print(text, file=sys.stderr, flush=True)
 
 
 def log_file() -> Path | None:

@@ -102,7 +102,7 @@ class RunFolder:
 
     def beside(self, stage: str, settings: Mapping[str, Any], files: Sequence[str]) -> RunFolder | None:
         """A folder next to this one, the one changed last, that has finished a stage with these settings."""
-        found = [RunFolder(path.parent, writes=False) for path in self.path.resolve().parent.glob(f"*/{DONE}")]
+        found = [RunFolder(path.parent, writes=False) for path in self.path.parent.glob(f"*/{DONE}")]
         whole = [other for other in found if other.finished(stage, settings) and all(map(other.has, files))]
         return max(whole, key=lambda other: (other / DONE).stat().st_mtime, default=None)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -67,6 +68,11 @@ class Run:
     def example(self) -> Tensor:
         """An example input as a batch of one."""
         return self.settings.task.example(self.splits).to(self.settings.device)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What one has to know of a network to use it, without what becomes of a picture: its backbone, its classes."""
+        return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
 
     @property
     def picture(self) -> Tensor:

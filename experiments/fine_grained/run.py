@@ -130,13 +130,14 @@ def main() -> None:
 def coloured(splits: Splits) -> Splits:
     """Grey pictures as three equal channels, normalised as EfficientNet-Lite's weights want them."""
     half = (0.5,) * 3
+    preprocessing = replace(splits.preprocessing, mean=half, std=half)
 
     def part(split: Any) -> TensorSplit:
         assert isinstance(split, TensorSplit)
-        return replace(split, images=split.images.expand(-1, 3, -1, -1), mean=half, std=half)
+        return replace(split, images=split.images.expand(-1, 3, -1, -1), preprocessing=preprocessing)
 
     parts = part(splits.train), part(splits.validation), part(splits.test)
-    return replace(splits, train=parts[0], validation=parts[1], test=parts[2], in_chans=3, mean=half, std=half)
+    return replace(splits, train=parts[0], validation=parts[1], test=parts[2], preprocessing=preprocessing)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ofa.search.vitis.iterative import IterativePruningRunner
 from ofa.search.vitis.loading import slim_model_from_state_dict, transform_to_slim_model
 from ofa.search.vitis.once_for_all import OFAPruner
 from ofa.search.vitis.one_step import OneStepPruningRunner
-from ofa.search.vitis.profiler import model_complexity, profile
+from ofa.search.vitis.profiler import count_flops, count_macs, count_params, model_complexity, profile
 from ofa.search.vitis.ratio import UnreachableRatio
 from ofa.search.vitis.sparse_and_slim import slim_state_dict, sparse_state_dict
 
@@ -28,6 +28,9 @@ __all__ = [
     "SparsePruner",
     "UnreachableRatio",
     "calibrate_bn",
+    "count_flops",
+    "count_macs",
+    "count_params",
     "get_pruning_runner",
     "model_complexity",
     "profile",

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from ofa.train.data.datasets import Labels, stratified
+from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.data.shards import Shards
 from ofa.train.data.splits import LoaderSplit, Splits
 
+CROP = 0.875  # of the shorter edge, in the middle: timm's
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -59,6 +61,11 @@ class Pictures:
         return replace(self, **{name: wanted[name] for name in null})
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """What becomes of a picture that is not augmented; the crop is timm's."""
+        return Preprocessing(self.size, *self.statistics, CROP, self.interpolation or "bicubic")
+
+    @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation that pictures are normalised with."""
         return self.mean or IMAGENET[0], self.std or IMAGENET[1]
@@ -70,9 +77,10 @@ class Pictures:
         return timm.data.create_transform(
             (3, self.size, self.size),
             is_training=augment,
-            interpolation=self.interpolation or "bicubic",
-            mean=self.statistics[0],
-            std=self.statistics[1],
+            interpolation=self.preprocessing.interpolation,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+            crop_pct=CROP,
             scale=self.scale,
             hflip=self.flip,
             auto_augment=self.auto_augment,
@@ -90,7 +98,7 @@ class Pictures:
         train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
         validation = LoaderSplit(plain, plain, tuple(held_out.tolist()), self.workers)
         test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
-        return Splits(train, validation, test, classes, 3, self.size, *self.statistics)
+        return Splits(train, validation, test, classes, self.preprocessing)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -90,17 +90,18 @@ class Exported:
         batches = ((fitted(images), labels) for images, labels in run.splits.test.ordered(256))
         metrics = {**self.proposed.metrics, "validation_accuracy": self.proposed.metrics["accuracy"]}
         metrics |= evaluate(net, batches, run.settings.task)
-        plan = self.supernet.plan(self.subnet)
+        plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
         if plan.zeros:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
+        known = run.facts | {"preprocessing": replace(run.splits.preprocessing, size=size).to_json()}
         exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
             with writing(folder / exporter.file):
-                metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan)
+                metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
         metrics["latency_ms"] = run.settings.latency.measure(net, fitted(run.example)).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {
-            "backbone": run.settings.values["backbone"],
+            **known,
             "metrics": metrics,
             "files": {**files, "subnet": f"{self.place}/subnet.json"},
             "key": self._key,

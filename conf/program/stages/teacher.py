@@ -52,11 +52,12 @@ class TrainTeacher(Stage):
         run.say(f"{self.name}: not trained; accuracy {accuracy:.2f} % on {pictures}")
         chance = 100 / splits.num_classes
         if accuracy < chance + DOUBTFUL * (100 - chance):
+            wanted = splits.preprocessing
             shape = " x ".join(map(str, run.example.shape[1:]))
             run.say(
                 f"warning: guessing gives {chance:.3g} %. Likely causes: the classes are others, or in another order"
                 f" ({splits.num_classes} here: {', '.join(splits.classes[:4])}, …), or the pictures are prepared in"
-                f" another way ({shape} here, less {list(splits.mean)}, divided by {list(splits.std)})"
+                f" another way ({shape} here, less {list(wanted.mean)}, divided by {list(wanted.std)})"
             )
         if run.folder.writes:
             checkpoints.save(run.folder / self.leaves[0], {"model": learner.model.state_dict()})
