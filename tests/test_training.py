@@ -104,6 +104,10 @@ def test_a_signal_during_the_validation_costs_the_validation_alone(
         fit(learner(Validated), recipe, path=path)
     stopped = torch.load(tmp_path / "net-partial.pt")
     assert stopped["steps_done"] == 14 and stopped["sums"]
+    with pytest.raises(Terminated):
+        fit(learner(Sandwich), recipe, path=tmp_path / "before.pt", progress=Asked(14, signal.SIGTERM))
+    before = torch.load(tmp_path / "before-partial.pt")["model"]
+    assert all(torch.equal(value, before[name]) for name, value in stopped["model"].items())
     rows: list[dict[str, float]] = []
     assert fit(resumed := learner(Sandwich), recipe, path=path, on_epoch=rows.append) == expected
     assert [row["epoch"] for row in rows] == [2, 3]
