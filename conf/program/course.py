@@ -76,6 +76,7 @@ class Course:
                 self.refuse_others(run, stage)
                 if not run.folder.finished(stage.name, self.made_with(stage)):
                     stage.rehearse(run)
+        vars(run).pop("outline", None)  # as large as the supernet that is trained
 
     def _execute(self, run: Run) -> None:
         stages = list(self)
