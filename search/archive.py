@@ -98,7 +98,7 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
 
         Raises:
             ValueError: this subnet is there already, a metric is no number, or the disk refuses.
-        DiskFull: there is no room.
+            DiskFull: there is no room.
         """
         try:
             numbers = {name: float(value) for name, value in metrics.items()}
