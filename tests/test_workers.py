@@ -119,7 +119,7 @@ def test_a_killed_worker_is_one_clear_error_and_loses_one_evaluation(
 ) -> None:
     path, subnets = tmp_path / "archive.sqlite", list(expected)
     with (
-        pytest.raises(ValueError, match=r"a worker died .*everything finished is in the archive, and the same command"),
+        pytest.raises(ValueError, match=r"a worker died .*everything finished is kept, and the same command"),
         Archive(path) as archive,
         workers(Failing(path, {subnets[2]: ("killed", 5)}), 2) as (held, spread),
     ):

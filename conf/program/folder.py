@@ -87,8 +87,10 @@ class RunFolder:
             raise ValueError(f"{self.path} holds a {stage} made with other settings ({rows}); {way_out}")
 
     def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
-        """Note what a stage is made with from now on."""
+        """Note what a stage is made with from now on; one that was finished with other settings is so no more."""
         if self.writes:
+            if self.ended(stage) and not self.finished(stage, settings):
+                self.write(DONE, {name: made for name, made in self.read(DONE).items() if name != stage})
             self.write(SETTINGS, {**self.read(SETTINGS, {}), stage: settings})
 
     def finish(self, stage: str, settings: Mapping[str, Any]) -> None:
