@@ -101,7 +101,8 @@ def test_a_run_stops_at_each_size_of_disk_with_one_line_and_ends_as_if_there_had
     settings = (
         "backbone=networks.small", "data.size=16", "space.divisor=4", "space.proof=quick", "threads=1", "reuse=false",
         "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=1", "latency.samples=6",
-        "search.population=4", "search.evaluations=8", "stages=[teacher,supernet,latency,search,export]",
+        "finetune.recipe.epochs=1", "search.population=4", "search.evaluations=8",
+        "stages=[teacher,supernet,latency,search,export]",
     )  # fmt: skip
     folder, told = small / "run", []
     for kilobytes in (200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1400, 1600, 1800, 8000):

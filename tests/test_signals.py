@@ -32,8 +32,9 @@ TOY = (
     "space.proof=quick", "supernet.calibration_batches=1", "supernet.calibration_batch=16", "threads=1", "reuse=false",
     "latency.samples=6", "search.population=4", "search.evaluations=10", "export.subnets=2",
     "teacher.recipe.batch_size=16", "supernet.recipe.batch_size=16",
+    "finetune.recipe.batch_size=16",
 )  # fmt: skip
-SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2")
+SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "finetune.recipe.epochs=4")
 MAIN = "stages=[teacher,supernet,latency,search,export]"
 PRUNING = (
     "method=one_step", "budget.macs=[0.3,0.9]", "search.evaluations=6",
@@ -151,6 +152,7 @@ REACHED: dict[str, Callable[[Path], bool]] = {
     "supernet": lambda f: bool(epochs(f, "supernet")),
     "latency": lambda f: rows(f / "latency.jsonl") >= 2,
     "search": lambda f: rows(f / "archive.sqlite") >= 3,
+    "finetune": lambda f: '"stage": "finetune-' in (f / "metrics.jsonl").read_text(),
     "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
 }
 PRUNED: dict[str, Callable[[Path], bool]] = {
