@@ -10,7 +10,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room, no quota, no larger file
 
@@ -18,10 +18,11 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room, no quota, no larger
 class DiskFull(OSError):
     """There is no room for a file, or for a folder's files: which one, what it needs, and what is free."""
 
-    def __init__(self, path: Path, needed: int | None = None) -> None:
+    @classmethod
+    def of(cls, path: Path, needed: int | None = None) -> Self:
         free = shutil.disk_usage(next(place for place in (path, *path.resolve().parents) if place.is_dir())).free
         needs = "" if needed is None else f" of the {needed / 1e6:.1f} MB that it needs"
-        super().__init__(
+        return cls(
             f"{path} cannot be written: {free / 1e6:.1f} MB{needs} are free there;"
             " make room (or raise the quota), and the same command goes on"
         )
@@ -41,7 +42,7 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
     except Exception as error:  # libraries that write have errors of their own
         if not wants_room(error):
             raise
-        raise DiskFull(path, needed) from error
+        raise DiskFull.of(path, needed) from error
 
 
 def wants_room(error: BaseException | None) -> bool:

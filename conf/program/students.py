@@ -52,7 +52,7 @@ class Desk:
         """What came of it, nothing where that is not known; what lies here of other networks or settings goes."""
         record = self.run.folder.read(f"{self.place}/record.json", {})
         if record.get("key") == self.key:
-            return tuple(map(ScoredNetwork.from_json, record["rows"]))
+            return tuple(map(ScoredNetwork.from_json, record["rows"]))  # of none while it is under way
         shutil.rmtree(self.run.folder / self.place, ignore_errors=True)
         self._note(())
         return ()
