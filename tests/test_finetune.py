@@ -23,16 +23,16 @@ from torch import nn
 
 from ofa.conf.program.command import execute
 from ofa.conf.program.course import Course
-from ofa.conf.program.finetuning import Pupil, improve
+from ofa.conf.program.finetuning import Pupil, improve, learner
 from ofa.conf.program.proposals import NETWORK, Proposals, network
 from ofa.conf.program.run import Run
-from ofa.conf.program.students import FrontRule, scored
+from ofa.conf.program.students import FrontRule, pupil_of, scored
 from ofa.persistence import weights_digest
 from ofa.search import ScoredNetwork
 from ofa.space import Subnet
-from ofa.sparsity import Pattern
 from ofa.train import Digits, Supervised, checkpoint, fit
 from ofa.train.data import Splits
+from ofa.train.tasks import Step
 
 TESTS = Path(__file__).parent
 SEARCHED = (
@@ -343,18 +343,36 @@ def test_what_was_begun_with_other_settings_is_finished_no_more(finetuned: Path)
 # ------------------------------------------------------------ patterns, sizes
 
 
-def test_patterns_hold_and_pictures_have_the_size_of_their_network(tmp_path: Path) -> None:
-    elastic = ("space.sparsity=['2:4']", "space.resolution=[12,16]")
-    go(tmp_path, *elastic, "stages=[teacher,supernet,search,finetune]", "finetune.recipe.epochs=2")
-    run = job(tmp_path, *elastic)
-    two_of_four, sizes = Pattern.parse("2:4"), set()
+ELASTIC = ("space.sparsity=['2:4']", "space.resolution=[12,16]")
+
+
+@pytest.fixture(scope="module")
+def elastic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("elastic")
+    go(folder, *ELASTIC, "stages=[teacher,supernet,search,finetune]", "finetune.recipe.epochs=2", "export.subnets=6")
+    return folder
+
+
+def test_patterns_hold(elastic: Path) -> None:
+    run, masked = job(elastic, *ELASTIC), 0
     for row in Proposals.load(run).front.rows:
-        assert row.subnet is not None
-        plan, net = run.supernet.plan(row.subnet), network(run, row)
-        sizes.add(row.subnet["resolution"])
-        for name in plan.zeros:
+        assert row.subnet is not None and row.metrics["accuracy"] > row.metrics["proposed_accuracy"]
+        net = network(run, row)
+        for name in run.supernet.plan(row.subnet).zeros:
             assert sparse(net.get_parameter(name))
-    assert two_of_four is not None and sizes
+            masked += 1
+    assert masked
+
+
+def test_a_network_sees_pictures_of_its_own_size_and_the_teacher_whole_ones(elastic: Path) -> None:
+    run, seen = job(elastic, *ELASTIC), dict[str, set[int]]()
+    pupil = pupil_of(run, ScoredNetwork("smallest", run.supernet.space.smallest, {}))
+    for name, net in (("pupil", pupil.net), ("teacher", run.teacher)):
+        net.register_forward_pre_hook(lambda _, given, name=name: seen.setdefault(name, set()).add(given[0].shape[-1]))
+    student = learner(run, pupil, run.settings.finetune)
+    student.backward(*next(run.splits.train.shuffled(64, 0, 0)), Step(0, 10))
+    student.validate()
+    assert seen == {"pupil": {12}, "teacher": {16}}
 
 
 def sparse(weight: nn.Parameter) -> bool:
