@@ -68,11 +68,11 @@ class SupernetTraining:
 
 @dataclass(frozen=True)
 class FrontFinetuning(Finetuning):
-    """How the networks that leave learn on, before they are exported; where it is not `trained`, they do not.
+    """How the networks that leave learn on before they are exported, each by itself, as pruned networks do.
 
-    Each does so by itself, for `times` the epochs of `recipe`, and for `teacher_share` of the loss from who teaches the
-    supernet. With `shared` they learn together, with one set of weights: a step has the cheapest, the dearest, and two
-    of the others.
+    `recipe` says how long and how fast, `times` how many times the epochs of that. `teacher_share` is the share of the
+    loss that comes from who teaches the supernet. Where it is not `trained`, they leave as the search has scored them.
+    `shared` lets them learn together, with one set of weights: a step has the cheapest, the dearest and two others.
     """
 
     teacher_share: float = 0.9
