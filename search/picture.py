@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ofa.files import replacing
 from ofa.search.objectives import CostObjective, Objective, found
 
 Metrics = Mapping[str, float]
@@ -53,8 +54,8 @@ def draw(
             places = [px / x_unit for px, _ in layer], [py / y_unit for _, py in layer]
             axes.plot(*places, label=label, zorder=2 + order, **style)
     _dress(axes, across_label, up_label)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=path.suffix.lstrip("."))
     return path
 
 
@@ -109,6 +110,6 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -
         )
         axes.plot(shares, damages, marker="o", markersize=3, **style)
     _dress(axes, "Units kept (%)", "Score lost (%)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=path.suffix.lstrip("."))
     return path

@@ -306,7 +306,7 @@ def test_the_doctor_says_what_a_run_would_cost_and_leaves_nothing(own: Path) -> 
     done = called(own, "doctor", "backbone=other/net.py:make", *brief, "search.population=2", "export.subnets=2")
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, bill = done.stdout.partition("a run with these settings, in runs/digits-net-make-0:")
-    for stage in ("teacher", "supernet", "latency", "search", "export", "together"):
+    for stage in ("teacher", "supernet", "latency", "search", "finetune", "export", "together"):
         assert re.search(rf"^  {stage} +about [\d:]+", bill, re.MULTILINE), bill
     assert re.search(r"^  memory +about [\d.,]+ [MG]B", bill, re.MULTILINE)
     assert re.search(r"^  disk +up to [\d.]+ [kMG]B", bill, re.MULTILINE)
@@ -328,7 +328,13 @@ def test_a_starter_folder_runs_as_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0 and last == "cd first && ofa --config-dir=. experiment=mine", done.stderr
     assert "<torch>" not in done.stdout
     brief = ("teacher.recipe.epochs=1", "supernet.recipe.epochs=1", "space.proof=quick", "space.width=[0.5,1.0]")
-    small = ("search.evaluations=3", "search.population=2", "latency.samples=6", "export.subnets=1")
+    small = (
+        "search.evaluations=3",
+        "search.population=2",
+        "latency.samples=6",
+        "export.subnets=1",
+        "finetune.recipe.epochs=1",
+    )
     done = called(folder, *last.split()[4:], *brief, *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "runs/mine/front.json").exists()

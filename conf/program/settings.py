@@ -15,7 +15,7 @@ import ofa
 from ofa.conf.program.building import build, converted
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import flat
-from ofa.conf.program.schema import Export, SupernetTraining, Teacher
+from ofa.conf.program.schema import Export, FrontFinetuning, SupernetTraining, Teacher
 from ofa.search import Constraint, Engine, Objective
 from ofa.search.latency import LatencyDevice
 from ofa.search.pruning import Smallest
@@ -41,6 +41,7 @@ class Settings:
     latency: LatencyDevice
     search: Engine
     pruning: Pruning
+    finetune: FrontFinetuning
     export: Export
     tracking: Tracking | None
     objectives: tuple[Objective, ...]
@@ -83,8 +84,9 @@ class Settings:
         )
 
     def plain(self, *names: str) -> dict[str, Any]:
-        """What was composed under these names, under dotted names."""
-        return flat({name: self.values[name] for name in names if name in self.values})
+        """What was composed under these names, such as `search` or `export.subnets`, under dotted names."""
+        chosen = tuple(f"{name}." for name in names)
+        return {key: value for key, value in flat(dict(self.values)).items() if f"{key}.".startswith(chosen)}
 
     @property
     def backbone(self) -> tuple[str, dict[str, Any]]:
@@ -111,7 +113,7 @@ class Settings:
 def kinds() -> dict[str, type]:
     """What the component of each group has to be."""
     hints = typing.get_type_hints(Settings)
-    names = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "export")
+    names = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "finetune", "export")
     return {name: hints[name] for name in names}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ofa.signals import follow, shielded
 from ofa.train.data.augmentation import ShiftFlip
 from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.randomness import mix, seeded
@@ -140,7 +142,16 @@ class LoaderSplit(Split):
         size = len(batches[0])
         pictures = SeededPictures(dataset, positions, [0] * len(batches) if seeds is None else seeds, size)
         # A generator of its own keeps the loader from drawing worker seeds from the global one.
-        return iter(DataLoader(pictures, size, num_workers=self.workers, generator=torch.Generator().manual_seed(0)))
+        drawn = torch.Generator().manual_seed(0)
+        loader = DataLoader(pictures, size, num_workers=self.workers, generator=drawn, worker_init_fn=begin)
+        get_temp_dir()  # made before the workers it is theirs, too: their sockets lie there, and go with this process
+        with shielded():
+            return iter(loader)
+
+
+def begin(worker: int) -> None:
+    """What a loader's process does first."""
+    follow()
 
 
 @dataclass(frozen=True, eq=False)
