@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ofa.files import replacing
+from ofa.search.certainty import ends_of
 from ofa.search.objectives import CostObjective, Objective, found
 
 Metrics = Mapping[str, float]
@@ -21,42 +22,81 @@ _EVALUATED = {
     "mew": 0,
 }
 _FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa", "mec": "white", "mew": 0.8}
+_BEHIND = _FRONT | {"linewidth": 1.2, "markersize": 4.5, "color": "#9ec5e8"}
+_TESTED = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#1769aa", "mec": "white", "mew": 0.8}
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
+_BAR = {"elinewidth": 1.1, "capsize": 2.5}
+_LIMIT = {"color": "#868e96", "linewidth": 1.0, "linestyle": (0, (4, 3))}
+Rows = Mapping[str, Metrics]
 
 
 def draw(
     path: Path,
     objectives: Sequence[Objective],
-    front: Sequence[Metrics],
+    front: Rows,
     evaluated: Sequence[Metrics],
-    teacher: Sequence[Metrics],
+    teacher: Rows,
+    tested: Rows,
     across: str | None = None,
     up: str | None = None,
+    title: str = "",
+    limits: Metrics | None = None,
 ) -> Path:
-    """Write the metrics of a front over those of everything evaluated, with the teacher's as a star."""
+    """Write the metrics of a front, as a staircase, over those of everything evaluated, the teacher's as a star.
+
+    `tested` rows, with figures of another split, stand before the front, which becomes lighter.
+    """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     x, y = _axes(objectives, across, up)
-    layers = [
-        ("evaluated", evaluated, _EVALUATED),
-        ("front", front, _FRONT),
-        ("teacher", teacher, _TEACHER),
+    behind = [*evaluated, *front.values()]
+    every = [*behind, *teacher.values(), *tested.values()]
+    labels = [
+        axis(name, objectives, max((px[i] for px in _points(every, x, y)), default=1.0)) for i, name in _pair(x, y)
     ]
-    points = [_points(rows, x, y) for _, rows, _ in layers]
-    (across_label, x_unit), (up_label, y_unit) = (
-        axis(name, objectives, max((point[i] for layer in points for point in layer), default=1.0))
-        for i, name in enumerate((x, y))
-    )
+    units = {x: labels[0][1], y: labels[1][1]}
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
-    for order, ((label, _, style), layer) in enumerate(zip(layers, points, strict=True)):
-        if layer:
-            places = [px / x_unit for px, _ in layer], [py / y_unit for _, py in layer]
-            axes.plot(*places, label=label, zorder=2 + order, **style)
-    _dress(axes, across_label, up_label)
+    split = " (validation)" if tested else ""
+    stairs = "steps-post" if front and {x, y} <= {o.name for o in objectives} else "default"
+    for rows, label, style in (
+        (evaluated, f"evaluated{split}", _EVALUATED),
+        ([*front.values()], f"front{split}", (_BEHIND if tested else _FRONT) | {"drawstyle": stairs}),
+    ):
+        if points := _points(rows, x, y):
+            axes.plot(*zip(*((px / units[x], py / units[y]) for px, py in points), strict=True), label=label, **style)
+    for rows, label, style in ((tested, "taken (test)", _TESTED), (teacher, "teacher", _TEACHER)):
+        _bars(axes, rows, (x, y), units, label, style)
+    for name, row in tested.items():
+        if points := _points([row], x, y):
+            place = points[0][0] / units[x], points[0][1] / units[y]
+            axes.annotate(
+                name.removeprefix("subnet-"), place, (4, -9), textcoords="offset points", fontsize=6.5, color=_TEXT
+            )
+    if x in (limits or {}):
+        axes.axvline((limits or {})[x] / units[x], label="budget", **_LIMIT)
+    _dress(axes, labels[0][0], labels[1][0])
+    axes.set_title(title, color=_TEXT, fontsize=10)
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=path.suffix.lstrip("."))
     return path
+
+
+def _pair(x: str, y: str) -> list[tuple[int, str]]:
+    return [(0, x), (1, y)]
+
+
+def _bars(axes: Any, rows: Rows, names: tuple[str, str], units: Metrics, label: str, style: Mapping[str, Any]) -> None:
+    """Points with the intervals of what goes up."""
+    x, y = names
+    known = [row for row in rows.values() if _points([row], x, y)]
+    if not known:
+        return
+    ends = [ends_of(row, y) or (row[y], row[y]) for row in known]
+    bars = [[max(row[y] - low, 0) / units[y] for row, (low, _) in zip(known, ends, strict=True)]]
+    bars += [[max(high - row[y], 0) / units[y] for row, (_, high) in zip(known, ends, strict=True)]]
+    places = [row[x] / units[x] for row in known], [row[y] / units[y] for row in known]
+    axes.errorbar(*places, yerr=bars, label=label, zorder=4, **_BAR, **style)
 
 
 def axis(name: str, objectives: Sequence[Objective], largest: float) -> tuple[str, float]:
