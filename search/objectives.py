@@ -68,6 +68,10 @@ class Objective(ABC):
         """Where the true figure lies with a probability of 95 %, if so many samples gave `value`; None: not known."""
         return None
 
+    def step(self, value: float, samples: int) -> float:
+        """How much better than `value` a figure on the same samples has to be to count as better."""
+        return 0.0
+
     def written(self, value: float | None, ends: tuple[float, float] | None = None) -> str:
         """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms; 97.3 ± 1.2 % with `ends`."""
         if value is None:
@@ -140,6 +144,15 @@ class Accuracy(Objective):
         right = min(max(round(value * samples / 100), 0), samples)
         ends = binomtest(right, samples).proportion_ci(0.95, method="wilson")
         return 100 * float(ends.low), 100 * float(ends.high)
+
+    def step(self, value: float, samples: int) -> float:
+        """Half a standard error, and one sample at least.
+
+        >>> round(Accuracy().step(97.0, samples=539), 2), Accuracy().step(100.0, samples=50)
+        (0.37, 2.0)
+        """
+        share = min(max(value / 100, 0.0), 1.0)
+        return max(50 * math.sqrt(share * (1 - share) / samples), 100 / samples)
 
     def number(self, value: float) -> str:
         return f"{value:.2f}"

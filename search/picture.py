@@ -25,7 +25,7 @@ _FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa"
 _BEHIND = _FRONT | {"linewidth": 1.2, "markersize": 4.5, "color": "#9ec5e8"}
 _TESTED = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#1769aa", "mec": "white", "mew": 0.8}
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
-_BAR = {"elinewidth": 1.1, "capsize": 2.5}
+_NAME = {"textcoords": "offset points", "fontsize": 6.5, "color": _TEXT}
 _LIMIT = {"color": "#868e96", "linewidth": 1.0, "linestyle": (0, (4, 3))}
 Rows = Mapping[str, Metrics]
 
@@ -49,54 +49,45 @@ def draw(
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     x, y = _axes(objectives, across, up)
-    behind = [*evaluated, *front.values()]
-    every = [*behind, *teacher.values(), *tested.values()]
-    labels = [
-        axis(name, objectives, max((px[i] for px in _points(every, x, y)), default=1.0)) for i, name in _pair(x, y)
-    ]
-    units = {x: labels[0][1], y: labels[1][1]}
+    every = _points([*evaluated, *front.values(), *teacher.values(), *tested.values()], x, y)
+    (across_label, x_unit), (up_label, y_unit) = (
+        axis(name, objectives, max((point[i] for point in every), default=1.0)) for i, name in enumerate((x, y))
+    )
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
-    split = " (validation)" if tested else ""
-    stairs = "steps-post" if front and {x, y} <= {o.name for o in objectives} else "default"
-    for rows, label, style in (
-        (evaluated, f"evaluated{split}", _EVALUATED),
-        ([*front.values()], f"front{split}", (_BEHIND if tested else _FRONT) | {"drawstyle": stairs}),
-    ):
+    stairs = "steps-post" if {x, y} <= {objective.name for objective in objectives} else "default"
+    line = (_BEHIND if tested else _FRONT) | {"drawstyle": stairs}
+    for label, rows, style in ("evaluated", evaluated, _EVALUATED), ("front", [*front.values()], line):
         if points := _points(rows, x, y):
-            axes.plot(*zip(*((px / units[x], py / units[y]) for px, py in points), strict=True), label=label, **style)
-    for rows, label, style in ((tested, "taken (test)", _TESTED), (teacher, "teacher", _TEACHER)):
-        _bars(axes, rows, (x, y), units, label, style)
+            places = [px / x_unit for px, _ in points], [py / y_unit for _, py in points]
+            axes.plot(*places, label=f"{label} (validation)" if tested else label, **style)
+    for label, named, style in ("taken (test)", tested, _TESTED), ("teacher", teacher, _TEACHER):
+        _bars(axes, named, (x, x_unit), (y, y_unit), label, style)
     for name, row in tested.items():
-        if points := _points([row], x, y):
-            place = points[0][0] / units[x], points[0][1] / units[y]
-            axes.annotate(
-                name.removeprefix("subnet-"), place, (4, -9), textcoords="offset points", fontsize=6.5, color=_TEXT
-            )
-    if x in (limits or {}):
-        axes.axvline((limits or {})[x] / units[x], label="budget", **_LIMIT)
-    _dress(axes, labels[0][0], labels[1][0])
+        for px, py in _points([row], x, y):
+            axes.annotate(name.removeprefix("subnet-"), (px / x_unit, py / y_unit), (4, -9), **_NAME)
+    if limits and x in limits:
+        axes.axvline(limits[x] / x_unit, label="budget", **_LIMIT)
+    _dress(axes, across_label, up_label)
     axes.set_title(title, color=_TEXT, fontsize=10)
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=path.suffix.lstrip("."))
     return path
 
 
-def _pair(x: str, y: str) -> list[tuple[int, str]]:
-    return [(0, x), (1, y)]
-
-
-def _bars(axes: Any, rows: Rows, names: tuple[str, str], units: Metrics, label: str, style: Mapping[str, Any]) -> None:
-    """Points with the intervals of what goes up."""
-    x, y = names
+def _bars(
+    axes: Any, rows: Rows, across: tuple[str, float], up: tuple[str, float], label: str, style: Mapping[str, Any]
+) -> None:
+    """Points, with the intervals of what goes up; both axes by name and unit."""
+    (x, x_unit), (y, y_unit) = across, up
     known = [row for row in rows.values() if _points([row], x, y)]
     if not known:
         return
     ends = [ends_of(row, y) or (row[y], row[y]) for row in known]
-    bars = [[max(row[y] - low, 0) / units[y] for row, (low, _) in zip(known, ends, strict=True)]]
-    bars += [[max(high - row[y], 0) / units[y] for row, (_, high) in zip(known, ends, strict=True)]]
-    places = [row[x] / units[x] for row in known], [row[y] / units[y] for row in known]
-    axes.errorbar(*places, yerr=bars, label=label, zorder=4, **_BAR, **style)
+    below = [max(row[y] - low, 0) / y_unit for row, (low, _) in zip(known, ends, strict=True)]
+    above = [max(high - row[y], 0) / y_unit for row, (_, high) in zip(known, ends, strict=True)]
+    places = [row[x] / x_unit for row in known], [row[y] / y_unit for row in known]
+    axes.errorbar(*places, yerr=(below, above), label=label, zorder=4, elinewidth=1.1, capsize=2.5, **style)
 
 
 def axis(name: str, objectives: Sequence[Objective], largest: float) -> tuple[str, float]:
@@ -133,9 +124,9 @@ def _dress(axes: Any, across: str, up: str) -> None:
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -> Path:
-    """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones are named.
+    """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones have colours.
 
-    `rows` is what `SensitivitySearch.to_json` gives.
+    `rows` is what `SensitivitySearch.to_json` gives. The others are grey, and named beside, the most sensitive first.
     """
     from matplotlib.figure import Figure
 
@@ -149,7 +140,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -
             {"label": row["choice"], "linewidth": 1.6} if i < most else {"color": _LINE, "zorder": 1}
         )
         axes.plot(shares, damages, marker="o", markersize=3, **style)
-    _dress(axes, "Units kept (%)", "Score lost (%)")
+    _dress(axes, "Units kept (%)", "Score lost (% of the whole network's)")
+    if others := [row["choice"] for row in worst[most:]]:
+        size = min(6.0, 280 / len(others))
+        axes.text(1.02, 1.0, "\n".join(others), transform=axes.transAxes, va="top", fontsize=size, color=_TEXT)
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=path.suffix.lstrip("."))
     return path
