@@ -248,7 +248,7 @@ def take(folder: Path, checkpoint: Path) -> None:
 def test_a_trained_network_is_taken_as_it_is(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     take(tmp_path / "run", trained)
     output = capsys.readouterr().out
-    said = re.search(r"teacher: not trained; accuracy ([\d.]+) % on 539 validation pictures", output)
+    said = re.search(r"teacher: not trained; accuracy ([\d.]+) % on 360 validation pictures", output)
     net, splits = create("test_efficientnet", 10, 1, checkpoint=trained), Digits(size=16, shift=0.05).load()
     expected = evaluate(net, splits.validation.ordered(256))["accuracy"]
     assert said and float(said[1]) == pytest.approx(expected, abs=0.01)
@@ -310,7 +310,7 @@ def test_the_doctor_says_what_a_run_would_cost_and_leaves_nothing(own: Path) -> 
         assert re.search(rf"^  {stage} +about [\d:]+", bill, re.MULTILINE), bill
     assert re.search(r"^  memory +about [\d.,]+ [MG]B", bill, re.MULTILINE)
     assert re.search(r"^  disk +up to [\d.]+ [kMG]B", bill, re.MULTILINE)
-    assert "1,797" not in bill and re.search(r"898 to train, 539 to choose, 360 to test; 10 classes", bill)
+    assert "1,797" not in bill and re.search(r"1,077 to train, 360 to choose, 360 to test; 10 classes", bill)
     assert [path for path in sorted(own.iterdir()) if path.name != "__pycache__"] == before
 
 

@@ -142,7 +142,7 @@ def test_calibration_pictures_are_always_the_same(splits: Splits) -> None:
 
 def test_digits_are_cut_into_three_stratified_parts() -> None:
     splits = Digits().load()
-    assert [len(split) for split in parts(splits)] == [898, 539, 360]
+    assert [len(split) for split in parts(splits)] == [1077, 360, 360]
     pixels = set[bytes]()
     for split in parts(splits):
         assert isinstance(split, TensorSplit)

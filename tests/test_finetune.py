@@ -242,7 +242,7 @@ def test_no_teacher_and_a_front_of_one_are_well(searched: Path, name: str) -> No
     ("overrides", "message"),
     [
         (("finetune=full", "export.subnets=0"), r"^export: at least 1 subnet, got 0$"),
-        (("finetune.recipe.batch_size=5000",), r"^finetune.recipe: batch_size 5000 asked of 898 pictures"),
+        (("finetune.recipe.batch_size=5000",), r"^finetune.recipe: batch_size 5000 asked of 1077 pictures"),
         (("finetune.times=0",), r"^finetune: times is at least 1, got 0"),
         (("finetune=shared", "finetune.trials=2"), r"^finetune: trials are of networks that learn by themselves"),
         (("finetune=long",), r"long"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from torch import nn
 
@@ -62,8 +63,11 @@ class Proposals:
         return self.front.teacher
 
     def chosen(self, run: Run) -> tuple[ScoredNetwork, ...]:
-        """Those that leave, spread over the front."""
-        return self.front.spread(run.settings.export.subnets).rows
+        """Those that leave: of near-ties on the validation split the cheapest, spread over the front."""
+        if self.file == FINETUNED:
+            return self.front.rows
+        least = partial(self.front.objectives[0].step, samples=len(run.splits.validation))
+        return self.front.apart(least).spread(run.settings.export.subnets).rows
 
     def save(self, run: Run) -> None:
         """Leave them in the run folder; what was finetuned of others is outdated."""

@@ -75,6 +75,12 @@ class Run:
         return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
 
     @property
+    def title(self) -> str:
+        """What figures of the test split are of."""
+        name, data = self.settings.backbone[0], type(self.settings.data).__name__
+        return f"{name} on {data}: {len(self.splits.test):,} test pictures, 95 % intervals"
+
+    @property
     def picture(self) -> Tensor:
         """A real picture of the validation split, as a batch of one."""
         images, _ = next(iter(self.splits.validation.ordered(1)))

@@ -17,6 +17,7 @@ from ofa.costs import complexity
 from ofa.files import writing
 from ofa.persistence import save_subnet
 from ofa.search import Front, ScoredNetwork
+from ofa.search.certainty import VALIDATION, bounded
 from ofa.search.front import EXECUTED
 from ofa.space import Subnet
 from ofa.train import evaluate
@@ -44,15 +45,16 @@ class ExportFront(Stage):
 
     def run(self, run: Run) -> None:
         proposals = Proposals.load(run)
-        front = proposals.front
-        front.picture(run.folder / "front.png")
-        wanted, rows = (proposals.teacher, *proposals.chosen(run)), []
+        wanted, rows = (proposals.teacher, *proposals.chosen(run)), list[ScoredNetwork]()
         with run.progress(self.name, len(wanted)) as bar:
             bar.expect(len(wanted), 0)
             for row in wanted:
                 rows.append(Exported(run, row).row())
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
-        run.folder.write("front.json", Front(tuple(rows[1:]), front.objectives, rows[0]).to_json())
+        front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
+        run.folder.write("front.json", front.to_json())
+        path, limits = run.folder / "front.png", run.settings.constraints
+        proposals.front.picture(path, title=run.title, tested=rows, budget=limits)
 
 
 class Exported:
@@ -86,8 +88,12 @@ class Exported:
         net = network(run, self.proposed)
         fitted = partial(self.supernet.resize, subnet=self.subnet)
         batches = ((fitted(images), labels) for images, labels in run.splits.test.ordered(256))
-        metrics = {**self.proposed.metrics, "validation_accuracy": self.proposed.metrics["accuracy"]}
-        metrics |= evaluate(net, batches, run.settings.task)
+        score, objectives = self.proposed.metrics["accuracy"], run.settings.objectives
+        metrics = {**self.proposed.metrics, "validation_accuracy": score}
+        seen = bounded({"accuracy": score}, objectives, len(run.splits.validation))
+        metrics |= {f"{VALIDATION}{name}": end for name, end in seen.items()}
+        metrics |= (found := evaluate(net, batches, run.settings.task))
+        metrics |= bounded(found, objectives, len(run.splits.test))
         plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
         if plan.zeros:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
