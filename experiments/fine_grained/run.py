@@ -136,7 +136,7 @@ def coloured(splits: Splits) -> Splits:
         return replace(split, images=split.images.expand(-1, 3, -1, -1), mean=half, std=half)
 
     parts = part(splits.train), part(splits.validation), part(splits.test)
-    return replace(splits, train=parts[0], validation=parts[1], test=parts[2], in_chans=3, mean=half, std=half)
+    return replace(splits, train=parts[0], validation=parts[1], test=parts[2], preprocessing=preprocessing)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ofa.train.data.augmentation import ShiftFlip
+from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.data.splits import Splits, TensorSplit
 
 Labels = npt.NDArray[np.int64]
@@ -145,13 +146,12 @@ def in_memory(
     Raises:
         ValueError: `size`, to which pictures are brought, is below 1, or a label is of no class.
     """
-    if size < 1:
-        raise ValueError(f"size is the edge of a picture in pixels, at least 1, got {size}")
     channels = [parts[0][0][:, c].double() / 255 for c in range(parts[0][0].shape[1])]
     mean = tuple(round(float(pixels.mean()), 4) for pixels in channels)
     std = tuple(round(float(pixels.std()), 4) for pixels in channels)
+    preprocessing = Preprocessing(size, mean, std)
     train, validation, test = (
-        TensorSplit(images, labels, size, mean, std, augment if i == 0 else None, balanced and i == 0)
+        TensorSplit(images, labels, preprocessing, augment if i == 0 else None, balanced and i == 0)
         for i, (images, labels) in enumerate(parts)
     )
-    return Splits(train, validation, test, classes, len(channels), size, mean, std).check()
+    return Splits(train, validation, test, classes, preprocessing).check()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ofa.train.data.augmentation import ShiftFlip
+from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.randomness import mix, seeded
 
 Batch = tuple[Tensor, Tensor]
@@ -80,13 +81,11 @@ class Split(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit(Split):
-    """Pictures in memory, uint8 (samples, channels, height, width), resized to `size` batch by batch."""
+    """Pictures in memory, uint8 (samples, channels, height, width), preprocessed batch by batch."""
 
     images: Tensor
     labels: Tensor
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocessing: Preprocessing
     augment: ShiftFlip | None = None
     balanced: bool = False
 
@@ -98,13 +97,14 @@ class TensorSplit(Split):
         return len(self.labels)
 
     def _batches(self, batches: Sequence[Tensor], seeds: Sequence[int] | None) -> Iterator[Batch]:
+        wanted = self.preprocessing
         for i, chosen in enumerate(batches):
             images = self.images[chosen].float() / 255
-            if images.shape[-2:] != (self.size, self.size):
-                images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+            if images.shape[-2:] != (wanted.size, wanted.size):
+                images = F.interpolate(images, (wanted.size, wanted.size), mode="bilinear", antialias=True)
             if seeds is not None and self.augment is not None:
                 images = self.augment(images, torch.Generator().manual_seed(seeds[i]))
-            yield (images - _channelwise(self.mean)) / _channelwise(self.std), self.labels[chosen]
+            yield (images - _channelwise(wanted.mean)) / _channelwise(wanted.std), self.labels[chosen]
 
 
 def _channelwise(values: Sequence[float]) -> Tensor:
@@ -169,14 +169,15 @@ class Splits:
     validation: Split
     test: Split
     classes: tuple[str, ...]
-    in_chans: int
-    input_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    preprocessing: Preprocessing
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def in_chans(self) -> int:
+        return self.preprocessing.channels
 
     def check(self) -> Splits:
         """The splits themselves, if a label of every class stands where it may.
@@ -195,7 +196,7 @@ class Splits:
     @property
     def example(self) -> Tensor:
         """A picture of the right shape, (1, channels, height, width), to trace a network with."""
-        return torch.zeros(1, self.in_chans, self.input_size, self.input_size)
+        return torch.zeros(1, self.in_chans, self.preprocessing.size, self.preprocessing.size)
 
 
 class DataSet(Protocol):
