@@ -16,6 +16,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases experiments
 
 slow: $(READY)          ## the tests that take many minutes
 	$(BIN)/pytest -n auto --dist loadfile -q -m slow

@@ -30,6 +30,14 @@ def expanded(model: nn.Module, example_inputs: Any, multiple: int = 16, exclude:
     Channels stay as they are where they enter or leave the network, where a statistic runs over them, and where an
     operator holds them. The copy is in evaluation mode, on the device of `model`.
 
+    >>> network = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 2))
+    >>> expanded(network, torch.zeros(1, 4), multiple=16)
+    Sequential(
+      (0): Linear(in_features=4, out_features=16, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=16, out_features=2, bias=True)
+    )
+
     Raises:
         ValueError: `multiple` is below 1, or the expanded network does not run or computes another function, since its
             code holds a size that nothing tells: exclude such modules.
@@ -62,7 +70,12 @@ def expanded(model: nn.Module, example_inputs: Any, multiple: int = 16, exclude:
 
 
 def filled_up(groups: Groups, multiple: int) -> IntArray:
-    """Units of every group, shape (groups,), when its channels are a multiple."""
+    """Units of every group, shape (groups,), when its channels are a multiple.
+
+    >>> narrow = Supernet(nn.Sequential(nn.Linear(4, 10), nn.Linear(10, 2)), torch.zeros(1, 4))
+    >>> filled_up(narrow.conversion.groups, 16).tolist()
+    [16]
+    """
     units = groups.full
     for g, group in enumerate(groups.groups):
         if group.kind == "width" and group.exact:
@@ -72,19 +85,36 @@ def filled_up(groups: Groups, multiple: int) -> IntArray:
 
 
 def length(vector: IntArray, groups: Groups, units: IntArray) -> int:
-    """The size of a dimension when every group has so many units."""
+    """The size of a dimension when every group has so many units.
+
+    >>> narrow = Supernet(nn.Sequential(nn.Linear(4, 10), nn.Linear(10, 2)), torch.zeros(1, 4)).conversion
+    >>> outputs, inputs = narrow.trace.parameters["0.weight"]
+    >>> length(outputs, narrow.groups, np.array([16])), length(inputs, narrow.groups, np.array([16]))
+    (16, 4)
+    """
     touched, counts = np.unique(groups.group_of[vector], return_counts=True)
     rows = zip(touched.tolist(), counts.tolist(), strict=True)
     return sum(n if g == FIXED else n // groups.groups[g].units * int(units[g]) for g, n in rows)
 
 
 def following(binding: Binding, groups: Groups, units: IntArray) -> Change | None:
-    """The value of an attribute that repeats a size; None where it stays."""
+    """The value of an attribute that repeats a size; None where it stays.
+
+    >>> narrow = Supernet(nn.Sequential(nn.Linear(4, 10), nn.Linear(10, 2)), torch.zeros(1, 4)).conversion
+    >>> following(narrow.bindings[0], narrow.groups, np.array([16]))
+    Change(module='0', attribute='out_features', value=16)
+    """
     return binding.valued([length(v, groups, units) for v in binding.use.vectors])
 
 
 def narrowing(wide: Supernet, groups: Groups) -> Plan:
     """What makes the expanded network narrow again: the first units of every group.
+
+    >>> narrow, wide = (
+    ...     Supernet(nn.Sequential(nn.Linear(4, n), nn.Linear(n, 2)), torch.zeros(1, 4)) for n in (10, 16)
+    ... )
+    >>> narrowing(wide, narrow.conversion.groups).indices["0.bias"]
+    (slice(0, 10, None),)
 
     Raises:
         ValueError: the expanded network has other groups.
@@ -95,7 +125,13 @@ def narrowing(wide: Supernet, groups: Groups) -> Plan:
 
 
 def check_equal(model: nn.Module, result: nn.Module, example_inputs: Any) -> None:
-    """
+    """Refuse an expanded network that computes something else.
+
+    >>> check_equal(nn.ReLU(), nn.Identity(), torch.tensor([-1.0]))
+    Traceback (most recent call last):
+        ...
+    ValueError: the expanded network computes something else (1.0), exclude the modules whose code holds a size
+
     Raises:
         ValueError: the two networks differ on the example inputs.
     """

@@ -3,39 +3,94 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map, tree_map_only
 
 from ofa.backbone import as_call
 from ofa.tracing import evaluating
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors; weights that are tied are written once."""
+    """All parameters and buffers as safetensors; weights that are tied are written once.
+
+    >>> import tempfile
+    >>> from safetensors.torch import load_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(nn.Linear(4, 2), Path(folder) / "weights.safetensors")
+    ...     sorted(load_file(Path(folder) / "weights.safetensors"))
+    ['bias', 'weight']
+    """
     from safetensors.torch import save_model
 
     save_model(net, str(path))
 
 
-def export_onnx(net: nn.Module, example_inputs: Any, path: Path) -> None:
-    """An ONNX file of the network in evaluation mode, with the example inputs' shapes."""
+def export_onnx(
+    net: nn.Module,
+    example_inputs: Any,
+    path: Path,
+    dynamic_batch: bool = True,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """An ONNX file of the network in evaluation mode, for any number of samples and the example inputs' other sizes.
+
+    A network that cannot do without its own batch size, and any with `dynamic_batch=False`, gets the example's.
+    `metadata` stands in the file's `metadata_props`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     export_onnx(nn.Linear(4, 2), torch.zeros(1, 4), path := Path(folder) / "model.onnx")
+    ...     import onnxruntime
+    ...     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    ...     session.get_inputs()[0].shape
+    ['batch', 4]
+    """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
-        program = torch.onnx.export(net, args, kwargs=kwargs, dynamo=True, verbose=False)
-    if program is None:
-        raise RuntimeError(f"torch.onnx.export gave no program for {path}")
+        program = (_any_batch(net, args, kwargs) if dynamic_batch else None) or _as_given(net, args, kwargs)
+    program.model.metadata_props.update(metadata or {})
     program.save(str(path))
 
 
+def _as_given(net: nn.Module, args: Any, kwargs: Any, shapes: Any = None) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+    assert program is not None
+    return program
+
+
+def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram | None:
+    """The program whose tensors' first dimension may be any, or None where the network fixes it.
+
+    The exporter takes a dimension of 1 as fixed, so that it sees the example twice.
+    """
+    batch = torch.export.Dim("batch")
+    more: tuple[Any, Any] = tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
+    shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) and leaf.dim() else None, more)
+    named = inspect.signature(net.forward).bind(*shapes[0], **shapes[1]).arguments
+    try:
+        return _as_given(net, *more, named)
+    except Exception:  # the exporter's errors share no base
+        return None
+
+
 def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
-    """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`)."""
+    """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`).
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_program(nn.Linear(4, 2), torch.zeros(1, 4), Path(folder) / "network.pt2")
+    ...     torch.export.load(Path(folder) / "network.pt2").module()(torch.ones(1, 4)).shape
+    torch.Size([1, 2])
+    """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
         torch.export.save(torch.export.export(net, args, kwargs), path)
@@ -43,7 +98,11 @@ def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporters' own progress and deprecation notes are not for this program's users."""
+    """The exporters' own progress and deprecation notes are not for this program's users.
+
+    >>> with quiet():
+    ...     print("progress of an exporter")
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

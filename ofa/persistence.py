@@ -20,7 +20,13 @@ from ofa.sparsity import Pattern, Zeros
 
 
 class Network(Protocol):
-    """What files say that they belong to: a supernet."""
+    """What files say that they belong to: a supernet.
+
+    >>> from ofa import Supernet
+    >>> network: Network = Supernet(nn.Linear(4, 2), torch.zeros(1, 4))
+    >>> len(network.digest), network.identity["tensor weight"]
+    (16, '(2, 4)')
+    """
 
     @property
     def digest(self) -> str: ...
@@ -35,7 +41,16 @@ class Network(Protocol):
 def identity(
     names: Iterable[str], tensor: Callable[[str], Tensor], groups: Groups, space: SearchSpace, operators: Sequence[str]
 ) -> dict[str, str]:
-    """What makes a network and its space: every tensor's shape, every group's members, every choice, what it runs."""
+    """What makes a network and its space: every tensor's shape, every group's members, every choice, what it runs.
+
+    >>> from ofa import Supernet
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> for what in ("tensor 0.weight", "group 0.width", "choice 0.width"):
+    ...     print(supernet.identity[what])
+    (16, 4)
+    16 units of ['0.bias', '0.weight', '1.weight']
+    (8, 16)
+    """
     ran = Counter(row.partition(" ")[0] for row in operators)
     settings = hashlib.sha256("\n".join(operators).encode()).hexdigest()[:8]
     rows = {f"tensor {name}": str(tuple(tensor(name).shape)) for name in names}
@@ -46,7 +61,16 @@ def identity(
 
 
 def save_weights(network: Network, state: Mapping[str, Tensor], path: Path) -> None:
-    """Weights and what they belong to, written whole or not at all."""
+    """Weights and what they belong to, written whole or not at all.
+
+    >>> import tempfile
+    >>> from ofa import Supernet
+    >>> supernet = Supernet(nn.Linear(4, 2), torch.zeros(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(supernet, supernet.state_dict(), Path(folder) / "supernet.pt")
+    ...     sorted(torch.load(Path(folder) / "supernet.pt"))
+    ['digest', 'identity', 'state']
+    """
     content = {"digest": network.digest, "identity": network.identity, "state": state}
     with replacing(path, binary=True) as file:
         torch.save(content, file)
@@ -54,6 +78,15 @@ def save_weights(network: Network, state: Mapping[str, Tensor], path: Path) -> N
 
 def load_weights(network: Network, path: Path) -> Mapping[str, Tensor]:
     """Weights that were saved for the same network and space.
+
+    >>> import tempfile
+    >>> from ofa import Supernet
+    >>> supernet = Supernet(nn.Linear(4, 2), torch.zeros(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     supernet.save(Path(folder) / "supernet.pt")
+    ...     state = load_weights(supernet, Path(folder) / "supernet.pt")
+    >>> torch.equal(state["model.weight"], supernet.model.weight)
+    True
 
     Raises:
         ValueError: the file is damaged, or of another network or space; the first differences are named.
@@ -79,7 +112,11 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Identifies tensors by their names, shapes and values, on whatever device."""
+    """Identifies tensors by their names, shapes and values, on whatever device.
+
+    >>> tensors_digest({"a": torch.zeros(2)}) == tensors_digest({"a": torch.zeros(1, 2)})
+    False
+    """
     found = hashlib.sha256(repr(sorted((name, tuple(tensor.shape)) for name, tensor in tensors.items())).encode())
     for _, tensor in sorted(tensors.items()):
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -87,7 +124,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3) -> str:
-    """The first entries in which two identities differ, in words."""
+    """The first entries in which two identities differ, in words.
+
+    >>> difference({"choice 0.width": "(8, 16)"}, {"choice 0.width": "(4, 16)"})
+    'choice 0.width is (8, 16) there and (4, 16) here'
+    """
     rows = [
         f"{key} is {theirs.get(key, 'missing')} there and {mine.get(key, 'missing')} here"
         for key in {**theirs, **mine}
@@ -98,12 +139,27 @@ def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any], most: int = 3
 
 
 def save_subnet(subnet: Subnet, digest: str, facts: Mapping[str, Any], path: Path) -> None:
-    """`subnet.json`: the choices, the digest of the supernet they are choices of, and what is known of them."""
+    """`subnet.json`: the choices, the digest of the supernet they are choices of, and what is known of them.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_subnet(Subnet({"0.width": 8}), "0123456789abcdef", {"accuracy": 97.5}, Path(folder) / "subnet.json")
+    ...     load_subnet(Path(folder) / "subnet.json")
+    Subnet({'0.width': 8})
+    """
     write_text(path, json.dumps({"subnet": dict(subnet), "network": digest, **facts}, indent=1))
 
 
 def load_subnet(path: Path, network: Network | None = None) -> Subnet:
     """The subnet that `save_subnet` wrote; with a supernet, checked to belong to it.
+
+    >>> import tempfile
+    >>> from ofa import Supernet
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_subnet(supernet.space.smallest, supernet.digest, {}, Path(folder) / "subnet.json")
+    ...     load_subnet(Path(folder) / "subnet.json", supernet)
+    Subnet({'0.width': 8})
 
     Raises:
         ValueError: the file is no such file, or its subnet belongs to another network or space.
@@ -124,7 +180,11 @@ def load_subnet(path: Path, network: Network | None = None) -> Subnet:
 
 
 def plan_to_json(plan: Plan, facts: Mapping[str, Any]) -> str:
-    """A plan as text, with what else is known: with it a network is made smaller again without being traced."""
+    """A plan as text, with what else is known: with it a network is made smaller again without being traced.
+
+    >>> plan_from_json(plan_to_json(Plan({"head.weight": (slice(0, 8), None)}), {"accuracy": 97.5})).indices
+    {'head.weight': (slice(0, 8, None), None)}
+    """
     indices = {name: [written(i) for i in index] for name, index in plan.indices.items()}
     changes = [[c.module, c.attribute, c.value, isinstance(c.value, tuple)] for c in plan.changes]
     zeros = {name: [str(z.pattern), z.dim] for name, z in plan.zeros.items()}
@@ -133,7 +193,11 @@ def plan_to_json(plan: Plan, facts: Mapping[str, Any]) -> str:
 
 
 def written(index: Index) -> Any:
-    """None for everything, [first, last + 1] for a run, {"kept": positions} for others."""
+    """None for everything, [first, last + 1] for a run, {"kept": positions} for others.
+
+    >>> written(None), written(slice(0, 8)), written(torch.tensor([0, 2]))
+    (None, [0, 8], {'kept': [0, 2]})
+    """
     if index is None:
         return None
     return [index.start, index.stop] if isinstance(index, slice) else {"kept": index.tolist()}
@@ -141,6 +205,9 @@ def written(index: Index) -> Any:
 
 def plan_from_json(text: str) -> Plan:
     """Read what `plan_to_json` wrote.
+
+    >>> plan_from_json('{"indices": {"head.bias": [[0, 8]]}, "changes": [], "skipped": ["block"], "zeros": {}}').skipped
+    ('block',)
 
     Raises:
         ValueError: it is something else.
@@ -156,6 +223,14 @@ def plan_from_json(text: str) -> Plan:
 
 
 def parsed(text: str) -> Pattern:
+    """The pattern of a weight that has zeros.
+
+    >>> parsed("2:4")
+    Pattern(zeros=2, block=4)
+
+    Raises:
+        ValueError: the text is no pattern, or says dense.
+    """
     pattern = Pattern.parse(text)
     if pattern is None:
         raise ValueError("a dense weight has no zeros")
@@ -163,6 +238,11 @@ def parsed(text: str) -> Pattern:
 
 
 def restored(index: Any) -> Index:
+    """What `written` gave, read again.
+
+    >>> restored(None), restored([0, 8]), restored({"kept": [0, 2]})
+    (None, slice(0, 8, None), tensor([0, 2]))
+    """
     if index is None:
         return None
     return torch.tensor(index["kept"]) if isinstance(index, dict) else slice(int(index[0]), int(index[1]))

@@ -75,6 +75,14 @@ class Supernet(nn.Module):
     Modules see their slices during `forward` only: activation checkpointing, which runs them again in the backward
     pass, needs an extracted network.
 
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> supernet.activate(supernet.space.smallest)
+    >>> supernet.extract()
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)
+      (1): Linear(in_features=8, out_features=2, bias=True)
+    )
+
     Raises:
         ValueError: the model does not run on the example inputs, or an exclude matches nothing.
         TypeError: `model` is no `nn.Module`.

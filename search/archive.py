@@ -34,6 +34,12 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
     `context` says what the metrics hold for (digests of the space, the weights, the data, …). Subnets must be
     canonical, as `SearchSpace.canonical` makes them: their JSON is the key.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, Archive(Path(folder) / "archive.sqlite") as archive:
+    ...     archive.add(Subnet({"stem": 8}), {"accuracy": 90.0})
+    ...     archive[Subnet({"stem": 8})]["accuracy"], len(archive)
+    (90.0, 1)
+
     Raises:
         ValueError: the file cannot be written, is damaged, or was made in another context.
     """

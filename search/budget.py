@@ -18,6 +18,9 @@ class Constraint:
 
     A limit x with 0 < x <= 1 is a fraction of the largest subnet's cost, unless `absolute`.
 
+    >>> str(Constraint("macs", upper=0.5)), str(Constraint("macs", upper=0.5).resolved(largest=2e6))
+    ('macs at most 0.5 of the largest', 'macs at most 1.000 M')
+
     Raises:
         ValueError: an unknown cost, no limit, one that is not positive, or a lower one above the upper one.
     """
@@ -50,7 +53,11 @@ class Constraint:
 
     @classmethod
     def parse(cls, budget: Mapping[Any, Any]) -> tuple[Constraint, ...]:
-        """Constraints from `{cost: upper}` or `{cost: (lower, upper)}`; None is no limit."""
+        """Constraints from `{cost: upper}` or `{cost: (lower, upper)}`; None is no limit.
+
+        Raises:
+            ValueError: an unknown cost, or limits that are neither a number nor a pair of them.
+        """
         constraints = []
         for cost, limits in budget.items():
             if limits is None:

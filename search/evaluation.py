@@ -42,6 +42,18 @@ def run(
 
     `map(function, subnets)` yields results in any order: that of `workers`, `executor.map`, … run them in parallel.
     Each is archived as it is yielded, and told in the order asked; a map that waits for a whole batch risks the batch.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from ofa import Choice, SearchSpace
+    >>> from ofa.search import Problem, RandomSearch
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy", "macs"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> search = RandomSearch(population=3, evaluations=3).start(problem)
+    >>> with tempfile.TemporaryDirectory() as folder, Archive(Path(folder) / "archive.sqlite") as archive:
+    ...     found = run(search, lambda subnet: {"accuracy": 50.0 + subnet["stem"]}, archive)
+    >>> [row.subnet["stem"] for row in found.rows]
+    [8, 16, 32]
     """
     while batch := search.ask():
         known = {subnet for subnet in batch if subnet in archive}

@@ -21,12 +21,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TEACHER = "teacher"
+EXECUTED = "executed_macs"  # zeros of N:M patterns included
 _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
 @dataclass(frozen=True)
 class ScoredNetwork:
-    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run."""
+    """One network of a front: its metrics by name, and the files made of it by kind, relative to the run.
+
+    >>> row = ScoredNetwork("subnet-0001", Subnet({"stem": 8}), {"accuracy": 90.0, "macs": 1e6})
+    >>> ScoredNetwork.from_json(row.to_json()) == row
+    True
+    """
 
     name: str
     subnet: Subnet | None
@@ -65,6 +71,12 @@ class Front:
     """Rows ordered from cheap to dear, the teacher, and `evaluated`: all that they were chosen from.
 
     `of` chooses the rows; afterwards they stay, whatever is measured on them later.
+
+    >>> figures = ((90.0, 1e6), (95.0, 3e6), (94.0, 4e6))  # the last is worse and dearer than the second
+    >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+    >>> front = Front.of(rows, ["accuracy", "macs"])
+    >>> [row.name for row in front.rows], front.best({"macs": 0.5}).name
+    (['n0', 'n1'], 'n0')
     """
 
     rows: tuple[ScoredNetwork, ...]
@@ -76,7 +88,11 @@ class Front:
     def of(
         cls, rows: Sequence[ScoredNetwork], objectives: Sequence[Objective | str], teacher: ScoredNetwork | None = None
     ) -> Front:
-        """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first."""
+        """The non-dominated of `rows`; never one with a non-finite objective, of equal ones the first.
+
+        Raises:
+            ValueError: no objective, an unknown one, or one that a row's metrics lack.
+        """
         parsed = Objective.parse(objectives)
         points = _points(rows, parsed)
         finite: npt.NDArray[np.int64] = np.flatnonzero(np.isfinite(points).all(axis=1))
@@ -99,7 +115,11 @@ class Front:
         return float(moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives]))
 
     def knee(self) -> ScoredNetwork:
-        """The row farthest beyond the plane through the front's ends, each objective on its range."""
+        """The row farthest beyond the plane through the front's ends, each objective on its range.
+
+        Raises:
+            ValueError: the front is empty.
+        """
         self._check()
         return self.rows[int(np.argmin(self._losses().sum(axis=1)))]
 
@@ -110,6 +130,7 @@ class Front:
 
         Raises:
             ValueError: no row fits; says what the front reaches.
+            ValueError: the front is empty.
         """
         self._check()
         constraints = Constraint.parse(budget) if isinstance(budget, Mapping) else tuple(budget)
@@ -126,7 +147,11 @@ class Front:
         return max(fitting, key=lambda row: first.gain(first.value(row.metrics)))
 
     def spread(self, number: int) -> Front:
-        """The front with at most `number` rows: both ends, then always the row farthest from those taken."""
+        """The front with at most `number` rows: both ends, then always the row farthest from those taken.
+
+        Raises:
+            ValueError: fewer than 1 row asked for.
+        """
         if number < 1:
             raise ValueError(f"a front is thinned to 1 row or more, got {number}")
         if len(self.rows) <= number:
@@ -152,7 +177,10 @@ class Front:
         return losses
 
     def table(self) -> Table:
-        """The rows under the teacher's, with the teacher's MACs as the measure."""
+        """The rows under the teacher's, with the teacher's MACs as the measure.
+
+        Zeros in N:M patterns spare MACs on hardware that skips them; elsewhere they are executed.
+        """
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
@@ -162,13 +190,17 @@ class Front:
         table.add_column("name", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("of its MACs", justify="right", no_wrap=True)
+        patterned = any(EXECUTED in row.metrics for row in rows)
+        for title in ("of its MACs", "on N:M hardware")[: 1 + patterned]:
+            table.add_column(title, justify="right", no_wrap=True)
         whole = None if self.teacher is None else self.teacher.metrics.get("macs")
         for row in rows:
-            share = row.metrics["macs"] / whole if whole and "macs" in row.metrics else None
+            macs = row.metrics.get("macs", math.nan)
+            counted = [row.metrics.get(EXECUTED, macs), macs][: 1 + patterned]
+            shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
             cells = [objective.written(row.metrics.get(name)) for name, objective in shown.items()]
             style = "bold" if row is self.teacher else None
-            table.add_row(row.name, *cells, "-" if share is None else f"{100 * share:.1f} %", style=style)
+            table.add_row(row.name, *cells, *shares, style=style)
         return table
 
     def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:
@@ -183,7 +215,11 @@ class Front:
 
     @classmethod
     def from_json(cls, rows: Sequence[Mapping[str, Any]], objectives: Sequence[Objective | str]) -> Front:
-        """Read what `to_json` gave; the rows stay as they are."""
+        """Read what `to_json` gave; the rows stay as they are.
+
+        Raises:
+            ValueError: a row is no such object.
+        """
         parsed = [ScoredNetwork.from_json(row) for row in rows]
         teacher = next((row for row in parsed if row.name == TEACHER), None)
         return cls(tuple(row for row in parsed if row is not teacher), Objective.parse(objectives), teacher)

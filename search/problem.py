@@ -11,13 +11,14 @@ import numpy as np
 from ofa.search import sampling
 from ofa.search.budget import Constraint
 from ofa.search.objectives import Floats, Objective
+from ofa.slicing import Importance
 from ofa.space import Genome, SearchSpace, Subnet
 
 Costs = Callable[[Genome], Mapping[str, Floats]]
 """Named costs, each of shape (population,), of genomes of shape (population, choices)."""
 
-Importance = Callable[[str], Mapping[str, Floats]]
-"""The importance of the units of every width choice, by its name, for a measure of `ofa.slicing.importance`."""
+UnitScores = Callable[[Importance], Mapping[str, Floats]]
+"""The importance of the units of every width choice, by its name, under a measure: `Supernet.importance`."""
 
 _POOL = 2_000  # genomes drawn to see what the space offers
 _REPAIRED = 256  # of which at most so many are moved towards the budget
@@ -46,7 +47,7 @@ class Problem:
     objectives: tuple[Objective, ...]
     costs: Costs
     constraints: tuple[Constraint, ...]
-    importance: Importance | None = None
+    importance: UnitScores | None = None
 
     @classmethod
     def parse(
@@ -55,7 +56,7 @@ class Problem:
         objectives: Sequence[Objective | str],
         costs: Costs,
         constraints: Sequence[Constraint] | Mapping[str, object] = (),
-        importance: Importance | None = None,
+        importance: UnitScores | None = None,
     ) -> Problem:
         """Check names, and turn fractions of the largest subnet into absolute limits.
 
@@ -160,7 +161,9 @@ class Problem:
         for cost in self._limited:
             low, high = float(np.min(costs[cost.name])), float(np.max(costs[cost.name]))
             ranges.append(f"{cost.name} from {cost.written(low)} to {cost.written(high)}")
-        return f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+        found = f"no subnet was found in the budget of {asked}; this space reaches {' and '.join(ranges)}"
+        shares = [limit for constraint in self.constraints for limit in constraint.range if 1 < limit <= 100]
+        return found + (f"; if {shares[-1]:g} per cent is meant, say {shares[-1] / 100:g}" if shares else "")
 
     def admitted(self, genome: Genome) -> Genome:
         """A given genome, (choices,), in canonical form.

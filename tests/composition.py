@@ -5,7 +5,7 @@ from __future__ import annotations
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from ofa.conf.program.command import relaxed
+from ofa.conf.program.arguments import relaxed
 
 
 def composed(*overrides: str) -> DictConfig:

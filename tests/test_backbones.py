@@ -1,6 +1,8 @@
 """Backbones: made by name, loaded from files, and refused with the reason."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ofa.train import Digits
-from ofa.train.backbones import create
+from ofa.train.backbones import create, load_weights
 from ofa.train.tasks import Classification
 
 NAME = "test_efficientnet"  # timm's tiny network
@@ -116,19 +118,73 @@ def test_any_importable_factory_is_a_backbone() -> None:
         task.check(model, splits, torch.zeros(2, 1, 9, 9))
 
 
+NETS = """
+from torch import nn
+
+def make(num_classes, in_chans=3, width=4, broken=False):
+    if broken:
+        raise KeyError("stem")
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.Linear(width, num_classes))
+
+class Small(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(64, num_classes)
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a package `owned` and a file beside it, on the path as the programs put the folder there."""
+    (tmp_path / "owned").mkdir()
+    for name, text in {
+        "owned/__init__.py": "",
+        "owned/nets.py": NETS,
+        "owned/typo.py": "from torch import nn\n\nmake = nn.Linaer\n",
+        "owned/unfinished.py": "\ndef make(:\n",
+        "owned/lacking.py": "import no_such_thing\n",
+        "place/owned_net.py": "from owned_blocks import make\n",
+        "place/owned_blocks.py": NETS,
+        "place/random.py": NETS,
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith(("owned", "nets"))]:
+        del sys.modules[name]
+
+
+def test_a_backbone_comes_from_a_module_or_a_file(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(create("owned.nets.Small", 7), nn.Linear)
+    assert create(f"{package}/place/owned_net.py:make", 7, width=9)[1].out_features == 9
+    monkeypatch.chdir(package)
+    assert isinstance(create("owned/nets.py:Small", 7), nn.Linear)
+
+
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "arguments", "message"),
     [
-        ("test_backbones.nothing", "has no factory 'nothing'"),
-        ("test_backbones.seven", "gives a int, not a torch.nn.Module"),
-        ("no_such_package.make", "unknown backbone"),
+        ("owned.netz.make", {}, r"there is no module 'owned\.netz' in .*; did you mean nets\?"),
+        ("ownd.nets.make", {}, r'"ownd.nets.make"; there is no module .ownd. here; did you mean owned\?'),
+        ("owned.nets.mak", {}, r"nets\.py has no factory 'mak'; did you mean make\?"),
+        ("owned.nets.make", {"widht": 3}, r"unexpected keyword argument 'widht'; it takes num_classes, in_chans"),
+        ("owned.nets.make", {"broken": True}, r"make raised KeyError: 'stem' \(nets\.py, line 6\)"),
+        ("owned.typo.make", {}, r"importing owned\.typo raised AttributeError: .*Linaer.* \(typo\.py, line 3\)"),
+        ("owned.unfinished.make", {}, r"importing owned\.unfinished raised SyntaxError: .* \(unfinished\.py, line 2\)"),
+        ("owned.lacking.make", {}, r"ModuleNotFoundError: No module named 'no_such_thing' \(lacking\.py, line 1\)"),
+        ("place/owned_nett.py:make", {}, r"there is no file .*owned_nett\.py; did you mean owned_net\.py"),
+        ("place/owned_net.py:mak", {}, r"owned_net\.py has no factory 'mak'; did you mean make"),
+        ("place/random.py:make", {}, r"random\.py has the name of a module in .*random\.py; give it another"),
+        ("test_backbones.seven", {}, "gives a int, not a torch.nn.Module"),
     ],
-)
-def test_wrong_factories_are_refused(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        create(name, 5)
-    with pytest.raises(ValueError, match="unexpected keyword argument 'depth'"):
-        create("test_backbones.perceptron", 5, depth=3)
+)  # fmt: skip
+def test_each_mistake_in_a_factory_has_a_message_of_its_own(
+    package: Path, monkeypatch: pytest.MonkeyPatch, name: str, arguments: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(package)
+    with pytest.raises(ValueError, match=message) as caught:
+        create(name, 5, **arguments)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_with_other_names_loads_by_order(model: nn.Module, tmp_path: Path) -> None:
@@ -150,3 +206,15 @@ def test_efficientnet_lite_weights_load_into_timms_network() -> None:
     with torch.no_grad():
         logits = model(torch.rand(2, 3, 224, 224) * 2 - 1)
     assert 1 < float(logits.std()) < 10 and torch.isfinite(logits).all()
+
+
+def test_a_pickled_network_is_refused_with_the_way_out(model: nn.Module, tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(ValueError, match=r"whole\.pt holds more than weights.*torch\.save\(network\.state_dict\(\)"):
+        create(NAME, num_classes=10, in_chans=1, checkpoint=tmp_path / "whole.pt")
+
+
+def test_all_weights_are_wanted_where_they_stay(model: nn.Module, tmp_path: Path) -> None:
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth holds the weights of another network: .*classifier"):
+        load_weights(create(NAME, num_classes=3, in_chans=1), tmp_path / "weights.pth", whole=True)

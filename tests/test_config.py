@@ -43,6 +43,7 @@ def test_every_configuration_composes_and_builds(option: tuple[str, str], experi
         "cifar10": FOLDER,
         "cifar100": FOLDER,
         "specified": ["search.path=subnet.json"],
+        "given": ["teacher.checkpoint=mine.pt"],
         "timm": ["data.name=x", "data.num_classes=2"],
     }
     config = composed(*overrides, *given.get(name, []))
@@ -107,6 +108,7 @@ def test_a_large_data_set_says_how_long_to_train_and_the_command_line_wins(super
         ("supernet.soft=sharp", r"there is no distillation loss 'sharp'; there are adaptive_soft, soft"),
         ("pruning.finetuning.masking.update=ste", r"there is no mask update 'ste'; did you mean sr_ste"),
         ("data=image_folder", r"data\.folder must be given"),
+        ("teacher=given", r"teacher: weights that stay as they are come from a file \(teacher\.checkpoint=mine\.pt\)"),
     ],
 )
 def test_mistakes_are_said_clearly(override: str, message: str) -> None:

@@ -17,7 +17,7 @@ from shard_files import write_shard, write_shards
 from torch import Tensor
 from torchvision import datasets
 
-from ofa.train.data import Digits, FashionMNIST, ImageFolder, Mixing, Splits
+from ofa.train.data import Digits, FashionMNIST, ImageFolder, Mixing, Preprocessing, Splits
 from ofa.train.data.augmentation import ShiftFlip
 from ofa.train.data.cifar import CIFAR
 from ofa.train.data.datasets import read_idx
@@ -234,7 +234,7 @@ def test_cifar_is_read_and_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     splits = CIFAR(str(tmp_path), classes, validation=0.25).load()
     whole = 4 * classes * (5 if classes == 10 else 1)
     assert [len(split) for split in parts(splits)] == [whole * 3 // 4, whole // 4, 4 * classes]
-    assert (splits.num_classes, splits.in_chans, len(splits.mean)) == (classes, 3, 3)
+    assert (splits.num_classes, splits.in_chans, len(splits.preprocessing.mean)) == (classes, 3, 3)
     images, _ = next(splits.train.shuffled(8, 0, 0))
     assert images.shape == (8, 3, 32, 32)
 
@@ -272,7 +272,8 @@ def test_test_labels_out_of_range_are_refused_at_once(tmp_path: Path) -> None:
 def test_balanced_classes_come_equally_often() -> None:
     torch.manual_seed(0)
     labels = torch.tensor([0] * 180 + [1] * 20)
-    split = TensorSplit(torch.zeros(200, 1, 4, 4, dtype=torch.uint8), labels, 4, (0.0,), (1.0,), balanced=True)
+    images, preprocessing = torch.zeros(200, 1, 4, 4, dtype=torch.uint8), Preprocessing(4, (0.0,), (1.0,))
+    split = TensorSplit(images, labels, preprocessing, balanced=True)
     drawn = torch.cat([y for epoch in range(10) for _, y in split.shuffled(50, 0, epoch)])
     assert 0.45 < float(drawn.float().mean()) < 0.55
     plain = torch.cat([y for _, y in replace(split, balanced=False).shuffled(50, 0, 0)])
@@ -314,11 +315,12 @@ def test_mixed_labels_are_probabilities_and_repeatable(mixing: Mixing, batch: in
 def test_pictures_are_normalised_as_the_pretrained_weights_want_them(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     folder = ImageFolder(str(tmp_path), size=16, validation=0.25, workers=0)
-    assert folder.load().mean == (0.485, 0.456, 0.406)
+    assert folder.load().preprocessing.mean == (0.485, 0.456, 0.406)
     suited = folder.suited("tf_efficientnet_lite0")
-    assert (suited.load().mean, suited.load().std, suited.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    wanted = suited.load().preprocessing
+    assert (wanted.mean, wanted.std, wanted.interpolation, wanted.crop) == ((0.5,) * 3, (0.5,) * 3, "bicubic", 0.875)
     own = replace(folder, mean=(0.1, 0.2, 0.3)).suited("tf_efficientnet_lite0")
-    assert own.load().mean == (0.1, 0.2, 0.3) and own.std == (0.5,) * 3
+    assert own.load().preprocessing.mean == (0.1, 0.2, 0.3) and own.std == (0.5,) * 3
     assert folder.suited("package.module.make") == folder
 
 

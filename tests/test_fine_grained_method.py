@@ -17,6 +17,7 @@ from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
 from ofa.persistence import plan_from_json
+from ofa.search import Front
 from ofa.slicing import reduced
 from ofa.sparsity import Pattern
 from ofa.sparsity.packing import load_packed
@@ -25,6 +26,7 @@ from ofa.train import checkpoint
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "teacher.recipe.epochs=4", "method=fine_grained",
     "supernet.calibration_batches=2", "pruning.finetuning.recipe.epochs=2",
+    "reuse=false",
 )  # fmt: skip
 
 
@@ -52,7 +54,10 @@ def test_every_layer_that_takes_the_pattern_has_its_zeros_in_every_file(run: Pat
     tensors = {tuple(t.dims): onnx.numpy_helper.to_array(t) for t in onnx.load(folder / "model.onnx").graph.initializer}
     assert float((tensors[32, 32, 3, 3] == 0).mean()) == 0.5
     assert row["weight_bytes"] < 0.7 * whole["weight_bytes"] and row["params"] == whole["params"]
-    assert row["macs"] < 0.6 * whole["macs"] and row["onnx_difference"] < 1e-3
+    assert row["macs"] < 0.6 * whole["macs"] == 0.6 * row["executed_macs"] and row["onnx_difference"] < 1e-3
+    table = Front.from_json([whole, row], ["accuracy", "macs"]).table()
+    assert [str(column.header) for column in table.columns][-2:] == ["of its MACs", "on N:M hardware"]
+    assert [[*column.cells][1] for column in table.columns][-2] == "100.0 %"
 
 
 def test_the_packed_file_reloads_exactly(run: Path) -> None:

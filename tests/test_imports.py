@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"ofa": "ofa", "ofa.search": "search", "ofa.train": "train", "ofa.conf": "conf"}
-DOORS = {"ofa.vitis": "ofa.search"}  # modules in ofa/ that only show what is behind them
+DOORS = {"ofa.vitis": "ofa.search"}  # folders in ofa/ that only show what is behind them, by another program's names
 ALLOWED = {
     "ofa": {"ofa"},
     "ofa.search": {"ofa.search", "ofa"},
@@ -35,8 +36,13 @@ DOORED = [f"{package}.{name}" for package, names in ROOMS.items() for name in na
 def files(package: str) -> Iterator[Path]:
     """The package's own files: `ofa` without what is linked into it, and without its doors."""
     folder = ROOT / FOLDERS[package]
-    doors = {ROOT / f"{door.replace('.', '/')}.py" for door in DOORS}
-    return (path for path in folder.rglob("*.py") if path.resolve().is_relative_to(folder) and path not in doors)
+    own = (path for path in folder.rglob("*.py") if path.resolve().is_relative_to(folder))
+    return (path for path in own if not any(opening(door) in path.parents for door in DOORS))
+
+
+def opening(door: str) -> Path:
+    """The folder of a door."""
+    return ROOT / door.replace(".", "/")
 
 
 def imported(path: Path) -> set[str]:
@@ -134,10 +140,13 @@ def test_a_room_says_what_comes_in_and_what_goes_out(name: str) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 def test_a_door_shows_what_is_behind_it_and_nothing_else(door: str) -> None:
-    path = ROOT / f"{door.replace('.', '/')}.py"
-    *others, assigned = ast.parse(path.read_text()).body[1:]
-    assert all(isinstance(node, ast.ImportFrom) for node in others) and isinstance(assigned, ast.Assign)
-    assert imported(path) == {DOORS[door]}
+    shown = {path: ast.parse(path.read_text()).body[1:] for path in opening(door).rglob("*.py")}
+    assert len(shown) > 1 and shown[opening(door) / "__init__.py"]
+    for path, body in shown.items():
+        if body:  # else it is the folder of others
+            *others, assigned = body
+            assert all(isinstance(node, ast.ImportFrom) for node in others) and isinstance(assigned, ast.Assign)
+            assert imported(path) == {DOORS[door]}
 
 
 @pytest.mark.parametrize("package", ["ofa", "ofa.search", "ofa.train"])
@@ -158,3 +167,12 @@ def test_files_are_nouns_of_the_field_and_no_standard_modules() -> None:
         for path in files(package):
             assert path.stem not in banned, path
             assert path.stem not in sys.stdlib_module_names or path.stem == "__init__", path
+
+
+def test_classes_are_named_by_settings_and_never_by_files() -> None:
+    """Where modules are imported by a value, and where a pickle is read: docs/extending.md counts on it."""
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for package in FOLDERS for path in files(package)}
+    named = {name for name, text in sources.items() if re.search(r"\b(?:import_module|find_spec|__import__)\(", text)}
+    assert named == {"ofa/__init__.py", "conf/program/building.py", "train/backbones.py"}
+    unpickling = {name for name, text in sources.items() if re.search(r"weights_only=False|\bpickle\.load", text)}
+    assert unpickling == {"search/workers.py"}, "what this process has written for its own workers"

@@ -104,8 +104,8 @@ def test_wheel_and_sdist_hold_every_module_once(built: dict[str, Path]) -> None:
 
 
 def test_the_installed_program_says_what_it_takes(installed: Path, tmp_path: Path) -> None:
-    assert "search: evolution" in called(installed / "ofa", "--help", folder=tmp_path)
-    assert "tuning:" in called(installed / "ofa-tune", "--help", folder=tmp_path)
+    assert "search=evolution" in called(installed / "ofa", "--help", folder=tmp_path)
+    assert "tuning.trials" in called(installed / "ofa-tune", "--help", folder=tmp_path)
 
 
 def test_every_installed_configuration_composes(installed: Path, tmp_path: Path) -> None:

@@ -17,17 +17,20 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from composition import composed
 from safetensors.torch import load_file
 
 from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
 from ofa.persistence import load_subnet
+from ofa.train.data.splits import TensorSplit
 
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "threads=1",
+    "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
+    "reuse=false",
 )  # fmt: skip
 
 
@@ -88,6 +91,26 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     assert stages == {"teacher", "supernet", "search"}
     output = (run.parent / "output.txt").read_text()
     assert "latency predictor: held-out error" in output and "MACs alone" in output
+
+
+def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None:
+    """Raw test pictures, prepared by its metadata alone, in one batch: the accuracy that front.json has."""
+    row = next(row for row in front(run) if row["subnet"])
+    session = onnxruntime.InferenceSession(run / row["files"]["onnx"], providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    wanted = json.loads(told["preprocessing"])
+    assert told["backbone"] == "mobilenetv3_small_050" and json.loads(told["classes"]) == [str(i) for i in range(10)]
+    test = Run.parse(composed(f"run={run}", *TOY)).splits.test
+    assert isinstance(test, TensorSplit)
+    x = (test.images / 255).clamp(*wanted["range"])
+    x = F.interpolate(x, wanted["size"], mode=wanted["resize"]["interpolation"], antialias=True)
+    x = (x - torch.tensor(wanted["mean"]).view(1, -1, 1, 1)) / torch.tensor(wanted["std"]).view(1, -1, 1, 1)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    found = 100 * float((logits.argmax(1) == test.labels.numpy()).mean())
+    assert found == pytest.approx(row["accuracy"], abs=0.3)
+    for name in ("subnet", "plan"):
+        facts = json.loads((run / row["files"][name]).read_text())
+        assert facts["preprocessing"] == wanted and facts["classes"][3] == "3" and facts["backbone"] == told["backbone"]
 
 
 def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: Path) -> None:
@@ -156,6 +179,13 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("stages=[teachr]",), r"stages: there is no stage 'teachr'; did you mean teacher"),
         (("objectives=[acuracy]",), r"acuracy"),
         (("data=fashion_mnist", "data.folder=/nowhere"), r"/nowhere"),
+        (("budget.macs=50",), r"macs at most 50; this space reaches macs from .*; if 50 per cent is meant, say 0.5"),
+        (("budget.macs=0.001",), r"no subnet was found in the budget of macs at most \d+; this space reaches"),
+        (("method=one_step", "budget.macs=0.001"), r"no subnet was found in the budget of macs"),
+        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 898 pictures"),
+        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 898 pictures"),
+        (("search.evaluations=0",), r"search: a search needs at least 1 evaluation, and 1 at a time, got 0 and 4"),
+        (("data.size=[64,64]",), r"data.size is a whole number, got \[64, 64\]"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),
         (("workers=many",), r"workers is a whole number, got 'many'"),
         (("device=cuda:7",), r"device=cuda:7 cannot be used here"),
@@ -165,6 +195,7 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
 def test_bad_input_is_one_clear_message(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         execute(composed(f"run={tmp_path / 'run'}", *TOY, *overrides))
+    assert not (tmp_path / "run/teacher.pt").exists()
 
 
 def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
@@ -176,7 +207,16 @@ def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> N
     folder = shutil.copytree(run, tmp_path / "copy")
     predicted = json.loads((folder / "latency.json").read_text())
     assert all(slope >= 0 for slope in predicted["coefficients"].values())
-    execute(composed(f"run={folder}", *TOY, "objectives=[accuracy,latency_ms]", "stages=[search]", "budget.macs=0.8"))
+    execute(
+        composed(
+            f"run={folder}",
+            *TOY,
+            "objectives=[accuracy,latency_ms]",
+            "stages=[search]",
+            "budget.macs=0.8",
+            "force=true",
+        )
+    )
     rows = [row for row in json.loads((folder / "search.json").read_text())["front"] if row["subnet"]]
     limit = 0.8 * next(row["macs"] for row in front(run) if row["name"] == "teacher")
     assert rows and all(row["latency_ms"] > 0 and row["macs"] <= limit for row in rows)
@@ -190,6 +230,15 @@ def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
     assert len(archived(folder)) == 10
 
 
+def test_a_search_by_another_engine_leaves_the_files_that_show_how_it_chose(run: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(run, tmp_path / "copy")
+    toy = [override for override in TOY if not override.startswith("search.")]
+    execute(composed(f"run={folder}", *toy, "search=sensitivity", "budget.macs=0.6", "stages=[search]", "force=true"))
+    curves = json.loads((folder / "sensitivity.json").read_text())
+    assert {row["choice"] for row in curves} == set(Run.parse(composed(f"run={folder}", *toy)).supernet.space.largest)
+    assert (folder / "sensitivity.png").stat().st_size > 10_000
+
+
 def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
     output = finish(tmp_path / "run", "tracking=wandb", "stages=[teacher]", "teacher.recipe.epochs=1")
     assert "accuracy" in output
@@ -200,7 +249,7 @@ def test_weights_and_biases_runs_offline(tmp_path: Path) -> None:
 def test_an_impossible_budget_is_refused_with_the_reachable_range(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     with pytest.raises(ValueError, match="macs") as caught:
-        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]"))
+        execute(composed(f"run={folder}", *TOY, "budget.macs=0.0001", "stages=[search]", "force=true"))
     assert "reach" in str(caught.value)
 
 
@@ -232,7 +281,7 @@ def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path / "run", "stges=[teacher]")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2
-    assert output.strip() == "ofa: stges=[teacher]: there is no setting 'stges'; did you mean stages, stage?"
+    assert output.strip() == "ofa: stges=[teacher]: there is no setting 'stges'; did you mean stages?"
     process = start(tmp_path / "run", "backbone=resnet81")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import json
 import os
 import re
@@ -57,6 +58,26 @@ def test_examples_in_docstrings_run(path: Path) -> None:
     assert done.attempted and not done.failed
 
 
+DOORS = sorted(
+    ".".join(path.resolve().relative_to(ROOT).parent.parts)
+    for folder in ("ofa", "search", "train")
+    for path in (ROOT / folder).rglob("__init__.py")
+    if "vitis" not in path.parts and "__all__" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_all_that_a_door_offers_has_an_example(door: str) -> None:
+    """In its own docstring or a method's; an abstract class may have it on the page."""
+    module = importlib.import_module(door if door.partition(".")[0] == "ofa" else f"ofa.{door}")
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            methods = vars(thing).values() if inspect.isclass(thing) else ()
+            texts = [getattr(part, "__doc__", None) or "" for part in (thing, *methods)]
+            assert any(">>> " in text for text in texts) or f"({name})" in PAGE, f"{door}.{name}"
+
+
 def foreign(*more: str) -> subprocess.CompletedProcess[str]:
     """The page's command, from a folder of its own, as one who has installed both packages gives it."""
     (command,) = re.findall(r"^```sh\nofa (.*?)```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -89,7 +110,7 @@ def test_the_main_job_runs_with_foreign_classes_in_all_sockets(tmp_path: Path) -
     [
         ("objectives=[accuracy,energy]", "objectives: there is no objective 'energy'; did you mean energy_mj"),
         ("budget.sureness=0.5", "a budget limits macs, params, weight_bytes, peak_bytes, latency_ms, got 'sureness'"),
-        ("task=classification +task.smooth=1", "task.smooth is no setting of Classification"),
+        ("task=classification +task.smooth=1", "task.smooth is no setting of task=classification"),
         ("supernet.sort=breadth", "supernet.sort: there is no importance 'breadth'"),
         ("latency._target_=foreign.task.Brier", "latency._target_: 'foreign.task.Brier' is no LatencyDevice"),
         ("export.files=[weights,quarter]", "export.files: there is no exporter 'quarter'; there are half, onnx"),

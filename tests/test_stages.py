@@ -45,6 +45,11 @@ class Early(Marked):
     after = "teacher"
 
 
+class Again(Marked):
+    name = "again"
+    repeatable = True
+
+
 class Circle(Marked):
     name = "circle"
     after = "circle"
@@ -86,8 +91,8 @@ def test_what_a_stage_is_made_with_holds_its_own_settings_and_those_before_it(tm
     assert "data.size" in teacher and "space.divisor" not in early and "space.divisor" in supernet
 
 
-def run_alone(folder: Path, stages: str) -> None:
-    plan = course(folder, stages)
+def run_alone(folder: Path, stages: str, *overrides: str) -> None:
+    plan = course(folder, stages, *overrides)
     plan.execute(Run.of(plan.settings))
 
 
@@ -104,6 +109,42 @@ def test_a_stage_is_done_once_and_refused_with_other_settings(
     (tmp_path / "marked.txt").unlink()  # nothing was made
     run_alone(tmp_path, "[{_target_:test_stages.Marked,text:there}]")
     assert (tmp_path / "marked.txt").read_text() == "there"
+
+
+def test_what_a_folder_beside_has_finished_is_taken_from_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_alone(tmp_path / "one", "[{_target_:test_stages.Marked}]")
+    (tmp_path / "one/marked.txt").write_text("theirs")
+    run_alone(tmp_path / "two", "[{_target_:test_stages.Marked}]", "reuse=true")
+    assert (tmp_path / "two/marked.txt").read_text() == "theirs"
+    assert f"marked: taken from {tmp_path}/one, where it was made with the same settings" in capsys.readouterr().out
+    run_alone(tmp_path / "two", "[{_target_:test_stages.Marked}]", "reuse=true")
+    assert "marked: done before" in capsys.readouterr().out
+    run_alone(tmp_path / "three", "[{_target_:test_stages.Marked}]", "reuse=true", "seed=1")
+    assert (tmp_path / "three/marked.txt").read_text() == "theirs"  # nothing that it depends on is another
+    run_alone(tmp_path / "four", "[{_target_:test_stages.Marked}]")
+    run_alone(tmp_path / "five", "[{_target_:test_stages.Marked,text:there}]", "reuse=true")
+    assert [(tmp_path / name / "marked.txt").read_text() for name in ("four", "five")] == ["here", "there"]
+    for name in ("one", "two", "three", "four"):
+        (tmp_path / name / "done.json").unlink()
+    run_alone(tmp_path / "six", "[{_target_:test_stages.Marked}]", "reuse=true")
+    assert (tmp_path / "six/marked.txt").read_text() == "here"  # what others began is not taken
+
+
+def test_what_is_finished_is_made_again_by_force_alone(tmp_path: Path) -> None:
+    again, other = "[{_target_:test_stages.Again}]", "[{_target_:test_stages.Again,text:there}]"
+    run_alone(tmp_path, again)
+    with pytest.raises(
+        ValueError, match=r"\(stage.again.text was here, is now there\); choose another run=… or force=true"
+    ):
+        run_alone(tmp_path, other)
+    assert (tmp_path / "marked.txt").read_text() == "here"
+    run_alone(tmp_path, other, "force=true")
+    assert (tmp_path / "marked.txt").read_text() == "there"
+    (tmp_path / "done.json").unlink()
+    run_alone(tmp_path, again)  # it had not been finished
+    assert (tmp_path / "marked.txt").read_text() == "here"
 
 
 def test_files_that_nobody_leaves_are_missed_before_anything_is_done(tmp_path: Path) -> None:
@@ -205,7 +246,7 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
     path = tmp_path / exporter.file
     torch.nn.init.normal_(net[-1].weight)
     close = build({"_target_": f"ofa.conf.program.exporters.{type(exporter).__name__}"}, "exporter", Exporter)
-    assert all(figure < 1e-3 for figure in close.write(net, picture, path, plan).values())
+    assert all(figure < 1e-3 for figure in close.write(net, picture, path, plan, {}).values())
 
     class Restless(torch.nn.Module):
         """Another network at each call."""
@@ -214,7 +255,7 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
             return net(x) + (0 if torch.compiler.is_exporting() else 1)
 
     with pytest.raises(ValueError, match=rf"{path} differs from the network by .*, above 1\.0e-12"):
-        exporter.write(Restless(), picture, path, plan)
+        exporter.write(Restless(), picture, path, plan, {})
 
 
 def test_there_is_nothing_to_pack_of_a_dense_network() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from ofa.conf.program.arguments import relaxed
 from ofa.conf.program.building import build
-from ofa.conf.program.command import relaxed
-from ofa.conf.program.tune import Study, tune
+from ofa.conf.program.study import Study, tune
 
 LR, SHARE = "supernet.recipe.lr", "supernet.rule.teacher_share"
 TOY = (
     "backbone=test_efficientnet", "data.size=32", "teacher.recipe.epochs=2", "supernet.calibration_batches=1",
     "supernet.recipe.batch_size=128", "space.width=[0.5,1.0]", "space.proof=quick", "threads=1",
     "tuning.trials=3", "tuning.epochs=2", "tuning.startup=2",
+    "reuse=false",
 )  # fmt: skip
 
 
@@ -196,5 +198,6 @@ def test_a_study_of_other_settings_or_a_damaged_one_is_refused(tmp_path: Path) -
 def test_the_console_shows_one_line_and_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path, "tuning.space={supernet.recipe.lrr:{low:1,high:2}}")
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and output.startswith("ofa-tune: tuning.space.supernet.recipe.lrr")
-    assert len(output.splitlines()) == 1
+    first, line = output.splitlines()
+    assert process.returncode == 2 and line.startswith("ofa-tune: tuning.space.supernet.recipe.lrr")
+    assert first == f"ofa-tune {version('ofa-lab')}: test_efficientnet on digits, in {tmp_path}"

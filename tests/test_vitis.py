@@ -285,7 +285,7 @@ def test_networks_on_which_vitis_fails_are_pruned(name: str, tmp_path: Path, mon
     torch.optim.SGD(sparse.parameters(), 1e-3, momentum=0.9, weight_decay=1e-2).step()
     slim.load_state_dict(sparse.slim_state_dict())
     path = next((tmp_path / ".vai").glob("*_pruning_info.json"))
-    rebuilt = vitis.slim_model_from_state_dict(model, sparse.state_dict(), path)
+    rebuilt = vitis.transform_to_slim_model(model, sparse.state_dict(), path)
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(x), slim.eval()(x))
 

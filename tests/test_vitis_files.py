@@ -142,9 +142,12 @@ def test_a_specification_spares_what_is_excluded_and_fits_the_network() -> None:
 def test_their_candidates_are_picked_from() -> None:
     _, _, _, found = runners()
     Path(".vai/Plain_ratio_0.66.search").write_text(json.dumps(SEARCH))
-    best, worst = found.prune(removal_ratio=0.66), found.prune(removal_ratio=0.66, index=0)
+    best, last = found.prune(removal_ratio=0.66), found.prune(removal_ratio=0.66, index=-2)
     assert (best.conv1.out_channels, best.conv2.out_channels, best.conv4.out_channels) == (10, 24, 28)
-    assert worst.conv2.out_channels == 12
+    assert last.conv2.out_channels == 12
+    theirs = {**SEARCH, "supernet": {"ratios": None, "score": 0.4, "macs": 1.0}}
+    Path(".vai/Plain_ratio_0.66.search").write_text(json.dumps(theirs))  # scores are losses, the lowest is the best
+    assert found.prune(removal_ratio=0.66).conv2.out_channels == 12
 
 
 def test_their_pareto_file_gives_subnets() -> None:

@@ -20,11 +20,12 @@ from vitis_networks import NETWORKS, make, outputs
 
 import ofa
 from ofa.persistence import plan_to_json
-from ofa.search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
+from ofa.search.vitis import slim_model_from_state_dict, slim_state_dict, sparse_state_dict, transform_to_slim_model
 from ofa.search.vitis.information import write_information
 from ofa.search.vitis.sparse_and_slim import slim_network, sparse_network
 from ofa.search.vitis.unpruned import Remaining
 from ofa.slicing import Plan
+from ofa.vitis.utils import slim as slim_utility
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -100,8 +101,39 @@ def test_state_dicts_go_both_ways(name: str, tmp_path: Path) -> None:
     baseline.load_state_dict(sparse.state_dict())
     assert (outputs(baseline, x) - outputs(sparse, x)).abs().max() < 1e-5
     for state in (sparse.state_dict(), slim.state_dict()):
-        rebuilt = slim_model_from_state_dict(make(name)[0], state, path)
-        assert torch.equal(outputs(rebuilt, x), outputs(slim, x))
+        fresh = make(name)[0]
+        assert transform_to_slim_model(fresh, state, path) is fresh
+        assert torch.equal(outputs(fresh, x), outputs(slim, x))
+
+
+@each_network
+def test_weights_alone_make_the_slim_network(name: str) -> None:
+    """As in Vitis with two arguments, and its parameters stay the same objects; depthwise and grouped ones, too."""
+    model, x, plan = planned(name)
+    slim, fresh = slim_network(model, plan), make(name)[0]
+    parameters = list(map(id, fresh.parameters()))
+    assert slim_model_from_state_dict(fresh, slim.state_dict()) is fresh
+    assert torch.equal(outputs(fresh, x), outputs(slim, x)) and list(map(id, fresh.parameters())) == parameters
+    for one, other in zip(fresh.modules(), slim.modules(), strict=True):
+        assert repr(one) == repr(other)
+    again = slim_utility.load_state_dict(make(name)[0], slim.state_dict())
+    assert torch.equal(outputs(again, x), outputs(slim, x))
+
+
+def test_weights_that_do_not_say_what_becomes_of_a_layer_are_refused() -> None:
+    """And leave the network as it was."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8))
+    state = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(4, 4)).state_dict()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"what 1, a GroupNorm, becomes: transform_to_slim_model\(model, state_dict, json"
+    ):
+        slim_model_from_state_dict(model, state)
+    with pytest.raises(
+        ValueError, match=r"not of a Sequential: \['1.bias', '1.weight', '2.weight'\] is in one of both"
+    ):
+        slim_model_from_state_dict(model, {"0.weight": state["0.weight"], "0.bias": state["0.bias"], "2.weight": 0})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def each(name: str) -> Callable[[nn.Module], Any]:
@@ -237,12 +269,12 @@ def test_weights_and_files_of_other_networks_are_refused(tmp_path: Path) -> None
     path = tmp_path / "info.json"
     write_information(path, model, plan, {})
     with pytest.raises(ValueError, match="these weights are not of the network in"):
-        slim_model_from_state_dict(model, make("grouped")[0].state_dict(), path)
+        transform_to_slim_model(model, make("grouped")[0].state_dict(), path)
     with pytest.raises(ValueError, match="the plan is of another network"):
-        slim_model_from_state_dict(make("grouped")[0], model.state_dict(), path)
+        transform_to_slim_model(make("grouped")[0], model.state_dict(), path)
     path.write_text("{}")
     with pytest.raises(ValueError, match="is no pruning-info file"):
-        slim_model_from_state_dict(model, model.state_dict(), path)
+        transform_to_slim_model(model, model.state_dict(), path)
 
 
 def test_a_fresh_process_rebuilds_the_slim_network(tmp_path: Path) -> None:
@@ -254,9 +286,9 @@ def test_a_fresh_process_rebuilds_the_slim_network(tmp_path: Path) -> None:
 import sys, torch
 sys.path.insert(0, "tests")
 from vitis_networks import Depthwise
-from ofa.vitis import slim_model_from_state_dict
+from ofa.vitis import transform_to_slim_model
 saved = torch.load("{tmp_path}/net.pt")
-net = slim_model_from_state_dict(Depthwise().eval(), saved["state"], "{tmp_path}/info.json")
+net = transform_to_slim_model(Depthwise().eval(), saved["state"], "{tmp_path}/info.json")
 assert torch.equal(net(saved["x"]), saved["y"])
 """
     environment = {**os.environ, "PYTHONPATH": "."}

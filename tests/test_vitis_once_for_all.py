@@ -278,3 +278,109 @@ def test_the_elastic_network_trains_by_the_sandwich_rule_as_in_vitis_examples() 
     for net, by in ((supernet.eval(), found), (fresh.eval(), other)):
         by.sample_subnet(net, "min")
     assert torch.equal(fresh(x), supernet(x))
+
+
+class Squeezed(nn.Module):
+    """A convolution of 5×5, and linear layers that scale its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 5, padding=2)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.down = nn.Linear(16, 8)
+        self.up = nn.Linear(8, 16)
+        self.conv2 = nn.Conv2d(16, 10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        gate = self.up(self.down(x.mean((2, 3))).relu()).sigmoid()
+        return self.conv2(x * gate[:, :, None, None]).mean((2, 3))
+
+
+def squeezed(**settings: Any) -> tuple[OFAPruner, ofa.Supernet]:
+    found = OFAPruner(Squeezed(), torch.randn(2, 1, 8, 8))
+    return found, found.ofa_model([0.5, 1], 4, auto_add_excludes=False, **settings).eval()
+
+
+def test_linear_layers_keep_their_outputs_unless_asked() -> None:
+    """`up` has conv1's channels, so that with linear layers conv1 is elastic, and without it is not."""
+    found, supernet = squeezed(linear=True)
+    setting = found.sample_subnet(supernet, "min")[1]
+    assert {entry["dynamic_conv_module_name"] for group in setting for entry in group} == {"conv1", "up", "down"}
+    assert max(max(entry["active_kernel_size"]) for group in setting for entry in group) == 3
+    assert all(max(kernel) > 0 for g in setting for entry in g for kernel in entry["candidate_kernel_size_list"])
+    found, supernet = squeezed()
+    setting = found.sample_subnet(supernet, "min")[1]
+    assert [[entry["dynamic_conv_module_name"] for entry in group] for group in setting] == [["conv1"]]
+    net = found.get_static_subnet(supernet, setting)[0]
+    assert (net.down.out_features, net.conv1.out_channels, net.conv1.kernel_size) == (8, 16, (3, 3))
+
+
+def test_random_subnets_in_a_range_of_macs() -> None:
+    _, _, found, supernet = pruner()
+    low, high = (found.get_static_subnet(*found.sample_subnet(supernet, kind))[2] for kind in ("min", "max"))
+    band = (low + 0.3 * (high - low), low + 0.5 * (high - low))
+    drawn = [found.sample_random_subnet_within_range(supernet, *band) for _ in range(8)]
+    assert all(band[0] <= macs <= band[1] for macs, _ in drawn) and len({json.dumps(s) for _, s in drawn}) > 2
+    macs, setting = drawn[-1]
+    assert found.get_static_subnet(supernet, setting)[2] == found.get_static_subnet(supernet)[2] == macs
+    with pytest.raises(ValueError, match="no subnet was found in the budget of macs"):
+        found.sample_random_subnet_within_range(supernet, 2 * high, 3 * high)
+    with pytest.raises(ValueError, match="min_macs and max_macs are million MACs in this order, got 3 and 2"):
+        found.sample_random_subnet_within_range(supernet, 3, 2)
+
+
+def active(setting: Any) -> list[tuple[int, ...]]:
+    """The width and the kernels of each group."""
+    return [(g[0]["active_out_channel"], *(k for e in g for k in e["active_kernel_size"])) for g in setting]
+
+
+def test_mutants_change_whole_groups_and_crossovers_mix_two() -> None:
+    _, _, found, supernet = pruner("depthwise")
+    largest, smallest = (found.sample_subnet(supernet, kind)[1] for kind in ("max", "min"))
+    assert found.sample_random_subnet_mutate_and_reset(largest, prob=0) == largest
+    mutants = [found.sample_random_subnet_mutate_and_reset(largest, prob=1) for _ in range(4)]
+    wide = [i for i, g in enumerate(largest) if len(g[0]["candidate_out_channel_list"]) > 1]
+    assert all(active(mutant)[i][0] != active(largest)[i][0] for mutant in mutants for i in wide)
+    few = [found.sample_random_subnet_mutate_and_reset(json.loads(json.dumps(largest))) for _ in range(20)]
+    changed = sum(a != b for mutant in few for a, b in zip(active(mutant), active(largest), strict=True))
+    assert 0 < changed < 0.5 * 20 * len(largest)
+    children = [found.sample_random_subnet_crossover_and_reset(largest, smallest) for _ in range(8)]
+    for child in children:
+        for a, b, c in zip(active(child), active(largest), active(smallest), strict=True):
+            assert all(x in (y, z) for x, y, z in zip(a, b, c, strict=True))
+    assert len({json.dumps(child) for child in children}) > 2
+    assert found.sample_random_subnet_crossover_and_reset(largest, smallest, p=1) == largest
+    assert all(found.check_dynamic_subnet_setting(child) for child in (*children, *mutants))
+
+
+def test_settings_are_checked_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, found, supernet = pruner()
+    setting = found.sample_subnet(supernet, "min")[1]
+    assert found.check_dynamic_subnet_setting(json.loads(json.dumps(setting)))
+    setting[1][0]["active_out_channel"] = 24  # the group's other layer has 8
+    assert not found.check_dynamic_subnet_setting(setting)
+    assert "differs from the other layers" in " ".join(capsys.readouterr().err.split())
+    listed = found.get_config_list()
+    found.save_search_space("space.json")
+    assert json.loads(json.dumps(listed)) == json.loads(Path("space.json").read_text())
+    assert [g[0]["dynamic_conv_module_name"] for g in found.get_config_list(excludes=["conv2"])] == ["conv1", "conv4"]
+    with pytest.raises(ValueError, match=r"expand_ratio is a list of fractions such as \[0.5, 0.75, 1\], got 0.5"):
+        OFAPruner(*make("plain")).ofa_model(expand_ratio=0.5)  # type: ignore[arg-type]
+
+
+def test_weights_of_vitis_own_elastic_network_load() -> None:
+    found, supernet = squeezed()
+    trained = Squeezed()
+    theirs = {}
+    for name, tensor in trained.state_dict().items():
+        module, _, last = name.rpartition(".")
+        inner = {"conv": ".conv", "bn": ".bn"}.get(module[:-1], "")
+        theirs[f"module.{module}{inner}.{last}"] = tensor + 1
+    assert "module.conv1.conv.weight" in theirs and "module.bn1.bn.running_mean" in theirs
+    assert found.load_dynamic_state_dict(supernet, theirs) is supernet
+    assert all(torch.equal(supernet.model.state_dict()[name], t + 1) for name, t in trained.state_dict().items())
+    with pytest.raises(ValueError, match=r"the weights lack 2 of Squeezed: conv2.weight, conv2.bias"):
+        found.load_dynamic_state_dict(supernet, {n: t for n, t in theirs.items() if "conv2" not in n})
+    with pytest.raises(ValueError, match=r"the weights are of another network: size mismatch for conv2.bias"):
+        found.load_dynamic_state_dict(supernet, {**theirs, "module.conv2.conv.bias": torch.zeros(3)})

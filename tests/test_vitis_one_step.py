@@ -97,20 +97,24 @@ def test_the_network_scores_what_was_recorded() -> None:
     scores = list(content["scores"].values())
     assert scores == sorted(scores) and content["supernet"]["score"] == 100.0 and len(set(scores)) == 6
     score = Likeness(model, x)
-    for index, wanted in ((None, scores[-1]), (0, scores[0]), (-1, scores[-1]), (2, scores[2])):
+    for index, wanted in ((None, scores[-1]), (0, scores[-1]), (1, scores[1]), (-1, scores[-1]), (2, scores[2])):
         for mode in ("slim", "sparse"):
             network = found.prune(mode=mode, index=index).eval()  # type: ignore[arg-type]
             assert float(score(network)) == pytest.approx(wanted, abs=1e-6), (index, mode)
     assert float(score(found.prune(index=-1))) == scores[-1]
     assert not torch.equal(found.prune().bn1.running_mean, model.bn1.running_mean[:8])
     assert {path.name for path in Path(".vai").glob("*.spec")} == {
-        f"Plain_ratio_0.5_{n}.spec" for n in ("best", "0", "-1", "2")
+        f"Plain_ratio_0.5_{n}.spec" for n in ("best", "1", "-1", "2")
     }
-    with pytest.raises(ValueError, match=r"index lies in 0 \(the worst\) to 5 \(the best, also -1\), got 6"):
+    with pytest.raises(
+        ValueError, match=r"index lies in 1 \(.*\) to 5 \(the highest, also -1\), or is 0 \(the best\), got 6"
+    ):
         found.prune(index=6)
     fresh = get_pruning_runner(model, x, "one_step")
     assert float(score(fresh.prune(removal_ratio=0.5))) == scores[-1]
-    with pytest.raises(ValueError, match="says which search to prune from"):
+    with pytest.raises(
+        ValueError, match=r"call search\(removal_ratio=…, eval_fn=…\) before prune\(\), or give .*: 0.5$"
+    ):
         get_pruning_runner(model, x, "one_step").prune()
 
 
@@ -173,10 +177,10 @@ def test_lower_is_better_when_said() -> None:
     _, _, found = runner()
     content = searched(5, eval_fn=lambda network: float(network.conv1.out_channels), mode="min")
     scores = list(content["scores"].values())
-    assert scores == sorted(scores, reverse=True)
-    assert found.prune().conv1.out_channels == scores[-1] == min(scores)
-    with pytest.raises(ValueError, match=r"was made with mode 'min', here 'max'; search\(forced=True\) starts anew"):
-        searched(5)
+    assert scores == sorted(scores)
+    assert found.prune().conv1.out_channels == found.prune(index=0).conv1.out_channels == scores[0]
+    searched(5, eval_fn=lambda network: 1 / 0, mode="max")  # evaluates nothing anew
+    assert found.prune().conv1.out_channels == scores[-1] > scores[0]
 
 
 def test_the_divisor_and_the_excludes_hold_inside_the_search() -> None:
@@ -212,14 +216,12 @@ def test_other_weights_are_not_scored_by_an_old_search() -> None:
     with torch.no_grad():
         model.conv1.weight.add_(1)
     with pytest.raises(ValueError, match="was made with weights_digest"):
-        found.prune(removal_ratio=0.5)
-    with pytest.raises(ValueError, match="was made with weights_digest"):
         found.search(**arguments)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_is_said_at_once() -> None:
     model, x, found = runner()
-    with pytest.raises(ValueError, match="one-step pruning needs eval_fn"):
+    with pytest.raises(ValueError, match="eval_fn is a function of a network that gives its score, got None"):
         found.search()
     with pytest.raises(ValueError, match=r"removal_ratio lies in \(0, 1\) and num_subnet .*, got 1.5 and 200"):
         found.search(eval_fn=Likeness(model, x), removal_ratio=1.5)
@@ -251,7 +253,10 @@ def test_a_score_that_is_no_number_is_the_worst(mode: str) -> None:
     values = iter([0.5, 3.0, float("nan"), 1.0, float("nan"), 2.0, 0.25])
     found = list(searched(6, mode=mode, eval_fn=lambda network: next(values))["scores"].values())
     assert [value != value for value in found] == [True, True, False, False, False, False]
-    assert found[2:] == sorted(found[2:], reverse=mode == "min")
+    assert found[2:] == sorted(found[2:])
+    assert (
+        runner()[2].prune().conv1.out_channels == runner()[2].prune(index=-1 if mode == "max" else 2).conv1.out_channels
+    )
     searched(3, forced=True, eval_fn=lambda network: float("nan"))
     with pytest.raises(ValueError, match="all 3 candidates scored nan"):
         runner()[2].prune()

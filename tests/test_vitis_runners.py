@@ -238,13 +238,15 @@ FRESH = """
 import os, sys, torch
 sys.path.insert(0, "tests")
 from vitis_networks import Depthwise, Likeness
-from ofa.vitis import IterativePruningRunner, OneStepPruningRunner, slim_model_from_state_dict
+from ofa.vitis import IterativePruningRunner, OneStepPruningRunner, slim_model_from_state_dict, transform_to_slim_model
 from ofa.search.problem import Problem
 os.chdir(sys.argv[1])
 assert not torch.cuda.is_available()
 saved = torch.load("saved.pt")
-net = slim_model_from_state_dict(Depthwise().eval(), saved["state"], ".vai/Depthwise_ratio_0.5_pruning_info.json")
-assert torch.equal(net(saved["x"]), saved["y"])
+info = ".vai/Depthwise_ratio_0.5_pruning_info.json"
+for net in (transform_to_slim_model(Depthwise().eval(), saved["state"], info),
+            slim_model_from_state_dict(Depthwise().eval(), saved["state"])):
+    assert torch.equal(net(saved["x"]), saved["y"])
 model = Depthwise().eval()
 model.load_state_dict(saved["whole"])
 score = Likeness(model, saved["x"])

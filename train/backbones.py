@@ -6,8 +6,13 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -22,11 +27,17 @@ def create(
     checkpoint: str | Path | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A backbone by name: timm's (`resnet50`), `torchvision/resnet50`, or a factory of yours (`package.module.make`).
+    """A backbone by name: timm's (`resnet50`), `torchvision/resnet50`, or a factory of yours.
+
+    This is a function or class in a module, `package.module.make`, or in a file, `path/to/net.py:make`.
 
     `kwargs` go to its constructor; a factory of yours gets `num_classes` and `in_chans` if it takes them. `checkpoint`
     is a weight file (safetensors, pth). A classifier in it with another number of classes is left out: the new one
     stays as initialised.
+
+    >>> network = create("torchvision/squeezenet1_1", num_classes=2)
+    >>> network(torch.zeros(1, 3, 64, 64)).shape
+    torch.Size([1, 2])
 
     Raises:
         ValueError: no such backbone (close names are given), an argument that it does not take, no `nn.Module`, or a
@@ -35,7 +46,7 @@ def create(
     library, _, rest = name.partition("/")
     if library == "torchvision":
         model = _from_torchvision(rest, num_classes, in_chans, pretrained, kwargs)
-    elif _importable(name):
+    elif _FILE.fullmatch(name) or _owned(name):
         if pretrained:
             raise ValueError(f"backbone {name!r} is a factory of yours: give its weights as a checkpoint")
         model = _from_factory(name, num_classes, in_chans, kwargs)
@@ -90,29 +101,103 @@ def _from_torchvision(
     return model
 
 
-def _importable(name: str) -> bool:
-    """Whether a name is a dotted path to a module that can be found; timm's have a tag after the dot at most."""
-    package = name.rpartition(".")[0]
-    try:
-        return bool(package) and importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:
-        return False
+_FILE = re.compile(r".+\.py:\w+")
+
+
+def _owned(name: str) -> bool:
+    """Whether a name begins with a module that can be found; timm's have a tag after a dot at most."""
+    from ofa.train.timm_import import timm
+
+    first, dot, _ = name.partition(".")
+    return bool(dot) and first.isidentifier() and not timm.is_model(first) and _importable(first)
 
 
 def _from_factory(name: str, num_classes: int, in_chans: int, kwargs: Mapping[str, Any]) -> nn.Module:
-    package, _, attribute = name.rpartition(".")
-    factory = getattr(importlib.import_module(package), attribute, None)
+    """What a function or class of the user makes. Each way in which that fails has a message of its own."""
+    module, attribute = _from_file(name) if _FILE.fullmatch(name) else _from_module(name)
+    factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise ValueError(f"backbone {name!r}: {package} has no factory {attribute!r}")
-    taken = inspect.signature(factory).parameters
-    known = {"num_classes": num_classes, "in_chans": in_chans}
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"backbone {name!r}: {module.__file__} has no factory {attribute!r}{_close(attribute, known)}")
+    signature = inspect.signature(factory)
+    offered = {"num_classes": num_classes, "in_chans": in_chans}
+    told = {**{key: value for key, value in offered.items() if key in signature.parameters}, **kwargs}
     try:
-        model = factory(**{**{key: value for key, value in known.items() if key in taken}, **kwargs})
+        signature.bind(**told)
     except TypeError as error:
-        raise ValueError(f"backbone {name!r} cannot be made: {error}") from None
+        raise ValueError(
+            f"backbone {name!r}: {error}; it takes {', '.join(signature.parameters) or 'nothing'}"
+        ) from None
+    try:
+        model = factory(**told)
+    except Exception as error:  # a user's function may raise anything
+        raise ValueError(f"backbone {name!r}: {attribute} raised {_told(error, module.__file__)}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"backbone {name!r} gives a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _from_file(name: str) -> tuple[ModuleType, str]:
+    """The module in a file, and the name behind the colon. The file's folder is on the path, as that of a script is."""
+    place, _, attribute = name.rpartition(":")
+    path = Path(place).resolve()
+    if not path.is_file():
+        close = _close(path.name, [p.name for p in path.parent.glob("*.py")])
+        raise ValueError(f"backbone {name!r}: there is no file {path}{close}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
+    found = importlib.util.find_spec(path.stem)
+    origin = found.origin if found is not None else None
+    if origin is None or Path(origin).resolve() != path:
+        raise ValueError(f"backbone {name!r}: {path.name} has the name of a module in {origin}; give it another")
+    return _imported(path.stem, name), attribute
+
+
+def _from_module(name: str) -> tuple[ModuleType, str]:
+    package, _, attribute = name.rpartition(".")
+    module, parts = None, package.split(".")
+    for length in range(1, len(parts) + 1):
+        module, part = ".".join(parts[:length]), parts[length - 1]
+        if not _importable(module):
+            outer = _imported(".".join(parts[: length - 1]), name)
+            close = _close(part, [found.name for found in pkgutil.iter_modules(getattr(outer, "__path__", []))])
+            raise ValueError(f"backbone {name!r}: there is no module {module!r} in {outer.__file__}{close}")
+    return _imported(package, name), attribute
+
+
+def _imported(module: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a user's module may raise anything
+        found = importlib.util.find_spec(module)
+        told = _told(error, found.origin if found is not None else None)
+        raise ValueError(f"backbone {name!r}: importing {module} raised {told}") from error
+
+
+def _told(error: Exception, file: str | None) -> str:
+    """An exception in one line, with the last line of the user's file that led to it."""
+    text = " ".join(str(error).split())[:300]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if isinstance(error, SyntaxError):
+        lines, text = [error.lineno], error.msg
+    place = f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def _importable(module: str) -> bool:
+    """Whether a module can be found; one above it may fail when it is imported for that."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+    except Exception:  # said when it is imported for good
+        return True
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, [*known], n=3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def check_name(name: str) -> None:
@@ -123,11 +208,15 @@ def check_name(name: str) -> None:
         return
     close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.6)
     hint = f"close: {', '.join(close)}" if close else "timm.list_models() names all"
+    if not close and "." in name:
+        first = name.partition(".")[0]
+        known = [found.name for found in pkgutil.iter_modules([str(Path.cwd())])]
+        hint = f"there is no module {first!r} here{_close(first, known)}"
     raise ValueError(f'unknown backbone "{name}"; {hint}')
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a weight file into `model`, except for a classifier with another number of classes.
+def load_weights(model: nn.Module, path: Path, whole: bool = False) -> None:
+    """Load a weight file into `model`, except for a classifier with another number of classes, unless all is wanted.
 
     Raises:
         ValueError: the file is missing, damaged, or another network's.
@@ -135,7 +224,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     own = model.state_dict()
     weights = in_order(read_weights(path), own)
     other = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
-    if other and all(key.startswith(_classifiers(model)) for key in other):
+    if other and not whole and all(key.startswith(_classifiers(model)) for key in other):
         weights |= {key: own[key] for key in own if key.startswith(_classifiers(model))}
         other = set()
     missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
@@ -173,6 +262,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = timm.models.load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch and safetensors raise many types for a damaged file
+        if "Unsupported global" in str(error):
+            way = "torch.save(network.state_dict(), …) writes what can be read without running it"
+            raise ValueError(f"{path} holds more than weights, such as a whole network; {way}") from None
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is damaged or no weight file ({reason})") from None
     if not all(isinstance(value, Tensor) for value in content.values()):

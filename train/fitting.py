@@ -26,6 +26,18 @@ class Fitting:
     """A training under way: `step` and `epoch` move it, `state_dict` holds all of it.
 
     No generator is part of the state: what an epoch draws is a function of the recipe's seed and of the step.
+
+    >>> from ofa.train.data import Digits
+    >>> from ofa.train.tasks import Supervised
+    >>> network, splits = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).load()
+    >>> fitting = Fitting(Supervised(network, splits), Recipe(epochs=1, batch_size=256))
+    >>> images, labels = next(splits.train.shuffled(batch_size=256, seed=0, epoch=0))
+    >>> figures = fitting.step(images, labels)
+    >>> fitting.steps_done, fitting.steps, sorted(figures)
+    (1, 3, ['gradient', 'loss'])
+
+    Raises:
+        ValueError: a batch that is larger than the training split, or that cannot be cut evenly.
     """
 
     def __init__(self, learner: Learner, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from ofa.train.fitting import Fitting
 from ofa.train.recipe import Recipe
 from ofa.train.sampling import ProgressiveShrinking, Rule, SandwichRule, UniformRule
 from ofa.train.sandwich import Sandwich
-from ofa.train.tasks import Step
+from ofa.train.tasks import Learner, Step
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,27 @@ def estimates(
         learner.model.load_state_dict(weights)
     learner.model.zero_grad()
     return rows
+
+
+def duration(
+    learner: Learner, recipe: Recipe, measured: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds of a training with its validations, from a few measured steps; the model is afterwards what it was."""
+    weights = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    fitting = Fitting(learner, recipe)
+    learner.model.train()
+    batches = learner.splits.train.shuffled(recipe.batch_size, recipe.seed, 0, part=part())
+    fitting.step(*next(batches))  # warms up
+    started, steps = clock(), 0
+    for images, labels in itertools.islice(batches, measured):
+        fitting.step(images, labels)
+        steps += 1
+    a_step, started = (clock() - started) / max(steps, 1), clock()
+    learner.validate()
+    validation = clock() - started
+    learner.model.load_state_dict(weights)
+    learner.model.zero_grad()
+    return recipe.epochs * (fitting.steps_per_epoch * a_step + validation)
 
 
 def table(rows: Sequence[Estimate], epochs: int) -> Table:

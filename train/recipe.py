@@ -21,13 +21,24 @@ SCHEDULES = ("cosine", "constant", "poly", "tanh", "step", "wsd", "rsqrt")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, how fast and with what to train. `optimizer` and `schedule` are timm's names.
+    """How long, how fast and with what to train.
 
-    `warmup` is the share of the steps in which the rate rises. `clip_value` bounds each gradient value. `precision` is
-    that of the forward pass (autocast). A batch is `batch_size` pictures an update, over all processes; `accumulate`
-    cuts it in parts that go through the network one after the other. `average` is the decay of a moving average of the
-    weights, which is then what is validated and kept. `mixing` mixes pictures and labels. A collapse, or an epoch
-    without a finite step, goes back to the last good epoch with half the rate, `rollbacks` times at most.
+    `epochs` are passes over the training pictures. `optimizer` and `schedule` are timm's names. `lr` is the highest
+    rate, from which it falls to `min_lr`; `warmup` is the share of the steps in which it rises before.
+    `weight_decay` pulls weights to zero, biases and normalisations excepted. `channels_last` is a layout of
+    pictures in memory that some devices are faster with. `seed` decides the order of pictures and how they are
+    changed. `clip_value` bounds each gradient value. `precision` is that of the forward pass (autocast). A batch is
+    `batch_size` pictures an update, over all processes; `accumulate` cuts it in parts that go through the network
+    one after the other. `average` is the decay of a moving average of the weights, which is then what is validated
+    and kept. `mixing` mixes pictures and labels. A collapse, or an epoch without a finite step, goes back to the
+    last good epoch with half the rate, `rollbacks` times at most.
+
+    >>> recipe = Recipe(epochs=2, optimizer="sgd", lr=0.1, schedule="cosine")
+    >>> type(recipe.optimizer_of(nn.Linear(4, 2))).__name__
+    'SGD'
+
+    Raises:
+        ValueError: a setting out of range, an unknown schedule or precision; says what is allowed.
     """
 
     epochs: int = 20

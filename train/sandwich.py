@@ -38,6 +38,18 @@ class Sandwich:
     drop path act on the largest alone. `interference` asks for the cosine between the gradients of a step's first
     two nets (the largest and the smallest), at the price of a copy of each. Without `recalibrate` evaluate_subnet takes
     the shared statistics; `validation_stride` n looks at every n-th batch alone.
+
+    >>> from ofa.train.data import Digits
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    >>> supernet, splits = Supernet(network, torch.zeros(1, 1, 8, 8)), Digits(size=8).load()
+    >>> learner = Sandwich(supernet, splits)
+    >>> images, labels = next(splits.train.shuffled(batch_size=64, seed=0, epoch=0))
+    >>> losses = learner.backward(images, labels, Step(number=0, total=10))
+    >>> "loss_largest" in losses, "loss_smallest" in losses
+    (True, True)
+
+    Raises:
+        ValueError: the teacher shares its weights with the supernet.
     """
 
     supernet: Supernet

@@ -34,7 +34,10 @@ class Tracking(Protocol):
 
 @dataclass(frozen=True)
 class Wandb:
-    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later)."""
+    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later).
+
+    `project`, `entity` and `name` are where a run stands and what it is called; `mode` is online, offline or disabled.
+    """
 
     project: str = "ofa-lab"
     mode: str = "offline"
@@ -63,7 +66,15 @@ class Wandb:
 
 
 class Tracker:
-    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them elsewhere if asked."""
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and mirrors them elsewhere if asked.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tracker = Tracker(Path(folder))
+    ...     tracker.log("teacher", {"epoch": 1, "accuracy": 97.5})
+    ...     tracker.path.read_text().strip()
+    '{"stage": "teacher", "epoch": 1, "accuracy": 97.5}'
+    """
 
     def __init__(self, folder: Path, tracking: Tracking | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)

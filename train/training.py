@@ -35,6 +35,12 @@ def fit(
     same arguments goes on: the result is that of an uninterrupted run, bit for bit. On SIGTERM the state after the
     step is written, too, and `Terminated` (a SystemExit) raised. `on_epoch` gets each epoch's figures and may raise.
 
+    >>> from ofa.train import Digits, Supervised
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> figures = fit(Supervised(network, Digits(size=8).load()), Recipe(epochs=2, lr=0.05))
+    >>> figures["accuracy"] > 60, network.training
+    (True, False)
+
     Raises:
         ValueError: the checkpoint is damaged, of another recipe or of another network (the message names the
             file); a batch is larger than the training split; the model collapsed more often than the recipe allows.

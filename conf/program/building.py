@@ -41,8 +41,9 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
     for key in given:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ""
-            raise ValueError(f"{path}.{key} is no setting of {cls.__name__}{hint} Allowed: {', '.join(hints)}")
+            hint = f"; did you mean {', '.join(close)}?" if close else ";"
+            known = ", ".join(hints) or "none"
+            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)}{hint} allowed: {known}")
     missing = [k for k, v in given.items() if v == "???"]
     if missing:
         raise ValueError(f"{path}.{missing[0]} must be given")
@@ -51,6 +52,24 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def chosen(group: str, cls: type) -> str:
+    """How a component came in: the option of its group, and who chose that; elsewhere its class.
+
+    A method, or an experiment, may choose an option that nobody typed.
+    """
+    if not HydraConfig.initialized() or group not in HydraConfig.get().runtime.choices:
+        return cls.__name__
+    choices, typed = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    option = f"{group}={choices[group]} ({cls.__name__})"
+    if any(str(override).startswith(f"{group}=") for override in typed):
+        return option
+    for other in ("experiment", "method"):
+        path = CONF / other / f"{choices.get(other)}.yaml"
+        if path.is_file() and f"override /{group}:" in path.read_text(encoding="utf-8"):
+            return f"{option}, which {other}={choices[other]} chose"
+    return option
 
 
 def settings_of(cls: type) -> dict[str, Any]:
@@ -110,7 +129,7 @@ def converted(value: Any, hint: Any, path: str) -> Any:
         if inspect.isabstract(kind):
             raise ValueError(f"{path} needs a _target_: which {kind.__name__} is meant?")
         return build({"_target_": f"{kind.__module__}.{kind.__qualname__}", **value}, path)
-    if isinstance(value, list):
+    if isinstance(value, list) and not (kind is None and plain(hint)):
         return tuple(converted(v, element(hint), path) for v in value)
     if value is None or hint is Any or not plain(hint):
         return value
@@ -127,12 +146,8 @@ def option(kind: type, name: str, path: str) -> DictConfig:
     Raises:
         ValueError: there is no such file.
     """
-    group = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
-    known: dict[str, Traversable] = {}
-    for folder in folders():
-        files = folder.joinpath(group)
-        if files.is_dir():
-            known |= {file.name.removesuffix(".yaml"): file for file in files.iterdir() if file.name.endswith(".yaml")}
+    group = group_of(kind)
+    known = options(group)
     if name not in known:
         words, close = group.replace("_", " "), difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)) or 'none'}."
@@ -140,6 +155,21 @@ def option(kind: type, name: str, path: str) -> DictConfig:
     node = OmegaConf.create(known[name].read_text(encoding="utf-8"))
     assert isinstance(node, DictConfig)
     return node
+
+
+def group_of(kind: type) -> str:
+    """The folder of a kind's YAML files: `mask_update` for MaskUpdate."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+
+
+def options(group: str) -> dict[str, Traversable]:
+    """The YAML files of a group by name, in every folder where some are."""
+    known: dict[str, Traversable] = {}
+    for folder in folders():
+        files = folder.joinpath(group)
+        if files.is_dir():
+            known |= {file.name.removesuffix(".yaml"): file for file in files.iterdir() if file.name.endswith(".yaml")}
+    return known
 
 
 def folders() -> Iterator[Traversable]:

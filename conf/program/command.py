@@ -2,39 +2,64 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from importlib.metadata import version
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-CONFIG = Path(__file__).parents[1] / "config.yaml"
+from ofa.conf.program.arguments import prepare, stand
+from ofa.conf.program.console import Console as RunConsole
+from ofa.conf.program.manual import explain, wanted
+from ofa.conf.program.sweep import BUDGET_MISSED, FAILED
 
 
 def main() -> None:
     """Entry point. Keys below a group may be overridden without `+`; mistakes in them are found when building."""
-    prepare()
-    _hydra_main()
+    stand()
+    match sys.argv[1:]:
+        case ["doctor", *settings]:
+            from ofa.conf.program.doctor import examine
 
+            examine(settings)
+        case ["init", *folders]:
+            from ofa.conf.program.starter import begin
 
-def prepare(*nodes: str) -> None:
-    """Check and relax the command line; `nodes` are settings that are known beside those of `config.yaml`."""
-    check_keys(sys.argv[1:], *nodes)
-    sys.argv[1:] = [relaxed(argument) for argument in sys.argv[1:]]
-    run = next((a.partition("=")[2] for a in sys.argv[1:] if a.startswith("run=")), None)
-    if run is not None and "$" not in run:
-        check_folder(run)
+            begin(folders)
+        case arguments if wanted(arguments):
+            explain("ofa", "config", arguments)
+        case arguments:
+            sys.argv[1:] = prepare("ofa", "config", arguments)
+            _hydra_main()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
 def _hydra_main(config: DictConfig) -> None:
-    with complaints("ofa"):
-        execute(config)
+    announce("ofa", config)
+    try:
+        with complaints("ofa"):
+            status = execute(config)
+    except SystemExit as left:
+        if left.code != FAILED or HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        return  # the other jobs of a sweep are not its fault
+    if status and HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise SystemExit(status)
+
+
+def announce(program: str, config: DictConfig) -> None:
+    """The first line, before torch is imported: what is going to happen, and where."""
+    options, backbone = HydraConfig.get().runtime.choices, config.backbone
+    name = backbone if isinstance(backbone, str) else backbone.get("_target_")
+    line = f"{program} {version('ofa-lab')}: {name} on {options.get('data')}, in {config.run}"
+    RunConsole(quiet=os.environ.get("RANK", "0") != "0").print(line, markup=False)
 
 
 @contextmanager
@@ -54,16 +79,17 @@ def complaints(program: str) -> Iterator[None]:
     except (ValueError, OSError, OmegaConfBaseException) as error:
         Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         logging.getLogger("ofa").error(str(error))
-        raise SystemExit(2) from None
+        raise SystemExit(FAILED) from None
 
 
-def execute(config: DictConfig) -> None:
-    """Do the stages that are not finished yet, and show the table.
+def execute(config: DictConfig) -> int:
+    """Do the stages that are not finished yet, and show the table; gives the exit status, 3 for a budget missed.
 
     Raises:
         ValueError: anything the user can mend; nothing finished is lost.
     """
     from ofa.conf.program.course import Course
+    from ofa.conf.program.proposals import FILE, Proposals
     from ofa.conf.program.run import Run
     from ofa.search import Front
 
@@ -74,41 +100,10 @@ def execute(config: DictConfig) -> None:
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
         run.say(front.table())
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
-
-
-def relaxed(argument: str) -> str:
-    """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
-    key, equals, _ = argument.partition("=")
-    groups = (*groups_of(), "budget", "tuning")
-    nested = equals and key.partition(".")[0] in groups and "." in key and key[0] not in "+~-"
-    return f"++{argument}" if nested else argument
-
-
-def check_keys(arguments: list[str], *nodes: str) -> None:
-    """Say plainly that there is no such setting, with close names, before Hydra does at length."""
-    known = [*map(str, OmegaConf.load(CONFIG)), *groups_of(), *nodes]
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        first = key.lstrip("~").partition(".")[0].partition("@")[0]
-        if equals and first[:1] not in ("+", "-") and first not in known:
-            close = difflib.get_close_matches(first, known, n=3)
-            hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known))}"
-            print(f"ofa: {argument}: there is no setting {first!r}; {hint}", file=sys.stderr)
-            raise SystemExit(2)
-
-
-def groups_of() -> list[str]:
-    """The folders of configurations."""
-    return sorted({path.parent.name for path in CONFIG.parent.glob("*/*.yaml")})
-
-
-def check_folder(run: str) -> None:
-    """Say plainly that a run folder cannot be written, before Hydra tries to."""
-    try:
-        Path(run).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        print(f"ofa: run folder {run} cannot be written: {error.strerror}; choose another run=…", file=sys.stderr)
-        raise SystemExit(2) from None
+    missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
+    if missed:
+        run.say(missed)
+    return BUDGET_MISSED if missed else 0
 
 
 if __name__ == "__main__":

@@ -61,14 +61,22 @@ class Course:
         """
         self.check_files(run)
         stages = list(self)
+        for stage in stages:
+            self.refuse_others(run, stage)
+            if not run.folder.finished(stage.name, self.made_with(stage)):
+                stage.rehearse(run)
         shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
         try:
             with joined(run.settings.device):
                 for stage in stages[:shared]:
-                    self.complete(run, stage)
+                    taken = self.take(run, stage)
+                    barrier()
+                    if not taken:
+                        self.complete(run, stage)
                     barrier()
             for stage in stages[shared:]:
-                self.complete(run, stage)
+                if not self.take(run, stage):
+                    self.complete(run, stage)
         finally:
             run.tracker.close()
 
@@ -89,17 +97,51 @@ class Course:
         maker = next((s.name for s in self.stages if name in s.leaves), None)
         return "" if maker is None else f": run the stage {maker!r} first (stages=[{maker},{stage.name}])"
 
+    def refuse_others(self, run: Run, stage: Stage) -> None:
+        """Refuse a folder in which a stage, or one before it, was made with other settings.
+
+        What can be done again is refused only where it was finished, and not with `force`.
+
+        Raises:
+            ValueError: names the settings that differ, and the ways out.
+        """
+        folder = run.folder
+        for earlier in self.until(stage):
+            there = bool(earlier.leaves) and folder.has(earlier.leaves[0])
+            if earlier.repeatable:
+                hint, there = " or force=true", there and folder.ended(earlier.name) and not self.settings.force
+            else:
+                hint = ""
+            if there:
+                folder.refuse(earlier.name, self.made_with(earlier), hint)
+
+    def take(self, run: Run, stage: Stage) -> bool:
+        """Take over what a folder beside this one has finished with the same settings, if nothing of it is here.
+
+        Gives whether there was such a folder.
+        """
+        if not (self.settings.reuse and run.folder.writes and stage.leaves) or any(map(run.folder.has, stage.leaves)):
+            return False
+        settings = self.made_with(stage)
+        source = run.folder.beside(stage.name, settings, stage.leaves)
+        if source is None:
+            return False
+        for name in stage.leaves:
+            run.folder.copy(source, name)
+        run.folder.begin(stage.name, settings)
+        run.folder.finish(stage.name, settings)
+        run.say(f"{stage.name}: taken from {source.path}, where it was made with the same settings")
+        return True
+
     def complete(self, run: Run, stage: Stage) -> None:
         """Do one stage, unless the folder has it already.
 
         Raises:
-            ValueError: it, or one before it, was made with other settings.
+            ValueError: it, or one before it, was made with other settings (see `refuse_others`).
         """
         if not (run.folder.writes or stage.together):
             return
-        for earlier in self.until(stage):
-            if not earlier.repeatable and earlier.leaves and run.folder.has(earlier.leaves[0]):
-                run.folder.refuse(earlier.name, self.made_with(earlier))
+        self.refuse_others(run, stage)
         settings = self.made_with(stage)
         run.folder.begin(stage.name, settings)
         if run.folder.finished(stage.name, settings):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ofa.conf.program.records import differences, digest, read_json, write_json
+from ofa.files import replacing
 from ofa.train.distribution import rank
 
 SETTINGS, DONE = "settings.json", "done.json"
@@ -62,8 +64,8 @@ class RunFolder:
         settings: dict[str, Any] | None = self.read(SETTINGS, {}).get(stage)
         return settings
 
-    def refuse(self, stage: str, settings: Mapping[str, Any]) -> None:
-        """Stop before another's work is mixed with ours.
+    def refuse(self, stage: str, settings: Mapping[str, Any], hint: str = "") -> None:
+        """Stop before another's work is mixed with ours, or lost.
 
         Raises:
             ValueError: the stage was begun with other settings; names each that differs, and the way out.
@@ -71,7 +73,8 @@ class RunFolder:
         before = self.made_with(stage)
         if before is not None and before != settings:
             rows = differences(before, dict(settings))
-            raise ValueError(f"{self.path} holds a {stage} made with other settings ({rows}); choose another run=…")
+            way_out = f"choose another run=…{hint}"
+            raise ValueError(f"{self.path} holds a {stage} made with other settings ({rows}); {way_out}")
 
     def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
         """Note what a stage is made with from now on."""
@@ -82,6 +85,24 @@ class RunFolder:
         """Note that all that the stage leaves is there."""
         if self.writes:
             self.write(DONE, {**self.read(DONE, {}), stage: digest(settings)})
+
+    def ended(self, stage: str) -> bool:
+        """Whether it was finished, with whatever settings."""
+        return stage in self.read(DONE, {})
+
+    def beside(self, stage: str, settings: Mapping[str, Any], files: Sequence[str]) -> RunFolder | None:
+        """A folder next to this one, the one changed last, that has finished a stage with these settings."""
+        found = [RunFolder(path.parent, writes=False) for path in self.path.parent.glob(f"*/{DONE}")]
+        whole = [other for other in found if other.finished(stage, settings) and all(map(other.has, files))]
+        return max(whole, key=lambda other: (other / DONE).stat().st_mtime, default=None)
+
+    def copy(self, source: RunFolder, name: str) -> None:
+        """A file or folder of another run, under the same name."""
+        if (source / name).is_dir():
+            shutil.copytree(source / name, self / name, dirs_exist_ok=True)
+            return
+        with (source / name).open("rb") as given, replacing(self / name, binary=True) as taken:
+            shutil.copyfileobj(given, taken)
 
     def finished(self, stage: str, settings: Mapping[str, Any]) -> bool:
         """Whether it was finished with these settings."""

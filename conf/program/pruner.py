@@ -5,11 +5,13 @@ Iterative, one-step and uniform pruning are this loop with another engine and an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -74,6 +76,7 @@ class Pruner:
         self.costs = costs_of(run, self.supernet)
         self.limits = self._limits()
         self.seen: list[ScoredNetwork] = []
+        self.missed = ""
         if self.given.validation_stride > 2:
             run.say("warning: less than half of the validation split scores the candidates")
 
@@ -105,12 +108,12 @@ class Pruner:
                 pending.pop(0)
                 halved, reached = 0, step.progress
             elif halved == self.given.halvings:
-                self.run.say(self._gave_up(step))
                 break
             else:
                 halved += 1
                 pending.insert(0, (reached + step.progress) / 2)
         self._go_on_from(None)
+        self.missed = self._missed(done)
         return done
 
     @property
@@ -119,11 +122,27 @@ class Pruner:
         shares = [c.upper / self.whole[c.name] for c in self.limits if c.upper is not None]
         return shares[0] if shares else 1.0
 
-    def _gave_up(self, step: Step) -> str:
+    def _missed(self, done: Sequence[Step]) -> str:
+        """By how much the budget was missed, and why; empty where it was met."""
+        last, failed = self.last(done), done[-1] if done and not done[-1].accepted else None
+        reached = self.whole if last is None else last.metrics
+        missed = [c for c in self.limits if c.violation(np.array([reached[c.name]]))[0] > 0]
+        if not missed:
+            return ""
+        asked = ", ".join(f"asked {100 * self._part(c):.1f} % of {c.name}" for c in missed)
+        got = ", ".join(f"{100 * reached[c.name] / self.whole[c.name]:.1f} %" for c in missed)
+        if failed is None:
+            return f"the budget is missed: {asked}, got {got}"
+        lost = self.original["accuracy"] - failed.metrics["accuracy"]
         return (
-            f"prune: step {step.number} did not come within {self.given.tolerance} points of the original"
-            f" ({step.metrics['accuracy']:.2f} %) after {self.given.halvings} halvings; stopped there"
+            f"the budget is missed: {asked}, got {got}; step {failed.number} lost {lost:.2f} points, more than"
+            f" {self.tolerance:.2f}; loosen with pruning.tolerance={math.ceil(10 * lost) / 10:g},"
+            " or finetune for longer with pruning.finetuning.recipe.epochs"
         )
+
+    def _part(self, limit: Constraint) -> float:
+        """What a limit leaves, as a share of the whole network."""
+        return float(limit.range[1] if limit.upper is not None else limit.range[0]) / self.whole[limit.name]
 
     @staticmethod
     def last(done: Sequence[Step]) -> Step | None:
@@ -142,8 +161,7 @@ class Pruner:
         net = self._extracted(subnet)
         metrics = {**found, "proposed_accuracy": found["accuracy"], "proposed_loss": found["loss"]}
         if self.given.finetuning is not None:
-            patterns = self._densified(net, subnet)
-            metrics |= finetune(self.run, net, patterns, self.given.finetuning, folder, f"prune-{number:02d}")
+            metrics |= self._finetuned(net, subnet, number, metrics["accuracy"])
         self.supernet.absorb(net.state_dict())
         self.supernet.save(folder / "supernet.pt")
         checkpoints.save(folder / "network.pt", {"model": net.state_dict()})
@@ -166,6 +184,22 @@ class Pruner:
             self.supernet.calibrate(map(self.supernet.resize, self.learner.calibration))
         return self.supernet.extract()
 
+    def _finetuned(self, net: nn.Module, subnet: Subnet, number: int, accuracy: float) -> dict[str, float]:
+        """Figures of the network after finetuning in place; where it was better before, it stays as it was pruned."""
+        assert self.given.finetuning is not None
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        folder, stage = self.run.folder / f"pruning/{number:02d}", f"prune-{number:02d}"
+        figures = finetune(self.run, net, self._densified(net, subnet), self.given.finetuning, folder, stage)
+        told = {"finetuned_accuracy": figures["accuracy"], "finetuned_loss": figures["loss"]}
+        if figures["accuracy"] >= accuracy:
+            return figures | told
+        self.run.say(
+            f"step {number}: {figures['accuracy']:.2f} % after finetuning, below the {accuracy:.2f} % as pruned,"
+            " which is kept"
+        )
+        net.load_state_dict(before)
+        return told
+
     def _densified(self, net: nn.Module, subnet: Subnet) -> dict[str, Pattern]:
         """Give layers with a pattern their dense weights back, from which masks are made anew; gives the patterns."""
         plan = self.supernet.plan(subnet)
@@ -178,7 +212,22 @@ class Pruner:
         return plan.patterns
 
     def _good(self, accuracy: float) -> bool:
-        return self.given.tolerance is None or accuracy >= self.original["accuracy"] - self.given.tolerance
+        return self.tolerance is None or accuracy >= self.original["accuracy"] - self.tolerance
+
+    @cached_property
+    def tolerance(self) -> float | None:
+        """How many points a step may lose: what is asked, or else one standard error of the original's accuracy."""
+        given, pictures = self.given.tolerance, len(self.run.splits.validation)
+        if given is None:
+            return None
+        share = self.original["accuracy"] / 100
+        resolved = 100 * max(1 / pictures, math.sqrt(share * (1 - share) / pictures))
+        if given < resolved:
+            self.run.say(
+                f"prune: {pictures} validation pictures tell accuracies apart from {resolved:.2f} points on;"
+                f" pruning.tolerance={given:g} is widened to that"
+            )
+        return max(given, resolved)
 
     @cached_property
     def original(self) -> dict[str, float]:

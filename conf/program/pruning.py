@@ -18,10 +18,12 @@ from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 class Finetuning:
     """How a pruned network learns again: by `recipe`, and for `teacher_share` of the loss from the original.
 
-    Before, `trials` settings are tried for `trial_epochs` epochs each, the recipe's own first: rates from `rates[0]` to
-    `rates[1]` times the recipe's, and `schedules`. The best on the validation split goes on. `masking` says how N:M
-    masks change meanwhile, where layers have a pattern, and `scores` what the first ones go by: the magnitude of the
-    weights, or that times the norm of their inputs (Wanda).
+    `soft` is the distance to the original; `label_smoothing` softens the labels.
+
+    Before, `trials` settings are tried for `trial_epochs` epochs each, the recipe's own first: `rates` are the least
+    and the greatest factor of the recipe's, and `schedules` what else is tried. The best on the validation split
+    goes on. `masking` says how N:M masks change meanwhile, where layers have a pattern, and `scores` what the first
+    ones go by: the magnitude of the weights, or that times the norm of their inputs (Wanda).
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -52,6 +54,8 @@ class Finetuning:
 @dataclass(frozen=True)
 class Pruning:
     """How a network is pruned to the budget: in how many steps, and what makes a step good.
+
+    `finetuning` says how it learns again after each.
 
     A step's limits lie between the whole network's costs and the budget, evenly in the logarithm. `schedule` gives them
     by hand, as shares of the whole network's first limited cost; else there are `steps`, or without a number as many

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,6 +19,7 @@ from ofa.conf.program.settings import Settings
 from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
+from ofa.train.backbones import load_weights
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
@@ -66,6 +70,11 @@ class Run:
         return self.settings.task.example(self.splits).to(self.settings.device)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What one has to know of a network to use it, without what becomes of a picture: its backbone, its classes."""
+        return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
+
+    @property
     def picture(self) -> Tensor:
         """A real picture of the validation split, as a batch of one."""
         images, _ = next(iter(self.splits.validation.ordered(1)))
@@ -76,7 +85,10 @@ class Run:
         settings, splits = self.settings, self.splits
         torch.manual_seed(settings.seed)
         (name, told), given = settings.backbone, settings.teacher
-        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, given.checkpoint, **told)
+        file = given.checkpoint if given.trained else None
+        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, file, **told)
+        if given.checkpoint and not given.trained:
+            load_weights(model, Path(given.checkpoint), whole=True)
         model.to(settings.device)
         settings.task.check(model, splits, self.example)
         return model
@@ -92,6 +104,25 @@ class Run:
         model.load_state_dict(self.weights("teacher.pt"))
         return model.eval().requires_grad_(False)
 
+    @cached_property
+    def outline(self) -> ofa.Supernet:
+        """The backbone with its first weights as a supernet, of which nothing is proved: what the space can offer.
+
+        Raises:
+            ValueError: that is nothing.
+        """
+        supernet = ofa.Supernet(self.backbone(), self.example, replace(self.settings.space, proof="off"))
+        self._check_elastic(supernet)
+        return supernet
+
+    def _check_elastic(self, supernet: ofa.Supernet) -> None:
+        if len(supernet.space):
+            return
+        path, reasons = self.folder / "report.txt", Counter(layer.reason for layer in supernet.report.layers)
+        supernet.report.save(path)
+        why = "; ".join(f"{reason} ({number} layers)" for reason, number in reasons.most_common(3))
+        raise ValueError(f"nothing of {self.settings.values['backbone']} is elastic: {why}; layer by layer in {path}")
+
     def convert(self) -> ofa.Supernet:
         """The teacher as a supernet that has not been trained."""
         settings, space = self.settings, self.settings.space
@@ -99,8 +130,7 @@ class Run:
         model.load_state_dict(self.teacher.state_dict())
         with self.progress("conversion") as bar:
             supernet = ofa.Supernet(model, self.example, space, lambda done, of: bar.expect(of, done))
-        if not len(supernet.space):
-            raise ValueError(f"nothing of {settings.values['backbone']} is elastic:\n{supernet.report}")
+        self._check_elastic(supernet)
         if settings.activations is not None:
             taking, _ = eligible(supernet.model, settings.activations, space.exclude, space.sparsity_padding)
             sparsify_inputs(supernet.model, taking)

@@ -14,22 +14,36 @@ from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 
 @dataclass(frozen=True)
 class Teacher:
-    """How the backbone gets its weights: timm's (`pretrained`), a file (`checkpoint`), and training by `recipe`."""
+    """How the backbone gets the weights that everything else comes from.
+
+    `pretrained` takes timm's, and `checkpoint` is a file of them. From there `recipe` says how they are trained, unless
+    `trained` is false: then they stay as they are. `label_smoothing` softens the labels.
+    """
 
     recipe: Recipe = field(default_factory=Recipe)
     pretrained: bool = False
     checkpoint: str | None = None
+    trained: bool = True
     label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not (self.trained or self.pretrained or self.checkpoint):
+            raise ValueError(
+                "weights that stay as they are come from a file (teacher.checkpoint=mine.pt), or from timm"
+            )
 
 
 @dataclass(frozen=True)
 class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
-    Where it is not `trained` its weights stay as they are. `sort` is the importance by which units are ordered
-    before, or none: one of conf/importance, by name, or a class of yours. `activations` is the N:M pattern of what
-    enters the layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless `strict` is
-    false.
+    `recipe` says how long and how fast, `rule` which subnets learn in a step, `soft` how their distance to who teaches
+    is measured. Where it is not `trained` its weights stay as they are. `calibration_batches` of
+    `calibration_batch` training pictures give a subnet batch statistics of its own. `interference` notes the angle
+    between the gradients of the largest and the smallest subnet. `sort` is the importance by which units are
+    ordered before, or none: one of conf/importance, by name, or a class of yours. `activations` is the N:M pattern
+    of what enters the layers that take it; the hardware that this is meant for wants weights at 12:16 then, unless
+    `strict` is false.
     """
 
     trained: bool = True

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
 
 import ofa
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
-from ofa.search import LatencyPredictor
+from ofa.search import Constraint, LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
 from ofa.search.objectives import Floats, priced
-from ofa.search.problem import Costs, Importance
+from ofa.search.problem import Costs, Problem, UnitScores
 from ofa.search.workers import workers
+from ofa.slicing import Importance
 from ofa.train.saliency import gather
 
 
@@ -33,10 +37,24 @@ def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     return LatencyPredictor.from_json(path.read_text()).attach(costs)
 
 
-def importance_of(run: Run, supernet: ofa.Supernet) -> Importance:
+def check_budget(run: Run, limits: Sequence[Constraint]) -> None:
+    """Refuse a budget that no subnet of the untrained network meets; what a latency will be, nobody knows yet.
+
+    Raises:
+        ValueError: says what the space reaches.
+    """
+    known = [limit for limit in limits if limit.name != "latency_ms"]
+    if known and not run.folder.has("supernet.pt"):
+        outline = run.outline
+        costs = priced(outline, [*run.settings.objectives, *(limit.objective for limit in known)])
+        problem = Problem.parse(outline.space, run.settings.objectives, costs, known)
+        problem.pool(np.random.default_rng(run.settings.seed), 1)
+
+
+def importance_of(run: Run, supernet: ofa.Supernet) -> UnitScores:
     """The importance of the supernet's units by a measure, from gradients on training pictures where it needs them."""
 
-    def scores(measure: str) -> Mapping[str, Floats]:
+    def scores(measure: Importance) -> Mapping[str, Floats]:
         gather(supernet, measure, run.splits, run.settings.task)
         return supernet.importance(measure)
 
@@ -50,6 +68,17 @@ def context_of(run: Run, supernet: ofa.Supernet) -> dict[str, str]:
         "weights": weights_digest(supernet),
         "data": digest(run.settings.plain("backbone", "data", "task", "teacher", "seed")),
     }
+
+
+def evaluations_seconds(run: Run) -> float:
+    """What the evaluations of a search take at most: the largest subnet's, times their number."""
+    settings, supernet = run.settings, run.supernet
+    number, _ = settings.search.size(Problem.parse(supernet.space, ["accuracy"], priced(supernet, [])))
+    learner = run.learner(supernet)
+    assert learner.calibration
+    started = time.perf_counter()
+    learner.evaluate_subnet(supernet.space.largest)
+    return number * (time.perf_counter() - started) / settings.workers
 
 
 def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:

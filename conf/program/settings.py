@@ -47,6 +47,8 @@ class Settings:
     constraints: tuple[Constraint, ...]
     activations: Pattern | None
     device: torch.device
+    reuse: bool
+    force: bool
     seed: int
     threads: int
     workers: int
@@ -73,6 +75,8 @@ class Settings:
             constraints=budget(values["budget"] or {}, objectives),
             activations=activations(groups["supernet"], groups["space"], groups["search"]),
             device=device(values["device"]),
+            reuse=flag(values, "reuse"),
+            force=flag(values, "force"),
             seed=whole(values, "seed", 0),
             threads=whole(values, "threads", 1, " of torch"),
             workers=whole(values, "workers", 1, " of processes"),
@@ -157,6 +161,11 @@ def whole(values: Mapping[str, Any], name: str, least: int, of: str = "") -> int
     if number is None or number < least:
         raise ValueError(f"{name} is a number{of}, at least {least}, got {number}")
     return int(number)
+
+
+def flag(values: Mapping[str, Any], name: str) -> bool:
+    """A setting that is true or false."""
+    return bool(converted(values[name], bool, name))
 
 
 def device(name: str) -> torch.device:

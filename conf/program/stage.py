@@ -17,13 +17,14 @@ class Stage(ABC):
 
     It runs where `stages` has it, such as `stages=[teacher,supernet,search,quantise,export]`, but never before the
     stage that it says to come `after`; what those before it were made with, it was made with, too. The same command
-    in the same folder leaves out what is finished. Its fields are its settings.
+    in the same folder leaves out what is finished, and what a folder beside it has finished with the same settings is
+    taken from there. Its fields are its settings.
 
     `name`: what it is called, also its YAML file.
     `depends`: the settings of the run (keys of the configuration) that it uses, beside its own.
     `needs`: files of the run folder without which it does not begin.
     `leaves`: files of the run folder; without the first of them, nothing was made yet.
-    `repeatable`: it is done again where its settings are others; any other stage is refused then.
+    `repeatable`: with `force=true` it is done again where its settings are others, which are refused otherwise.
     `together`: all processes that torchrun starts run it; of any other stage, the first process alone.
     """
 
@@ -53,6 +54,20 @@ class Stage(ABC):
         Raises:
             ValueError: what does not fit, and what would.
         """
+
+    def rehearse(self, run: Run) -> None:  # noqa: B027
+        """Refuse, before the first stage does anything, what cannot work with these data or this network.
+
+        Raises:
+            ValueError: what does not fit, and what would.
+        """
+
+    def forecast(self, run: Run) -> float | None:
+        """Seconds that it will take at most, from a few measured steps; None where it does not say.
+
+        `run` has a supernet with weights of the right shapes, and a folder for what is left behind meanwhile.
+        """
+        return None
 
     @abstractmethod
     def run(self, run: Run) -> None:

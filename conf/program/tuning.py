@@ -63,6 +63,7 @@ class Tuning:
     """How a study goes: `trials` of `epochs` each over `space`, a `Dimension` for each dotted setting.
 
     The first `startup` trials are drawn at random and never pruned, nor is any in its first `warmup` epochs.
+    `pruner` says how bad trials are stopped: median, hyperband or none.
     """
 
     space: Mapping[str, Any]

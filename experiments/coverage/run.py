@@ -81,13 +81,14 @@ def convert(family: str, name: str) -> Row:
     for layer in report.layers:
         frozen[layer.reason] += layer.params * (not layer.choices)
     share = sized / params
-    costs = [supernet.cost(subnet).macs for subnet in (space.largest, space.smallest)]
+    every, some, none = report.shares
+    largest, smallest = (supernet.cost(subnet).macs for subnet in (space.largest, space.smallest))
     return Row(
         family, name, "converted" if share >= 0.5 else "partly", x.shape[-1], params,
         kinds["width"], kinds["kernel"], kinds["depth"],
         sum(group.name in found.proved.failures for group in found.groups.groups),
-        round(share, 4), round(report.elastic_share, 4), *(round(s, 4) for s in report.shares),
-        round(macs_share(flow, groups, names), 4), *costs,
+        round(share, 4), round(report.elastic_share, 4), round(every, 4), round(some, 4), round(none, 4),
+        round(macs_share(flow, groups, names), 4), largest, smallest,
         float(f"{report.error:.2g}"), same(model(x), supernet(x)), extracts(supernet, x),
         round(traced, 2), round(seconds, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         " | ".join(f"{n / params:.0%} {why}" for why, n in frozen.most_common(4) if n),

@@ -79,7 +79,7 @@ def run(name: str, master: nn.Module, steps: int, seed: int, splits: Splits) -> 
         sparsify_inputs(net, eligible(net, activations)[0])
     learner: Any = Supervised(net, part, teacher=master)
     patterns = {} if weights is None else eligible(net, weights)[0]
-    sparse = sum(net.get_submodule(layer).weight.numel() for layer in patterns)  # type: ignore[union-attr]
+    sparse = sum(net.get_parameter(f"{layer}.weight").numel() for layer in patterns)
     if patterns:
         learner = Masked(learner, variant.masking.start(net, patterns))
     test = partial(evaluate, net)
@@ -130,10 +130,11 @@ def main() -> None:
 def coloured(splits: Splits) -> Splits:
     """Grey pictures as three equal channels, normalised as EfficientNet-Lite's weights want them."""
     half = (0.5,) * 3
+    preprocessing = replace(splits.preprocessing, mean=half, std=half)
 
     def part(split: Any) -> TensorSplit:
         assert isinstance(split, TensorSplit)
-        return replace(split, images=split.images.expand(-1, 3, -1, -1), mean=half, std=half)
+        return replace(split, images=split.images.expand(-1, 3, -1, -1), preprocessing=preprocessing)
 
     parts = part(splits.train), part(splits.validation), part(splits.test)
     return replace(splits, train=parts[0], validation=parts[1], test=parts[2], preprocessing=preprocessing)

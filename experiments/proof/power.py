@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
 
 import ofa
-import ofa.conversion.converter
 from experiments.proof.faults import Fault, faults, sample
 from ofa.conversion import Examples
 from ofa.conversion.bench import Bench, DoesNotRun, Outputs, distance
@@ -61,12 +61,8 @@ class Recorder(Proof):
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
     """Conversions use proofs that remember."""
-    before = ofa.conversion.converter.Proof
-    ofa.conversion.converter.Proof = Recorder  # type: ignore[misc]
-    try:
+    with mock.patch("ofa.conversion.converter.Proof", Recorder):
         yield
-    finally:
-        ofa.conversion.converter.Proof = before  # type: ignore[misc]
 
 
 def power(name: str, model: nn.Module, example: Any, most: int, space: ofa.SpaceConfig | None = None) -> Power:

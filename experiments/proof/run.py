@@ -75,7 +75,7 @@ def main() -> None:
         if name not in done:
             command = [sys.executable, __file__, name, "--most", str(options.most)]
             try:
-                status = subprocess.run(command, timeout=options.limit, check=False).returncode
+                status = str(subprocess.run(command, timeout=options.limit, check=False).returncode or "")
             except subprocess.TimeoutExpired:
                 status = f"more than {options.limit:.0f} s"
             if status:

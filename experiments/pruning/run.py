@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from hydra import compose, initialize_config_module
 
 from experiments import results
-from ofa.conf.program.command import execute, relaxed
+from ofa.conf.program.arguments import relaxed
+from ofa.conf.program.command import execute
 
 RESULTS = Path(__file__).parent / "results.csv"
 BACKBONES = {

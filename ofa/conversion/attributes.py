@@ -30,6 +30,10 @@ class Binding:
     """An attribute (with its old value) that follows the number of kept labels of one or several vectors.
 
     It is uncertain when the size was used by a module inside: then it follows only where the proof needs it.
+
+    >>> inputs = SizeUse("head", "in", 4, (np.arange(1, 5),))
+    >>> Binding("head", "in_features", 4, inputs).valued([3])
+    Change(module='head', attribute='in_features', value=3)
     """
 
     module: str
@@ -154,7 +158,16 @@ class Bindings:
 
 
 def find_bindings(model: nn.Module, trace: Trace, groups: Groups) -> list[list[Binding]]:
-    """For each attribute that may follow, its possible bindings, the likeliest first."""
+    """For each attribute that may follow, its possible bindings, the likeliest first.
+
+    >>> from ofa.groups import constrain, find_groups
+    >>> from ofa.tracing import trace
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> flow = trace(network, (torch.zeros(1, 4),), {})
+    >>> found = find_bindings(network, flow, find_groups(flow, constrain(flow, stays=lambda name: None)))
+    >>> [(options[0].module, options[0].attribute, options[0].old) for options in found]
+    [('0', 'out_features', 3), ('1', 'in_features', 3)]
+    """
     own: dict[str, list[SizeUse]] = {}
     inner: dict[str, list[SizeUse]] = {}
     for use in (*trace.size_uses, *shapes(trace)):
@@ -178,7 +191,12 @@ def find_bindings(model: nn.Module, trace: Trace, groups: Groups) -> list[list[B
 
 
 def fitting(name: str, value: Any, uses: Sequence[SizeUse]) -> list[SizeUse]:
-    """The sizes that an attribute of this name and value may repeat, the likeliest first."""
+    """The sizes that an attribute of this name and value may repeat, the likeliest first.
+
+    >>> uses = [SizeUse("head", "out", 4, (np.arange(1, 5),)), SizeUse("head", "in", 4, (np.arange(5, 9),))]
+    >>> [use.role for use in fitting("in_features", 4, uses)], [use.role for use in fitting("width", 4, uses)]
+    (['in'], ['out', 'in'])
+    """
     fit = distinct([lit for lit in uses if lit.value == normal(value) and lit.role in roles(name)])
     return sorted(fit, key=lambda lit: roles(name).index(lit.role))
 
@@ -195,7 +213,11 @@ def shapes(trace: Trace) -> Iterator[SizeUse]:
 
 
 def enclosing(path: str) -> Iterator[str]:
-    """The modules around a module, two levels."""
+    """The modules around a module, two levels.
+
+    >>> list(enclosing("layer1.0.conv"))
+    ['layer1.0', 'layer1']
+    """
     for _ in range(2):
         if not path:
             return
@@ -204,6 +226,11 @@ def enclosing(path: str) -> Iterator[str]:
 
 
 def sizes_in(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that hold a whole number or several, and may follow a number of channels.
+
+    >>> dict(sizes_in(nn.Linear(4, 2)))
+    {'in_features': 4, 'out_features': 2}
+    """
     for name, value in vars(module).items():
         if name in ("training", "_modules", "_parameters", "_buffers"):
             continue
@@ -217,7 +244,11 @@ def normal(value: Any) -> Any:
 
 
 def roles(name: str) -> Sequence[str]:
-    """Kinds of sizes that an attribute of this name may repeat, the likeliest first."""
+    """Kinds of sizes that an attribute of this name may repeat, the likeliest first.
+
+    >>> roles("out_channels"), roles("num_heads")
+    (('out',), ('groups', 'size', 'sizes', 'out', 'in'))
+    """
     if name.startswith("in_"):
         return ("in",)
     if name.startswith("out_"):

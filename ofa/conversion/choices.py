@@ -34,7 +34,14 @@ class SpaceConfig:
     (fractions), `units` (numbers of channels or heads), `kernel` (edges). `proof` compares sliced with zeroed networks
     while converting: where options of every two choices meet in pairs (`full`), at the smallest alone (`quick`), or not
     (`off`: the smallest subnet is extracted and runs, no more). A choice that moves no output, so that nothing can be
-    shown, is frozen; `unproved="keep"` keeps it, and the report says so.
+    shown, is frozen; with `unproved` "keep" it stays, and the report says so.
+
+    >>> SpaceConfig(width=(0.5, 1.0), kernel=False, sparsity=("2:4",)).kinds
+    ('width', 'depth', 'sparsity')
+
+    Raises:
+        ValueError: a ratio outside (0, 1], another word than those above, a number below 1, or no pattern.
+        TypeError: `sparsity` is no list of texts.
     """
 
     width: tuple[float, ...] | Literal["multiples"] = (0.25, 0.5, 0.75, 1.0)
@@ -110,6 +117,9 @@ def width_at(units: int, unit_size: int, ratio: float, divisor: int) -> int:
     """The number of units for a fraction, so that units × unit_size is a multiple of the divisor.
 
     Never more than `units`, never less than one step, and `units` itself at ratio 1 or where no multiple fits.
+
+    >>> width_at(64, 1, 0.3, divisor=8), width_at(64, 1, 0.3, divisor=1), width_at(6, 1, 0.3, divisor=8)
+    (16, 19, 6)
     """
     step = divisor // math.gcd(divisor, unit_size)
     if ratio >= 1 or step > units:
@@ -118,7 +128,11 @@ def width_at(units: int, unit_size: int, ratio: float, divisor: int) -> int:
 
 
 def width_options(units: int, unit_size: int, ratios: Sequence[float], divisor: int) -> tuple[int, ...]:
-    """Ascending numbers of units for the given fractions; the full width is always the last."""
+    """Ascending numbers of units for the given fractions; the full width is always the last.
+
+    >>> width_options(64, 1, (0.25, 0.5), divisor=8)
+    (16, 32, 64)
+    """
     return tuple(sorted({units, *(width_at(units, unit_size, ratio, divisor) for ratio in ratios)}))
 
 
@@ -241,7 +255,11 @@ def blocks_around(names: Iterable[str], stages: Sequence[Stage]) -> list[tuple[s
 
 
 def depth_options(blocks: int) -> tuple[int, ...]:
-    """From half of the blocks, rounded down, to all of them."""
+    """From half of the blocks, rounded down, to all of them.
+
+    >>> depth_options(5)
+    (2, 3, 4, 5)
+    """
     return tuple(range(blocks // 2, blocks + 1))
 
 

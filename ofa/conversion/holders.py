@@ -26,7 +26,15 @@ OWN = ("_parameters", "_buffers", "_modules")
 
 
 def with_containers(model: nn.Module, owners: Owners) -> dict[str, list[tuple[Holder, Any]]]:
-    """The owners of every tensor, and the lists, dicts and objects inside the network that hold it as well."""
+    """The owners of every tensor, and the lists, dicts and objects inside the network that hold it as well.
+
+    >>> from ofa.slicing import find_owners
+    >>> network = nn.Linear(2, 1, bias=False)
+    >>> network.tied = [network.weight]
+    >>> found = with_containers(network, find_owners(network))["weight"]
+    >>> [type(holder).__name__ for holder, place in found]
+    ['Linear', 'list']
+    """
     names = {id(t): n for n, t in (*model.named_parameters(), *model.named_buffers())}
     found = {name: list(holders) for name, holders in owners.items()}
     for container, key, value, _ in contents(model):

@@ -16,6 +16,10 @@ class KernelTransforms(nn.Module):
     """For each layer and each step down (7 → 5 → 3) one matrix, shared by its channels; the identity at the start.
 
     `edges` maps a weight's name to its kernel's edge and number of spatial dimensions.
+
+    >>> transforms = KernelTransforms({"conv.weight": (7, 2)})
+    >>> {name: tuple(matrix.shape) for name, matrix in transforms.matrices.items()}
+    {'conv/weight:3': (9, 9), 'conv/weight:5': (25, 25)}
     """
 
     def __init__(self, edges: Mapping[str, tuple[int, int]]) -> None:
@@ -50,7 +54,14 @@ class KernelTransforms(nn.Module):
 def kernel_edges(
     choices: Sequence[ElasticChoice], groups: Groups, tensor: Callable[[str], Tensor]
 ) -> dict[str, tuple[int, int]]:
-    """Edge and spatial dimensions of every weight whose kernel is a choice, by name."""
+    """Edge and spatial dimensions of every weight whose kernel is a choice, by name.
+
+    >>> from ofa import Supernet
+    >>> network = nn.Sequential(nn.Conv2d(1, 2, 5, padding=2), nn.Conv2d(2, 1, 1))
+    >>> found = Supernet(network, torch.zeros(1, 1, 9, 9)).conversion
+    >>> kernel_edges(found.choices, found.groups, network.get_parameter)
+    {'0.weight': (5, 2)}
+    """
     chosen = {g for one in choices if one.choice.kind == "kernel" for g in one.sizes}
     names = {(name, groups.groups[g].units) for g in chosen for name, _, _ in groups.groups[g].members}
     return {name: (edge, tensor(name).ndim - 2) for name, edge in sorted(names)}

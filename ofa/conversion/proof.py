@@ -35,13 +35,22 @@ Point = tuple[IntArray, IntArray]  # units of every group, blocks of every stage
 
 
 def silent(done: int, total: int) -> None:
-    """Progress that nobody sees."""
+    """Progress that nobody sees.
+
+    >>> silent(1, 10)
+    """
 
 
 @dataclass(frozen=True)
 class Proved:
     """What a proof found: why parts (groups and stages, by name) failed, the largest relative difference of what holds,
-    by how much each part's removal moves the output, and by which comparison it was shown."""
+    by how much each part's removal moves the output, and by which comparison it was shown.
+
+    >>> from ofa import Supernet
+    >>> found = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4)).conversion.proved
+    >>> found.failures, found.ways, found.error < 1e-4
+    ({}, {'0.width': 'sliced = zeroed'}, True)
+    """
 
     failures: Mapping[str, str]
     error: float

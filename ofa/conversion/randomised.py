@@ -29,7 +29,14 @@ LOOKED_UP = ("add", "cat", "clone", "embedding", "index", "index_select", "mul",
 
 @dataclass(frozen=True)
 class Examples:
-    """Arguments of one call of a network."""
+    """Arguments of one call of a network.
+
+    >>> examples = Examples((torch.zeros(2, 3),), {"scale": 1.0})
+    >>> examples.batch, [tuple(tensor.shape) for tensor in examples.leaves()]
+    (2, [(2, 3)])
+    >>> examples.mapped(lambda tensor: tensor + 1).args[0].sum().item()
+    6.0
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]

@@ -20,7 +20,15 @@ PART = 512  # genomes priced at once: their hundreds of terms fit into the proce
 
 @dataclass(frozen=True)
 class PopulationCosts:
-    """Costs of genomes, (population, choices); one formula for each resolution, or a single one under another name."""
+    """Costs of genomes, (population, choices); one formula for each resolution, or a single one under another name.
+
+    >>> from ofa import Supernet
+    >>> network = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2))
+    >>> found = Supernet(network, torch.zeros(1, 4)).conversion
+    >>> costs = PopulationCosts.of(network, {0: found.trace}, found)
+    >>> costs(np.array([[0], [1]]))["macs"].tolist()  # of widths 8 and 16
+    [48.0, 96.0]
+    """
 
     found: Conversion
     space: SearchSpace

@@ -11,7 +11,18 @@ from ofa.groups import FIXED, Groups
 
 
 class Sizes:
-    """Sizes of vectors: labels that always stay and, for each group, a table over its number of units."""
+    """Sizes of vectors: labels that always stay and, for each group, a table over its number of units.
+
+    >>> from ofa.groups import constrain, find_groups
+    >>> from ofa.tracing import trace
+    >>> flow = trace(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (torch.zeros(1, 4),), {})
+    >>> sizes = Sizes(find_groups(flow, constrain(flow, stays=lambda name: None)))
+    >>> outputs, inputs = flow.parameters["0.weight"]
+    >>> sizes.add(outputs), sizes.add(inputs)  # the inputs of the network stay
+    (0, None)
+    >>> sizes.evaluate(np.array([[1], [3]])).tolist()
+    [[1.0, 3.0], [1.0, 1.0]]
+    """
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups

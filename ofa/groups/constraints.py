@@ -28,6 +28,17 @@ class Constraints:
     `thread_of` is like `unit_of` without what grouped convolutions tie.
 
     A layer of 2 units that ends in an addition with the input: labels 1 and 2 are tied to 0 and stay.
+
+    >>> from ofa.tracing import trace
+    >>> class Residual(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = nn.Linear(2, 2)
+    ...     def forward(self, x):
+    ...         return x + self.layer(x)
+    >>> found = constrain(trace(Residual(), (torch.zeros(1, 2),), {}), stays=lambda name: None)
+    >>> found.fixed[found.unit_of[[1, 2]]].tolist()
+    [True, True]
     """
 
     unit_of: IntArray
@@ -53,6 +64,13 @@ def constrain(trace: Trace, stays: Callable[[str], str | None], ties: Iterable[P
     """Solve what the operators demand, with more pairs of labels that are to be tied.
 
     `stays` gives the reason why a parameter must stay as it is, or None.
+
+    >>> from ofa.tracing import trace
+    >>> network = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3))
+    >>> flow = trace(network, (torch.zeros(1, 4),), {})
+    >>> found = constrain(flow, stays=lambda name: "it is mine" if name == "0.bias" else None)
+    >>> found.why(flow.parameters["1.weight"][1])  # the inputs of the second layer are the outputs of the first
+    'it is mine'
     """
     pairs = [*trace.demands.pairs, *ties]
     unit_of = components(trace, pairs)
@@ -79,7 +97,11 @@ def constrain(trace: Trace, stays: Callable[[str], str | None], ties: Iterable[P
 
 
 def flags(unit_of: IntArray, count: int, rows: Iterable[IntArray]) -> Flags:
-    """Which of `count` units some labels belong to."""
+    """Which of `count` units some labels belong to.
+
+    >>> flags(np.array([0, 1, 1, 2]), 3, [np.array([1, 2])]).tolist()  # labels 1 and 2 are of unit 1
+    [False, True, False]
+    """
     found = np.zeros(count, dtype=bool)
     for labels in rows:
         found[unit_of[labels]] = True
@@ -105,7 +127,11 @@ def components(trace: Trace, pairs: list[Pair]) -> IntArray:
 
 
 def connected(pairs: Sequence[tuple[IntArray, IntArray]], count: int) -> IntArray:
-    """For each of `count` labels the number of its connected component."""
+    """For each of `count` labels the number of its connected component.
+
+    >>> connected([(np.array([1, 2]), np.array([2, 3]))], 5).tolist()  # 1, 2 and 3 are one component
+    [0, 1, 1, 1, 2]
+    """
     empty = np.zeros(0, dtype=np.int64)
     left = np.concatenate([a for a, _ in pairs] or [empty])
     right = np.concatenate([b for _, b in pairs] or [empty])
@@ -120,6 +146,12 @@ def rectangular(units: IntArray, labels: IntArray) -> Pair | None:
     Its units may differ along one dimension only. Where nothing has decided yet (a channel shuffle's view), equal
     positions along the outer dimensions are one unit; where that would leave a single unit (heads that share one
     projection), the dimension that leaves most is kept.
+
+    >>> shuffle = np.array([[1, 2], [3, 4]])  # nothing is tied yet: four units in two rows
+    >>> rectangular(shuffle, shuffle)  # columns become units
+    (array([1, 2, 1, 2]), array([1, 2, 3, 4]))
+    >>> rectangular(np.array([[1, 2], [1, 2]]), shuffle) is None
+    True
     """
     for dim in range(units.ndim):
         if (units == along(units, dim)).all():
@@ -130,12 +162,21 @@ def rectangular(units: IntArray, labels: IntArray) -> Pair | None:
 
 
 def along(labels: IntArray, dim: int) -> IntArray:
-    """Labels along one dimension at the first index of all others, of size 1 along those."""
+    """Labels along one dimension at the first index of all others, of size 1 along those.
+
+    >>> along(np.array([[1, 2], [3, 4]]), 0).tolist()
+    [[1], [3]]
+    """
     return labels[tuple(slice(None) if d == dim else slice(0, 1) for d in range(labels.ndim))]
 
 
 def remaining(units: IntArray, dim: int) -> int:
-    """How many units stay when only positions along `dim` tell them apart."""
+    """How many units stay when only positions along `dim` tell them apart.
+
+    >>> shuffle = np.array([[1, 2, 3], [4, 5, 6]])
+    >>> remaining(shuffle, 0), remaining(shuffle, 1)
+    (2, 3)
+    """
     names, compact = np.unique(units, return_inverse=True)
     compact = compact.reshape(units.shape)
     ends = np.broadcast_to(along(compact, dim), units.shape).ravel(), compact.ravel()

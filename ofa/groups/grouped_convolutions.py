@@ -24,6 +24,15 @@ def ranked_apart(model: nn.Module, trace: Trace, constraints: Constraints, group
 
     All their tensors must hold them convolution's group by group, in order; where a channel shuffle lies between, units
     are ranked as wholes.
+
+    >>> from ofa.groups import constrain, find_groups
+    >>> from ofa.tracing import trace
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 2, 1))
+    >>> flow = trace(network, (torch.zeros(1, 3, 8, 8),), {})
+    >>> constraints = constrain(flow, stays=lambda name: None)
+    >>> found = ranked_apart(network, flow, constraints, find_groups(flow, constraints))
+    >>> [(group.name, group.units, found.conv_groups.get(g)) for g, group in enumerate(found.groups)]
+    [('0.width', 4, 2), ('1.width', 4, 2)]
     """
     threads = constraints.thread_of
     conv_groups: dict[int, int] = {}
@@ -71,11 +80,19 @@ def number(threads: IntArray, rank_of: IntArray, whole: list[IntArray], units: i
 
 
 def fold(vector: IntArray, count: int, whole: list[IntArray]) -> IntArray | None:
-    """The labels behind the second dimension of a convolution's weight, (its groups, channels of a group)."""
+    """The labels behind the second dimension of a convolution's weight, (its groups, channels of a group).
+
+    >>> fold(np.arange(2), 2, [np.arange(10, 14)]).tolist()  # 4 inputs, 2 groups
+    [[10, 11], [12, 13]]
+    """
     size = len(vector) * count
     return next((labels.reshape(count, -1) for labels in whole if len(labels) == size), None)
 
 
 def groups_of(model: nn.Module, name: str) -> int:
-    """The number of groups of the convolution that a tensor belongs to; 1 if it is none."""
+    """The number of groups of the convolution that a tensor belongs to; 1 if it is none.
+
+    >>> groups_of(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "0.weight"), groups_of(nn.Linear(4, 2), "weight")
+    (2, 1)
+    """
     return int(getattr(model.get_submodule(name.rpartition(".")[0]), "groups", 1))

@@ -22,6 +22,10 @@ class ChannelGroup:
 
     `exact` is False where a statistic over the channels makes slicing different from zeroing; `stream` is True where
     several layers' outputs are added, as on a residual stream.
+
+    >>> group = ChannelGroup("0.width", "width", 8, 1, (("0.weight", 0, 1), ("1.weight", 1, 1)), True, False)
+    >>> sorted({name for name, dim, number in group.members})
+    ['0.weight', '1.weight']
     """
 
     name: str
@@ -44,6 +48,14 @@ class Groups:
     Channels of grouped convolutions are ranked apart in each of the convolution's groups: `conv_groups` says for which
     groups, and in how many, `conv_group_of` in which one a label lies. `folds` are the weights of grouped convolutions
     with such inputs: the labels, (convolution's groups, channels of a group), along their second dimension.
+
+    >>> from ofa.groups import constrain
+    >>> from ofa.tracing import trace
+    >>> flow = trace(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (torch.zeros(1, 4),), {})
+    >>> found = find_groups(flow, constrain(flow, stays=lambda name: None))
+    >>> outputs, inputs = flow.parameters["0.weight"]
+    >>> found.kept(outputs, np.array([2])).tolist(), found.kept(inputs, np.array([2])).tolist()
+    ([True, True, False], [True, True, True, True])
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -106,7 +118,15 @@ class Groups:
 
 
 def find_groups(trace: Trace, constraints: Constraints) -> Groups:
-    """Units of one signature form a group: they own equally many indices along the same dimensions."""
+    """Units of one signature form a group: they own equally many indices along the same dimensions.
+
+    >>> from ofa.groups import constrain
+    >>> from ofa.tracing import trace
+    >>> flow = trace(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (torch.zeros(1, 4),), {})
+    >>> [group] = find_groups(flow, constrain(flow, stays=lambda name: None)).groups
+    >>> group.name, group.units, group.members
+    ('0.width', 3, (('0.weight', 0, 1), ('0.bias', 0, 1), ('1.weight', 1, 1)))
+    """
     builder = _Builder(trace, constraints)
     builder.add_kernels()
     builder.add_widths()

@@ -21,6 +21,13 @@ def cumulative_statistics(
 
     Everything but the batch norms runs in evaluation mode; no shared buffer changes.
 
+    >>> from ofa.slicing import find_owners
+    >>> network = nn.BatchNorm1d(1)
+    >>> batches = [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])]  # of means 1 and 5
+    >>> found = cumulative_statistics(network, find_owners(network), {}, Plan({}), batches)
+    >>> found["running_mean"].tolist(), network.running_mean.tolist()
+    ([3.0], [0.0])
+
     Raises:
         ValueError: there is no batch.
     """

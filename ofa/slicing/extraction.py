@@ -18,6 +18,11 @@ Part = Callable[[str, Tensor], Tensor]
 def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module:
     """A copy of `model`, the user's own class, with smaller layers: what `plan` says, without tracing anything.
 
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> plan = Plan({"0.weight": (slice(0, 2), None), "0.bias": (slice(0, 2),), "1.weight": (None, slice(0, 2))})
+    >>> [tuple(layer.weight.shape) for layer in reduced(network, plan)]
+    [(2, 4), (2, 2)]
+
     Raises:
         ValueError: the plan is of another network.
     """
@@ -42,7 +47,11 @@ def reduced(model: nn.Module, plan: Plan, part: Part | None = None) -> nn.Module
 
 
 def kept_of(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """The slice of a tensor, with its zeros."""
+    """The slice of a tensor, with its zeros.
+
+    >>> kept_of("bias", torch.tensor([1.0, 2.0, 3.0]), Plan({"bias": (slice(0, 2),)})).tolist()
+    [1.0, 2.0]
+    """
     part = take(tensor.detach(), plan.indices.get(name, ()))
     return plan.zeros[name].masked(part) if name in plan.zeros else part
 
@@ -54,7 +63,13 @@ def check_names(names: Mapping[str, Any], plan: Plan) -> None:
 
 
 def aliases(model: nn.Module) -> dict[str, str]:
-    """For every name in the state dict the first name of its tensor; tied weights have several names."""
+    """For every name in the state dict the first name of its tensor; tied weights have several names.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> network[1].weight = network[0].weight
+    >>> aliases(network)
+    {'0.weight': '0.weight', '0.bias': '0.bias', '1.weight': '0.weight', '1.bias': '1.bias'}
+    """
     first: dict[int, str] = {}
     every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     return {name: first.setdefault(id(tensor), name) for name, tensor in every}
@@ -62,6 +77,11 @@ def aliases(model: nn.Module) -> dict[str, str]:
 
 def full_size(state: State, plan: Plan, model: nn.Module) -> dict[str, Tensor]:
     """Weights of the extracted network in the original's shapes: zeros in every place that was removed.
+
+    >>> network = nn.Linear(1, 3, bias=False)
+    >>> plan = Plan({"weight": (slice(0, 2), None)})
+    >>> full_size({"weight": torch.ones(2, 1)}, plan, network)["weight"].tolist()
+    [[1.0], [1.0], [0.0]]
 
     Raises:
         ValueError: `state` is not of the network that `plan` extracts from `model`.
@@ -73,6 +93,11 @@ def full_size(state: State, plan: Plan, model: nn.Module) -> dict[str, Tensor]:
 
 def write(target: State, state: State, plan: Plan, first: Mapping[str, str]) -> None:
     """Put weights of the extracted network into full-size tensors, in place; nothing is written if they do not fit.
+
+    >>> target = {"weight": torch.zeros(3)}
+    >>> write(target, {"weight": torch.ones(2)}, Plan({"weight": (slice(1, 3),)}), {})
+    >>> target["weight"].tolist()
+    [0.0, 1.0, 1.0]
 
     Raises:
         ValueError: names or shapes differ; the first ones are given.
@@ -90,5 +115,10 @@ def write(target: State, state: State, plan: Plan, first: Mapping[str, str]) -> 
 
 
 def stays(name: str, plan: Plan) -> bool:
-    """Whether a tensor is outside all skipped blocks."""
+    """Whether a tensor is outside all skipped blocks.
+
+    >>> plan = Plan({}, skipped=("layer1.1",))
+    >>> stays("layer1.0.weight", plan), stays("layer1.1.weight", plan)
+    (True, False)
+    """
     return not any(name.startswith(f"{block}.") for block in plan.skipped)

@@ -26,6 +26,12 @@ class Importance(ABC):
 
     `gradients` says that a loss is run backward before. Other kinds, `class Mine(Importance)`, are given as objects, or
     in YAML by `sort: {_target_: package.Mine}`.
+
+    >>> class Largest(Importance):
+    ...     def __call__(self, parameter, dim):
+    ...         return parameter.abs().amax(others(parameter, dim)) if parameter.ndim > 1 else None
+    >>> Largest()(torch.tensor([[1.0, -3.0], [0.0, 2.0]]), 0).tolist()
+    [3.0, 2.0]
     """
 
     gradients: ClassVar[bool] = False
@@ -134,7 +140,7 @@ class FPGM(Importance):
 
 @dataclass(frozen=True)
 class Random(Importance):
-    """Scores drawn at random, the baseline; the same for the same seed and shape.
+    """Scores drawn at random, the baseline; the same for the same `seed` and shape.
 
     >>> Random(seed=1)(torch.zeros(3, 2), 0).shape
     torch.Size([3])
@@ -148,13 +154,20 @@ class Random(Importance):
 
 
 def importances() -> dict[str, type[Importance]]:
-    """The classes of this file by name: l1, l2, scale, taylor, fisher, fpgm, random."""
+    """The classes of this file by name: l1, l2, scale, taylor, fisher, fpgm, random.
+
+    >>> ", ".join(importances())
+    'l1, l2, scale, taylor, fisher, fpgm, random'
+    """
     own = (cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, Importance))
     return {cls.__name__.lower(): cls for cls in own if cls is not Importance}
 
 
 def importance_of(measure: str | Measure) -> Measure:
     """The importance of a name; anything else is one already.
+
+    >>> importance_of("l1")
+    L1()
 
     Raises:
         ValueError: there is none of that name.
@@ -177,6 +190,11 @@ def first_order(parameter: Tensor, dim: int) -> Tensor | None:
 
 
 def others(parameter: Tensor, dim: int) -> list[int]:
+    """All dimensions of a parameter but one.
+
+    >>> others(torch.zeros(8, 3, 5, 5), 1)
+    [0, 2, 3]
+    """
     return [d for d in range(parameter.ndim) if d != dim]
 
 
@@ -192,6 +210,14 @@ def unit_scores(
 
     That is the measure, scaled to mean 1 a parameter, averaged over all that is coupled; so units of different groups
     compare. `indices` are the parts of parameters that count.
+
+    >>> from ofa import Supernet
+    >>> network = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    >>> for layer in network:
+    ...     layer.weight = nn.Parameter(torch.tensor([1.0, 3.0]).view_as(layer.weight))
+    >>> found = Supernet(network, torch.zeros(1, 1)).conversion
+    >>> [scores.tolist() for scores in unit_scores(network, found.groups, found.trace.parameters)]
+    [[[0.5, 1.5]]]
 
     Raises:
         ValueError: no measure of that name, or it needs something that is missing.
@@ -242,7 +268,12 @@ def blocks(part: Tensor, number: int) -> list[Tensor]:
 
 
 def kept_labels(labels: IntArray, index: Index) -> IntArray:
-    """What stays of labels (blocks of rows, places), one block after the other."""
+    """What stays of labels (blocks of rows, places), one block after the other.
+
+    >>> labels = np.array([[1, 2, 3], [4, 5, 6]])  # of a convolution of two groups
+    >>> kept_labels(labels, slice(0, 2)).tolist(), kept_labels(labels, torch.tensor([[0, 1], [1, 2]])).tolist()
+    ([1, 2, 4, 5], [1, 2, 5, 6])
+    """
     if index is None:
         return labels.ravel()
     if isinstance(index, slice):

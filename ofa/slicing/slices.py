@@ -23,7 +23,11 @@ dimension are those of each block of rows: in a grouped convolution every group 
 
 @dataclass(frozen=True)
 class Change:
-    """One attribute of one module that repeats a size, and its value in a subnet."""
+    """One attribute of one module that repeats a size, and its value in a subnet.
+
+    >>> Change("attention", "num_heads", 4).value
+    4
+    """
 
     module: str
     attribute: str
@@ -33,7 +37,13 @@ class Change:
 @dataclass(frozen=True)
 class Plan:
     """What a subnet changes: the kept indices of each tensor, the attributes that follow, the skipped blocks, and the
-    zeros in weights."""
+    zeros in weights.
+
+    >>> from ofa import Supernet
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> supernet.plan(supernet.space.smallest).indices["1.weight"]  # all outputs, the first 8 inputs
+    (None, slice(0, 8, None))
+    """
 
     indices: Mapping[str, tuple[Index, ...]]
     changes: tuple[Change, ...] = ()
@@ -54,7 +64,15 @@ class SizeFollower(Protocol):
 
 
 class Slicer:
-    """Kept indices of one network's parameters and buffers for given group sizes, remembered by the sizes involved."""
+    """Kept indices of one network's parameters and buffers for given group sizes, remembered by the sizes involved.
+
+    >>> from ofa.groups import constrain, find_groups
+    >>> from ofa.tracing import trace
+    >>> flow = trace(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), (torch.zeros(1, 4),), {})
+    >>> slicer = Slicer(find_groups(flow, constrain(flow, stays=lambda name: None)), flow.parameters)
+    >>> slicer.indices(np.array([2]))  # two units of the only group stay
+    {'0.weight': (slice(0, 2, None), None), '0.bias': (slice(0, 2, None),), '1.weight': (None, slice(0, 2, None))}
+    """
 
     def __init__(self, groups: Groups, vectors: Mapping[str, Sequence[IntArray | None]]) -> None:
         self.groups = groups
@@ -92,13 +110,24 @@ class Slicer:
 def make_plan(
     slicer: Slicer, bindings: Iterable[SizeFollower], stages: Sequence[Stage], sizes: IntArray, depths: IntArray
 ) -> Plan:
-    """What a subnet changes that keeps so many units of every group and runs so many blocks of every stage."""
+    """What a subnet changes that keeps so many units of every group and runs so many blocks of every stage.
+
+    >>> from ofa import Supernet
+    >>> found = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4)).conversion
+    >>> plan = make_plan(found.slicer, found.bindings, found.stages, np.array([8]), np.array([], dtype=np.int64))
+    >>> [(change.module, change.attribute, change.value) for change in plan.changes]
+    [('0', 'out_features', 8), ('1', 'in_features', 8)]
+    """
     changes = (binding.change(slicer.groups, sizes) for binding in bindings)
     return Plan(slicer.indices(sizes), tuple(c for c in changes if c), skipped_blocks(stages, depths))
 
 
 def as_index(kept: BoolArray) -> Index:
-    """A mask (blocks, places) as the cheapest index: None for everything, a slice for a run, else positions."""
+    """A mask (blocks, places) as the cheapest index: None for everything, a slice for a run, else positions.
+
+    >>> as_index(np.array([[True, True, False]])), as_index(np.array([[True, False, True]]))
+    (slice(0, 2, None), tensor([0, 2]))
+    """
     if kept.all():
         return None
     if (kept != kept[0]).any():
@@ -111,7 +140,11 @@ def as_index(kept: BoolArray) -> Index:
 
 
 def take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
-    """The kept part: a view where all indices are runs."""
+    """The kept part: a view where all indices are runs.
+
+    >>> take(torch.tensor([[1, 2, 3], [4, 5, 6]]), (None, slice(1, 3))).tolist()
+    [[2, 3], [5, 6]]
+    """
     for dim, i in enumerate(index):
         if isinstance(i, slice):
             tensor = tensor.narrow(dim, i.start, i.stop - i.start)
@@ -124,7 +157,13 @@ def take(tensor: Tensor, index: Sequence[Index]) -> Tensor:
 
 
 def put(target: Tensor, index: Sequence[Index], part: Tensor, accumulate: bool) -> None:
-    """Write (or add) a part back to where `take` found it."""
+    """Write (or add) a part back to where `take` found it.
+
+    >>> target = torch.zeros(2, 3)
+    >>> put(target, (slice(0, 1), torch.tensor([0, 2])), torch.ones(1, 2), accumulate=False)
+    >>> target.tolist()
+    [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    """
     view = take(target, [i if isinstance(i, slice) else None for i in index])
     listed = [dim for dim, i in enumerate(index) if isinstance(i, Tensor)]
     if not listed:
@@ -149,7 +188,13 @@ def in_rows(positions: Tensor, rows: Tensor) -> Tensor:
 
 
 def permute(tensor: Tensor, dim: int, source: IntArray) -> None:
-    """Let each position along `dim` take its content from `source`, in place."""
+    """Let each position along `dim` take its content from `source`, in place.
+
+    >>> tensor = torch.tensor([10, 20, 30])
+    >>> permute(tensor, 0, np.array([2, 0, 1]))
+    >>> tensor.tolist()
+    [30, 10, 20]
+    """
     if (source != np.arange(len(source))).any():
         tensor.copy_(tensor.index_select(dim, torch.from_numpy(source).to(tensor.device)))
 
@@ -175,7 +220,13 @@ class Slice(torch.autograd.Function):
 
 
 def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
-    """A parameter's slice with a gradient, a buffer's view."""
+    """A parameter's slice with a gradient, a buffer's view.
+
+    >>> weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    >>> slice_of(weight, (slice(0, 2),)).sum().backward()
+    >>> weight.grad.tolist()
+    [1.0, 1.0, 0.0]
+    """
     if not index:
         return tensor
     if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
@@ -185,13 +236,24 @@ def slice_of(tensor: Tensor, index: Sequence[Index]) -> Tensor:
 
 def detached_slice(tensor: Tensor, index: Sequence[Index]) -> Tensor:
     """A slice for a pass without gradients: a parameter's as contiguous, and with its `requires_grad`, as the extracted
-    network's (torch chooses kernels by both), a buffer's view."""
+    network's (torch chooses kernels by both), a buffer's view.
+
+    >>> weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    >>> part = detached_slice(weight, (slice(0, 2),))
+    >>> part.tolist(), part.requires_grad, part.grad_fn
+    ([1.0, 2.0], True, None)
+    """
     part = take(tensor.detach(), index)
     return part.contiguous().requires_grad_(tensor.requires_grad) if isinstance(tensor, nn.Parameter) else part
 
 
 def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy, also of a model that keeps computed tensors as attributes (the hook of `nn.utils.weight_norm`)."""
+    """A deep copy, also of a model that keeps computed tensors as attributes (the hook of `nn.utils.weight_norm`).
+
+    >>> network = nn.Linear(2, 1)
+    >>> duplicate(network).weight is network.weight
+    False
+    """
     memo = {} if memo is None else memo
     for module in model.modules():
         for value in vars(module).values():
@@ -206,7 +268,12 @@ Owners = Mapping[str, Sequence[tuple[Holder, Any]]]
 
 
 def tensor_of(owners: Owners, name: str) -> Tensor:
-    """The parameter or buffer itself, whatever hides it for a while."""
+    """The parameter or buffer itself, whatever hides it for a while.
+
+    >>> network = nn.Linear(2, 1)
+    >>> tensor_of(find_owners(network), "weight") is network.weight
+    True
+    """
     module, local = owners[name][0]
     assert isinstance(module, nn.Module)
     found = module._parameters.get(local)
@@ -214,12 +281,21 @@ def tensor_of(owners: Owners, name: str) -> Tensor:
 
 
 def find_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by every name that it has."""
+    """Every module by every name that it has.
+
+    >>> list(find_modules(nn.Sequential(nn.Linear(2, 1))))
+    ['', '0']
+    """
     return dict(model.named_modules(remove_duplicate=False))
 
 
 def find_owners(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """For each parameter and buffer, by its first name: every module that registers it, and its name there."""
+    """For each parameter and buffer, by its first name: every module that registers it, and its name there.
+
+    >>> network = nn.Sequential(nn.Linear(2, 1, bias=False))
+    >>> find_owners(network)
+    {'0.weight': [(Linear(in_features=2, out_features=1, bias=False), 'weight')]}
+    """
     names = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
     owners: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
     for module in model.modules():
@@ -240,6 +316,14 @@ def installed(
     """For one forward pass, let `modules` see other tensors and attributes, and skipped blocks be the identity.
 
     An entry in a module's `__dict__` hides the parameter of the same name; nothing else of the module changes.
+
+    >>> network = nn.Linear(1, 2, bias=False)
+    >>> parts = {"weight": torch.ones(1, 1)}
+    >>> with installed(find_modules(network), find_owners(network), parts, [Change("", "out_features", 1)], []):
+    ...     network(torch.ones(1, 1)).tolist(), network.out_features
+    ([[1.0]], 1)
+    >>> network.out_features, tuple(network.weight.shape)
+    (2, (2, 1))
     """
     undo: list[tuple[Any, Any, Any]] = []
     missing = object()

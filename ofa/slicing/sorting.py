@@ -26,6 +26,15 @@ def rank_units(
 
     Only the first `sizes`, (groups,), of a group are put in order; kernels keep their ranks. Channels of grouped
     convolutions are ranked inside each of their groups. Units of importance 1, 3, 2 get the ranks 2, 0, 1.
+
+    >>> from ofa import Supernet
+    >>> network = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False))
+    >>> for layer in network:
+    ...     layer.weight = nn.Parameter(torch.tensor([1.0, 3.0, 2.0]).view_as(layer.weight))
+    >>> found = Supernet(network, torch.zeros(1, 1)).conversion
+    >>> labels = found.trace.parameters["0.weight"][0]
+    >>> rank_units(network, found.groups, found.trace.parameters, "l1", {}, np.array([3])).rank_of[labels].tolist()
+    [2, 0, 1]
     """
     ranks = groups.rank_of.copy()
     scores = unit_scores(model, groups, vectors, measure, indices)
@@ -46,6 +55,16 @@ def move_units(model: nn.Module, groups: Groups, vectors: Vectors) -> Groups:
 
     The permutation is the same along everything that is coupled, so the network computes the same function. Gives the
     groups with ranks by position.
+
+    >>> from ofa import Supernet
+    >>> network = nn.Sequential(nn.Linear(1, 3, bias=False), nn.Linear(3, 1, bias=False))
+    >>> for layer in network:
+    ...     layer.weight = nn.Parameter(torch.tensor([1.0, 3.0, 2.0]).view_as(layer.weight))
+    >>> found = Supernet(network, torch.zeros(1, 1)).conversion
+    >>> ranked = rank_units(network, found.groups, found.trace.parameters, "l1", {}, np.array([3]))
+    >>> _ = move_units(network, ranked, found.trace.parameters)
+    >>> network[0].weight.flatten().tolist(), network[1].weight.flatten().tolist()
+    ([3.0, 2.0, 1.0], [3.0, 2.0, 1.0])
     """
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -25,6 +25,13 @@ class Choice:
     pixels, a depth the number of blocks that run, a resolution the input's edge in pixels.
     `within` lists the skippable blocks, as (depth choice, position), that hold everything this choice decides;
     the choice means nothing once all of them are skipped. Empty: the choice always counts.
+
+    >>> choice = Choice("layer1.width", "width", (16, 32, 64))
+    >>> choice.smallest, choice.largest
+    (16, 64)
+
+    Raises:
+        ValueError: no option, or one of them twice.
     """
 
     name: str
@@ -46,7 +53,14 @@ class Choice:
 
 
 class Subnet(Mapping[str, Value]):
-    """One value for every choice of a space: an immutable, hashable mapping that round-trips through JSON."""
+    """One value for every choice of a space: an immutable, hashable mapping that round-trips through JSON.
+
+    >>> subnet = Subnet({"layer1.width": 32, "layer1.depth": 2})
+    >>> subnet.replace(**{"layer1.depth": 1})
+    Subnet({'layer1.width': 32, 'layer1.depth': 1})
+    >>> Subnet.from_json(subnet.to_json()) == subnet
+    True
+    """
 
     __slots__ = ("_hash", "_values")
 
@@ -100,7 +114,17 @@ class Subnet(Mapping[str, Value]):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The ordered choices of a supernet. Genomes are vectors of option indices, one a choice, in the same order."""
+    """The ordered choices of a supernet. Genomes are vectors of option indices, one a choice, in the same order.
+
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16)), Choice("head", "width", (8, 16, 32))))
+    >>> space.size, space.encode(space.largest).tolist()
+    (6, [1, 2])
+    >>> space.decode([0, 1])
+    Subnet({'stem': 8, 'head': 16})
+
+    Raises:
+        ValueError: two choices of one name.
+    """
 
     choices: tuple[Choice, ...]
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -115,6 +139,11 @@ class SearchSpace:
         return len(self.choices)
 
     def __getitem__(self, name: str) -> Choice:
+        """The choice of a name.
+
+        Raises:
+            KeyError: there is none; says which there are.
+        """
         try:
             return self.choices[self._index[name]]
         except KeyError:
@@ -228,7 +257,11 @@ class SearchSpace:
         )
 
     def upto(self, subnet: Subnet) -> SearchSpace:
-        """The sub-space in which no option is larger than `subnet`'s: what it can still be pruned to."""
+        """The sub-space in which no option is larger than `subnet`'s: what it can still be pruned to.
+
+        Raises:
+            ValueError: `subnet` is not of this space.
+        """
         self.check(subnet)
         return self.restrict({c.name: c.options[: c.options.index(subnet[c.name]) + 1] for c in self.choices})
 

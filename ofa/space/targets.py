@@ -19,6 +19,12 @@ def sample_at_cost(space: SearchSpace, costs: Costs, targets: FloatArray, rng: n
     Each is the nearest to its target on a random path from the smallest subnet to the largest, along which one option
     changes at a time. `costs` gives a population's cost, (population,); one call for sixteen costs little more than
     for one.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace(tuple(Choice(f"layer{i}", "width", (8, 16, 24, 32)) for i in range(8)))
+    >>> costs = lambda genomes: 1.0 + genomes.sum(axis=1)
+    >>> costs(sample_at_cost(space, costs, np.array([5.0, 20.0]), np.random.default_rng(0))).tolist()
+    [5.0, 20.0]
     """
     targets = np.asarray(targets, dtype=np.float64)
     offsets = rng.random((len(targets), len(space)))

@@ -18,6 +18,9 @@ class BlockActivations:
     """Keeps the largest magnitudes of every block along `dim` of a layer's input: a forward pre-hook.
 
     What goes gets no gradient. A hook pickles, copies and exports with its layer.
+
+    >>> BlockActivations(Pattern.parse("2:4"), dim=-1).keep(torch.tensor([[1.0, -4.0, 2.0, 3.0]])).tolist()
+    [[0.0, -4.0, 0.0, 3.0]]
     """
 
     pattern: Pattern
@@ -48,6 +51,13 @@ def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[R
     convolution's, (batch, channels, …). A layer of which others use the weight without calling it (the output
     projection of `nn.MultiheadAttention`) gets whole inputs all the same.
 
+    >>> network = nn.Sequential(nn.Linear(4, 1, bias=False))
+    >>> with torch.no_grad():
+    ...     _ = network[0].weight.fill_(1.0)
+    >>> handles = sparsify_inputs(network, {"0": Pattern.parse("2:4")})
+    >>> network(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).tolist()  # 3 + 4
+    [[7.0]]
+
     Raises:
         ValueError: a name is not that of a convolution or linear layer.
         TypeError: a pattern is none.
@@ -62,7 +72,13 @@ def sparsify_inputs(model: nn.Module, patterns: Mapping[str, Pattern]) -> list[R
 
 
 def blockwise(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """The weights whose layers get sparse inputs, and the dimension that counts these."""
+    """The weights whose layers get sparse inputs, and the dimension that counts these.
+
+    >>> network = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 2))
+    >>> handles = sparsify_inputs(network, {"0": Pattern.parse("2:4")})
+    >>> list(blockwise(network))
+    [('0.weight', 1)]
+    """
     for name, layer in model.named_modules():
         if any(isinstance(hook, BlockActivations) for hook in layer._forward_pre_hooks.values()):
             yield f"{name}.weight".removeprefix("."), input_dim(layer)

@@ -29,6 +29,12 @@ class FineGrained:
 
     The hardware that this is meant for takes 0, 0.5 or 0.75 of the weights, and 0.5 of the activations beside 0.75 of
     the weights; `strict=False` lifts these rules.
+
+    >>> str(FineGrained(weights=0.75, activations=0.5).weight_pattern)
+    '12:16'
+
+    Raises:
+        ValueError: shares that the rules do not allow, or no whole number of zeros in a block.
     """
 
     weights: float = 0.5
@@ -71,6 +77,9 @@ def eligible(
 
     `padding` allows a shorter last block, in layers with one group.
 
+    >>> eligible(nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 2)), Pattern.parse("2:4"))
+    ({'0': Pattern(zeros=2, block=4)}, {'1': '6 input channels cannot be cut in blocks of 4'})
+
     Raises:
         ValueError: an exclude matches nothing.
         TypeError: the pattern is none.
@@ -96,6 +105,16 @@ def eligible(
 
 
 def check_pattern(pattern: Any) -> None:
+    """Refuse what is no pattern.
+
+    >>> check_pattern("2:4")
+    Traceback (most recent call last):
+        ...
+    TypeError: a pattern is a Pattern, such as Pattern.parse("2:4"), got '2:4'
+
+    Raises:
+        TypeError: it is none; says how one is made.
+    """
     if not isinstance(pattern, Pattern):
         raise TypeError(f'a pattern is a Pattern, such as Pattern.parse("2:4"), got {pattern!r}')
 
@@ -139,12 +158,19 @@ def proportional(layer: nn.Module) -> bool:
 
 
 def input_dim(layer: nn.Module) -> int:
-    """The dimension of a layer's weight that counts its input channels (of one group, unless it is transposed)."""
+    """The dimension of a layer's weight that counts its input channels (of one group, unless it is transposed).
+
+    >>> input_dim(nn.Conv2d(3, 8, 3)), input_dim(nn.ConvTranspose2d(3, 8, 3))
+    (1, 0)
+    """
     return 0 if isinstance(layer, TRANSPOSED) else 1
 
 
 def layer_of(model: nn.Module, name: str) -> nn.Module:
     """The convolution or linear layer of that name.
+
+    >>> layer_of(nn.Sequential(nn.Linear(4, 2)), "0")
+    Linear(in_features=4, out_features=2, bias=True)
 
     Raises:
         ValueError: there is no such layer.
@@ -157,6 +183,11 @@ def layer_of(model: nn.Module, name: str) -> nn.Module:
 
 
 def weight_of(layer: nn.Module) -> nn.Parameter:
+    """The weight of a convolution or linear layer.
+
+    >>> weight_of(nn.Linear(4, 2)).shape
+    torch.Size([2, 4])
+    """
     weight = layer.weight
     assert isinstance(weight, nn.Parameter)
     return weight
@@ -164,6 +195,10 @@ def weight_of(layer: nn.Module) -> nn.Parameter:
 
 def mask_of(layer: nn.Module, pattern: Pattern, scores: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """The mask of a layer's weight, ones and zeros in its dtype: the largest magnitudes stay, or the largest scores.
+
+    >>> layer = nn.Linear(4, 1)
+    >>> mask_of(layer, Pattern.parse("2:4"), scores=torch.tensor([[1.0, 2.0, 3.0, 4.0]])).tolist()
+    [[0.0, 0.0, 1.0, 1.0]]
 
     Raises:
         ValueError: the scores have another shape than the weight.
@@ -182,6 +217,11 @@ def sparsify(
     """Put the zeros of each layer's pattern into its weight, in place; gives the masks.
 
     A layer without scores goes by magnitude.
+
+    >>> network = nn.Sequential(nn.Linear(4, 1))
+    >>> masks = sparsify(network, {"0": Pattern.parse("2:4")}, scores={"0": torch.tensor([[1.0, 2.0, 3.0, 4.0]])})
+    >>> masks["0"].tolist(), network[0].weight[0, :2].abs().tolist()
+    ([[0.0, 0.0, 1.0, 1.0]], [0.0, 0.0])
 
     Raises:
         ValueError: a name is not that of a convolution or linear layer.

@@ -20,6 +20,13 @@ class Pattern:
     """Of every `block` consecutive weights along the input channels `zeros` are zero; written "2:4".
 
     A last block of fewer entries behaves as if zeros filled it up: the missing ones count as zero.
+
+    >>> pattern = Pattern.parse("2:4")
+    >>> pattern.mask(torch.tensor([[1.0, -4.0, 2.0, 3.0]])).tolist(), pattern.density
+    ([[False, True, False, True]], 0.5)
+
+    Raises:
+        ValueError: none or all of a block are zero, or it has more than 256.
     """
 
     zeros: int
@@ -73,6 +80,9 @@ class Pattern:
         to multiply with than booleans. With `spare_zeros` a block whose largest magnitudes are some of its zeros keeps
         all of them, which is faster and, for values that are zero themselves, the same. `out` is written instead of a
         new tensor.
+
+        Raises:
+            TypeError: values that are no floating-point numbers.
         """
         if not values.is_floating_point():
             raise TypeError(f"values are floating-point numbers, got {values.dtype}")

@@ -20,6 +20,12 @@ def wanda_scores(model: nn.Module, names: Iterable[str], batches: Iterable[Any])
 
     A layer that no batch reaches is left out. `batches` are inputs of the model: tensors, tuples or dicts.
 
+    >>> network = nn.Sequential(nn.Linear(2, 1))
+    >>> with torch.no_grad():
+    ...     _ = network[0].weight.copy_(torch.tensor([[-2.0, 1.0]]))
+    >>> wanda_scores(network, ["0"], [torch.tensor([[3.0, 0.0], [4.0, 1.0]])])["0"].tolist()  # 2 × 5 and 1 × 1
+    [[10.0, 1.0]]
+
     Raises:
         ValueError: there is no batch.
     """

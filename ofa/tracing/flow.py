@@ -22,6 +22,13 @@ RULES = (contraction, movement, normalisation)  # importing them registers their
 def trace(model: nn.Module, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Trace:
     """Run `model` once, in evaluation mode and without gradients, and follow the labels of its parameters.
 
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> found = trace(network, (torch.zeros(1, 4),), {})
+    >>> [labels.tolist() for labels in found.parameters["0.weight"]]  # one for every index of every dimension
+    [[1, 2, 3], [4, 5, 6, 7]]
+    >>> [(term.module, term.constant, [len(labels) for labels in term.vectors]) for term in found.macs]
+    [('0', 4, [3]), ('2', 1, [2, 3])]
+
     Raises:
         ValueError: the model does not run on the inputs; the original error is quoted.
     """
@@ -67,7 +74,12 @@ def mismatch(model: nn.Module, inputs: Any) -> str:
 
 @contextlib.contextmanager
 def slow_attention() -> Iterator[None]:
-    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoder` off the fused path that hides their operators."""
+    """Keep `nn.MultiheadAttention` and `nn.TransformerEncoder` off the fused path that hides their operators.
+
+    >>> with slow_attention():
+    ...     torch.backends.mha.get_fastpath_enabled()
+    False
+    """
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -77,7 +77,13 @@ class Labels:
         return torch.arange(start, self.count)
 
     def unify(self, a: Tensor, b: Tensor, why: str, across: bool = False) -> None:
-        """Elementwise (broadcast) a and b are the same unit; an index that meets label 0 must stay."""
+        """Elementwise (broadcast) a and b are the same unit; an index that meets label 0 must stay.
+
+        >>> labels = Labels()
+        >>> labels.unify(labels.fresh(3), labels.fresh(3), "add")
+        >>> labels.pairs
+        [(array([1, 2, 3]), array([4, 5, 6]))]
+        """
         left, right = (t.numpy().ravel() for t in torch.broadcast_tensors(a, b))
         different = left != right
         if not different.any():
@@ -89,6 +95,13 @@ class Labels:
         (self.across if across else self.pairs).append((left[~fixed], right[~fixed]))
 
     def freeze(self, labels: Tensor | IntArray, why: str) -> None:
+        """These labels stay, because of `why`.
+
+        >>> labels = Labels()
+        >>> labels.freeze(labels.fresh(2), "the network's output")
+        >>> labels.frozen
+        [(array([1, 2]), "the network's output")]
+        """
         array = labels.numpy() if isinstance(labels, Tensor) else labels
         self.frozen.append((np.unique(array), why))
 
@@ -101,7 +114,14 @@ class Labels:
         self.rectangles.append(layer.squeeze().numpy())
 
     def tie(self, layer: Tensor, dims: Iterable[int], why: str) -> Tensor | None:
-        """Make all labels along `dims` one unit and drop these dimensions; None (frozen) if nothing else varies."""
+        """Make all labels along `dims` one unit and drop these dimensions; None (frozen) if nothing else varies.
+
+        >>> labels = Labels()
+        >>> labels.tie(labels.fresh(6).view(3, 2), [1], "add of a fixed size").tolist()  # three units of two are left
+        [[1], [3], [5]]
+        >>> labels.pairs
+        [(array([1, 3, 5]), array([2, 4, 6]))]
+        """
         dims = [d for d in dims if layer.shape[d] > 1]
         if not dims:
             return layer
@@ -115,7 +135,12 @@ class Labels:
         return layer
 
     def reduce(self, layers: Iterable[Tensor], dims: Iterable[int], why: str, mixing: bool) -> list[Tensor]:
-        """Layers of a reduction over `dims` that keeps them with size 1."""
+        """Layers of a reduction over `dims` that keeps them with size 1.
+
+        >>> labels = Labels()
+        >>> labels.reduce([labels.fresh(3)], [0], "mean", mixing=True), labels.mixed
+        ([], [array([1, 2, 3])])
+        """
         dims, kept = set(dims), []
         for layer in layers:
             if varying(layer) and set(varying(layer)) <= dims:
@@ -128,7 +153,13 @@ class Labels:
         return kept
 
     def merge(self, operands: Sequence[Operand], why: str) -> list[Tensor]:
-        """Layers of a pointwise operator: labels that meet are one unit, a fixed size keeps what varies along it."""
+        """Layers of a pointwise operator: labels that meet are one unit, a fixed size keeps what varies along it.
+
+        >>> labels = Labels()
+        >>> a, b = (Operand((3,), (labels.fresh(3),), frozenset()) for _ in range(2))
+        >>> labels.merge([a, b], "add"), labels.pairs
+        ([tensor([4, 5, 6])], [(array([1, 2, 3]), array([4, 5, 6]))])
+        """
         ndim = max(len(o.shape) for o in operands)
         free: list[Tensor] = []
         for i, operand in enumerate(operands):
@@ -171,7 +202,11 @@ class Labels:
 
 
 def varying(layer: Tensor) -> tuple[int, ...]:
-    """Dimensions along which a layer's labels differ."""
+    """Dimensions along which a layer's labels differ.
+
+    >>> varying(torch.arange(6).view(3, 1, 2))
+    (0, 2)
+    """
     return tuple(d for d, size in enumerate(layer.shape) if size > 1)
 
 
@@ -191,7 +226,11 @@ def fixed(result: Tensor, layers: Sequence[Tensor]) -> frozenset[int]:
 
 
 def edge(layer: Tensor, dim: int) -> Tensor:
-    """Labels along one dimension at the first index of all others, shape (size,)."""
+    """Labels along one dimension at the first index of all others, shape (size,).
+
+    >>> edge(torch.arange(6).view(3, 2), 0).tolist()
+    [0, 2, 4]
+    """
     for d in range(layer.ndim):
         if d != dim:
             layer = layer.narrow(d, 0, 1)
@@ -204,7 +243,11 @@ def broadcast(layer: Tensor, ndim: int) -> Tensor:
 
 
 def compress(layer: Tensor) -> Tensor:
-    """The layer with size 1 along every dimension in which its labels do not vary."""
+    """The layer with size 1 along every dimension in which its labels do not vary.
+
+    >>> compress(torch.tensor([[1, 2], [1, 2]])).tolist()
+    [[1, 2]]
+    """
     for d, size in enumerate(layer.shape):
         first = layer.narrow(d, 0, min(size, 1))
         if size > 1 and (layer.stride(d) == 0 or bool((layer == first).all())):

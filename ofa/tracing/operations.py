@@ -40,7 +40,11 @@ class Operations(TorchDispatchMode):
 
 
 def operations_of(model: nn.Module, inputs: Any) -> list[str]:
-    """The operators of one evaluation pass, in words: the same ones on another device and for another batch."""
+    """The operators of one evaluation pass, in words: the same ones on another device and for another batch.
+
+    >>> operations_of(nn.Sequential(nn.Linear(4, 2), nn.LeakyReLU(0.1)), torch.zeros(1, 4))[-1]
+    "leaky_relu {'negative_slope': 0.1}"
+    """
     args, kwargs = as_call(inputs)
     found = Operations()
     with evaluating(model), torch.no_grad(), slow_attention(), found:

@@ -21,6 +21,16 @@ class Search:
     The subnets asked for follow from the problem, the seed and the metrics told, in whatever order those of
     one batch come back. Nothing is asked twice. A non-finite objective counts as evaluated and is not learnt from.
 
+    >>> from ofa import Choice, SearchSpace
+    >>> from ofa.search.engines import RandomSearch
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> search = RandomSearch(population=3, evaluations=3).start(problem)
+    >>> for subnet in search.ask():
+    ...     search.tell(subnet, {"accuracy": 50.0 + subnet["stem"]})
+    >>> search.ranked()[0], search.ask(), search.stopped
+    (Subnet({'stem': 32}), [], 'all 3 evaluations are done')
+
     Raises:
         ValueError: no evaluations, or a budget that is out of reach; says what the space offers.
     """

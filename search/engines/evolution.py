@@ -12,7 +12,7 @@ from deap import base, tools
 
 from ofa.search import sampling
 from ofa.search.engines.engine import Engine
-from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.ledger import Ledger, check_numbers
 from ofa.search.engines.proposer import Proposer
 from ofa.search.problem import Problem
 from ofa.space import Genome, SearchSpace
@@ -49,7 +49,9 @@ def global_generators(seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Evolution(Engine):
-    """Settings of NSGA-II; `mutation` is the probability of each gene, by default one gene a child.
+    """Settings of NSGA-II: `population` subnets a generation, until `evaluations` are scored.
+
+    `crossover` is the probability that two parents mix; `mutation` is that of each gene, by default one gene a child.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
@@ -67,6 +69,9 @@ class Evolution(Engine):
     evaluations: int = 200
     crossover: float = 0.9
     mutation: float | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self.evaluations, self.population)
 
     def size(self, problem: Problem) -> tuple[int, int]:
         return self.evaluations, self.population

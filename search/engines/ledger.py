@@ -28,13 +28,21 @@ class Ledger:
     `seen` are the keys of all that was taken to be asked for. Metrics that are told take precedence over costs of the
     same name (a measured latency over a predicted one).
 
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> ledger = Ledger(problem, evaluations=2, batch=1, rng=np.random.default_rng(0))
+    >>> [subnet] = ledger.ask(ledger.take([np.array([[2]])], 1))
+    >>> ledger.tell(subnet, {"accuracy": 90.0})
+    >>> ledger.results[subnet], ledger.left
+    ({'macs': 3.0, 'accuracy': 90.0}, 1)
+
     Raises:
         ValueError: no evaluations, or a budget that is out of reach; says what the space offers.
     """
 
     def __init__(self, problem: Problem, evaluations: int, batch: int, rng: np.random.Generator) -> None:
-        if evaluations < 1 or batch < 1:
-            raise ValueError(f"a search needs at least 1 evaluation at a time, got {evaluations} and {batch}")
+        check_numbers(evaluations, batch)
         self.problem, self.evaluations, self.batch = problem, evaluations, batch
         self.pool = problem.pool(rng, batch)
         self.seen: set[bytes] = set()
@@ -106,3 +114,13 @@ class Ledger:
     def __len__(self) -> int:
         """How many subnets were asked for."""
         return len(self._entries)
+
+
+def check_numbers(evaluations: int, batch: int) -> None:
+    """Refuse a search that would evaluate nothing.
+
+    Raises:
+        ValueError: less than one evaluation, or than one at a time.
+    """
+    if evaluations < 1 or batch < 1:
+        raise ValueError(f"a search needs at least 1 evaluation, and 1 at a time, got {evaluations} and {batch}")

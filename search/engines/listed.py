@@ -15,7 +15,15 @@ from ofa.space import Genome, Subnet
 
 @dataclass(frozen=True, eq=False)
 class Listing(Exact):
-    """Proposes `genomes`, (n, choices), and nothing else."""
+    """Proposes `genomes`, (n, choices), and nothing else.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> ledger = Ledger(problem, evaluations=2, batch=2, rng=np.random.default_rng(0))
+    >>> [genome.tolist() for genome in Listing(np.array([[2], [0]])).fresh(ledger, 2, np.random.default_rng(0))]
+    [[2], [0]]
+    """
 
     genomes: Genome
 

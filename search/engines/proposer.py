@@ -23,6 +23,17 @@ class Proposer(ABC):
 
     Where too little is new, random subnets help out. Who learns reads the ledger: `told`, `gains`, `pool`.
     `probes`: some of what it asks for lies outside the budget, to learn from; only what it ranks is inside.
+    docs/extending.md shows one of one's own in an engine; so does `ofa.search.engines.Engine`.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> class Narrowest(Proposer):
+    ...     def propose(self, ledger, number, rng):
+    ...         return ledger.problem.space.encode(ledger.problem.space.smallest)[None]
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> rng = np.random.default_rng(0)
+    >>> Narrowest().fresh(Ledger(problem, evaluations=1, batch=1, rng=rng), 1, rng)
+    [array([0])]
     """
 
     probes: ClassVar[bool] = False
@@ -63,7 +74,18 @@ class Proposer(ABC):
 
 
 class Exact(Proposer):
-    """A proposer whose genomes are asked as they are, moved nowhere; where it proposes nothing new, the search ends."""
+    """A proposer whose genomes are asked as they are, moved nowhere; where it proposes nothing new, the search ends.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> class Widest(Exact):
+    ...     def propose(self, ledger, number, rng):
+    ...         return ledger.problem.space.encode(ledger.problem.space.largest)[None]
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]}, {"macs": 0.5})
+    >>> rng = np.random.default_rng(0)
+    >>> Widest().fresh(Ledger(problem, evaluations=1, batch=1, rng=rng), 1, rng)  # outside the budget
+    [array([2])]
+    """
 
     def fresh(self, ledger: Ledger, number: int, rng: np.random.Generator) -> list[Genome]:
         genomes = checked(ledger.problem, self.propose(ledger, number, rng))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ofa.search import sampling
 from ofa.search.engines.engine import Engine
-from ofa.search.engines.ledger import Ledger
+from ofa.search.engines.ledger import Ledger, check_numbers
 from ofa.search.engines.proposer import Proposer
 from ofa.search.problem import Problem
 from ofa.space import Genome
@@ -23,7 +23,7 @@ class Draws(Proposer):
 
 @dataclass(frozen=True)
 class RandomSearch(Engine):
-    """Settings of random search; `population` is the number of subnets asked for at a time.
+    """Settings of random search; `population` is the number of subnets asked for at a time, `evaluations` that of all.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
@@ -34,6 +34,9 @@ class RandomSearch(Engine):
 
     population: int = 48
     evaluations: int = 200
+
+    def __post_init__(self) -> None:
+        check_numbers(self.evaluations, self.population)
 
     def size(self, problem: Problem) -> tuple[int, int]:
         return self.evaluations, self.population

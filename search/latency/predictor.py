@@ -34,7 +34,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """Milliseconds per unit of each feature, none negative, plus a constant."""
+    """Milliseconds per unit of each feature, none negative, plus a constant.
+
+    >>> features = {"macs_conv": np.array([1e6, 2e6, 3e6, 4e6])}
+    >>> predictor = LatencyPredictor.fit(features, [1.5, 2.5, 3.5, 4.5])
+    >>> predictor.predict({"macs_conv": [8e6]}).round(3).tolist()
+    [8.5]
+    """
 
     coefficients: Mapping[str, float]
     intercept_ms: float

@@ -22,7 +22,14 @@ _EXCHANGES = 16  # rounds of them
 
 @dataclass(frozen=True)
 class Curves:
-    """For every choice of `space` the damage of each option: zero for the largest, and more for a smaller one."""
+    """For every choice of `space` the damage of each option: zero for the largest, and more for a smaller one.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
+    >>> curves = Curves.through(space, [{0: 0.4, 1: 0.1}, {0: 0.05, 1: 0.01}])  # the head matters less
+    >>> curves.at(0.06).tolist(), curves.at(0.2).tolist()
+    ([2, 0], [1, 0])
+    """
 
     space: SearchSpace
     damages: tuple[Floats, ...]
@@ -156,7 +163,11 @@ def fits(problem: Problem, genome: Genome) -> bool:
 
 
 def shares_of(choice: Choice) -> Floats:
-    """Each option as a share of the largest; words by their place."""
+    """Each option as a share of the largest; words by their place.
+
+    >>> shares_of(Choice("stem", "width", (8, 16, 32))).tolist()
+    [0.25, 0.5, 1.0]
+    """
     values = [o if isinstance(o, int) else i + 1 for i, o in enumerate(choice.options)]
     return np.array(values, dtype=np.float64) / values[-1]
 

@@ -32,8 +32,18 @@ class Constructed(Proposer):
 class OneStep(RandomSearch):
     """Settings of one-step search; `population` is the number of subnets asked for at a time.
 
+    `evaluations` is that of all.
+
     EagleEye rejects what a random draw brings outside the budget; here a target is drawn inside it, and a random subnet
     brought there by bisection on the exact cost.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace(tuple(Choice(f"layer{i}", "width", (8, 16, 24, 32)) for i in range(6)))
+    >>> costs = lambda genomes: {"macs": 1.0 + genomes.sum(axis=1)}
+    >>> problem = Problem.parse(space, ["accuracy"], costs, {"macs": (0.4, 0.6)})
+    >>> search = OneStep(population=4, evaluations=4).start(problem)
+    >>> all(0.4 <= problem.cost(subnet)["macs"] / 19 <= 0.6 for subnet in search.ask())  # the largest costs 19
+    True
     """
 
     def proposer(self, problem: Problem) -> Proposer:

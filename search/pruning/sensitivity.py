@@ -33,6 +33,19 @@ class Sensitivity(Engine):
     of a point is the loss of score relative to the baseline's; a better score is none. With `adaptive`, intervals are
     halved only where damage rises by more than twice `tolerance`, and not where it is above `ceiling`.
     The last subnet asked for meets the budget at the least damage, or has all choices at a damage of `threshold`.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16)), Choice("head", "width", (8, 16))))
+    >>> costs = lambda genomes: {"macs": 1.0 + genomes.sum(axis=1)}
+    >>> search = Sensitivity().start(Problem.parse(space, ["accuracy"], costs, {"macs": 0.7}))
+    >>> while batch := search.ask():
+    ...     for subnet in batch:
+    ...         search.tell(subnet, {"accuracy": 60.0 + 2 * subnet["stem"] + 0.1 * subnet["head"]})
+    >>> search.ranked(), search.stopped
+    ([Subnet({'stem': 16, 'head': 8})], 'the curves of 2 choices are known from 2 points')
+
+    Raises:
+        ValueError: a share outside (0, 1), or a tolerance, ceiling or threshold out of range.
     """
 
     grid: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -64,7 +77,17 @@ class Sensitivity(Engine):
 
 
 class Analysis(Exact):
-    """Sensitivity analysis under way: the baseline, points of curves, and the subnet that they lead to."""
+    """Sensitivity analysis under way: the baseline, points of curves, and the subnet that they lead to.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16)),))
+    >>> problem = Problem.parse(space, ["accuracy"], lambda genomes: {"macs": 1.0 + genomes[:, 0]})
+    >>> search = Sensitivity().start(problem)
+    >>> while batch := search.ask():
+    ...     search.tell(batch[0], {"accuracy": 80.0 if batch[0]["stem"] == 16 else 60.0})
+    >>> search.proposer.known(search.ledger)
+    [{1: 0.0, 0: 0.25}]
+    """
 
     probes = True
 
@@ -159,14 +182,22 @@ class Analysis(Exact):
 
 
 def damage(baseline: float, score: float) -> float:
-    """How much worse a score is, relative to the baseline's; one that is not finite is worth nothing."""
+    """How much worse a score is, relative to the baseline's; one that is not finite is worth nothing.
+
+    >>> damage(80.0, 60.0), damage(80.0, 81.0), damage(80.0, float("nan"))
+    (0.25, 0.0, 1.0)
+    """
     if not np.isfinite(score):
         return 1.0
     return max(baseline - score, 0.0) / max(abs(baseline), 1e-12)
 
 
 def grid_of(choice: Choice, grid: Sequence[float]) -> list[int]:
-    """Indices of the options nearest to the shares of a grid, ascending, without the largest; all where words."""
+    """Indices of the options nearest to the shares of a grid, ascending, without the largest; all where words.
+
+    >>> grid_of(Choice("stem", "width", (8, 16, 24, 32)), (0.25, 0.3, 0.8))
+    [0, 2]
+    """
     shares = shares_of(choice)
     if any(isinstance(option, str) for option in choice.options):
         return list(range(len(shares) - 1))
@@ -179,6 +210,14 @@ def missing(shares: Floats, grid: Sequence[int], points: Points, limits: tuple[f
 
     An interval is done where its ends are so alike that a falling curve stays within the tolerance of their mean, or
     where both are too bad.
+
+    >>> shares, grid = np.array([0.25, 0.5, 0.75, 1.0]), [0, 1, 2]
+    >>> missing(shares, grid, {3: 0.0}, (0.01, 0.2))  # the end first
+    [0]
+    >>> missing(shares, grid, {0: 0.3, 3: 0.0}, (0.01, 0.2))  # then the middle, where the ends differ
+    [2]
+    >>> missing(shares, grid, {0: 0.3, 3: 0.0}, None)  # without limits all
+    [1, 2]
     """
     if limits is None or not grid:
         return [option for option in grid if option not in points]

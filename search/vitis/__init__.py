@@ -11,13 +11,15 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa.search.vitis.calibration import calibrate_bn
+from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.fine_grained import SparsePruner
 from ofa.search.vitis.iterative import IterativePruningRunner
+from ofa.search.vitis.loading import slim_model_from_state_dict, transform_to_slim_model
 from ofa.search.vitis.once_for_all import OFAPruner
 from ofa.search.vitis.one_step import OneStepPruningRunner
-from ofa.search.vitis.profiler import model_complexity, profile
+from ofa.search.vitis.profiler import count_flops, count_macs, count_params, model_complexity, profile
 from ofa.search.vitis.ratio import UnreachableRatio
-from ofa.search.vitis.sparse_and_slim import slim_model_from_state_dict, slim_state_dict, sparse_state_dict
+from ofa.search.vitis.sparse_and_slim import slim_state_dict, sparse_state_dict
 
 __all__ = [
     "IterativePruningRunner",
@@ -26,6 +28,9 @@ __all__ = [
     "SparsePruner",
     "UnreachableRatio",
     "calibrate_bn",
+    "count_flops",
+    "count_macs",
+    "count_params",
     "get_pruning_runner",
     "model_complexity",
     "profile",
@@ -34,8 +39,6 @@ __all__ = [
     "sparse_state_dict",
     "transform_to_slim_model",
 ]
-
-transform_to_slim_model = slim_model_from_state_dict  # two names of one function there, too
 
 RUNNERS: dict[str, type[IterativePruningRunner] | type[OneStepPruningRunner]] = {
     "iterative": IterativePruningRunner,
@@ -52,5 +55,5 @@ def get_pruning_runner(
         ValueError: another method.
     """
     if method not in RUNNERS:
-        raise ValueError(f"method is {' or '.join(RUNNERS)}, got {method!r}")
+        raise OptimizerInvalidArgumentError(f"method is {' or '.join(RUNNERS)}, got {method!r}")
     return RUNNERS[method](model, input_signature)

@@ -11,6 +11,8 @@ import numpy as np
 
 from ofa import Choice, SearchSpace, Subnet
 from ofa.search.pruning import Curves, Sensitivity, damage, grid_of, missing, shares_of
+from ofa.search.vitis.direction import announced, direction
+from ofa.search.vitis.errors import OptimizerInvalidAnaResultError
 from ofa.search.vitis.files import read_json, write_json
 from ofa.search.vitis.groups import Group, option_at, share_removed
 from ofa.search.vitis.results import gain
@@ -31,7 +33,7 @@ class Analysis:
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    mode: str = "max"
+    mode: str = ""
     graph: str = ""
     weights: str = ""
     pending: list[Any] = field(default_factory=list)
@@ -55,13 +57,13 @@ class Analysis:
                 for row in content["groups"]
             ]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no sensitivity analysis: {error!r}") from None
+            raise OptimizerInvalidAnaResultError(f"{path} is no sensitivity analysis: {error!r}") from None
         keys = ("mode", "graph_digest", "weights_digest", "importance", "gradients_digest")
         mode, graph, weights, importance, gradients = (str(content.get(key) or "") for key in keys)
         steps = list(content.get("uncompleted_steps") or ())
         barred, grouped = list(content.get("excludes") or ()), bool(content.get("with_group_conv", True))
         calibrated = bool(content.get("calibrated"))
-        return cls(rows, mode or "max", graph, weights, steps, calibrated, importance, gradients, barred, grouped)
+        return cls(rows, mode, graph, weights, steps, calibrated, importance, gradients, barred, grouped)
 
     def write(self, path: Path) -> None:
         content = {
@@ -83,13 +85,36 @@ class Analysis:
         """The score of the whole network."""
         return next((v for row in self.rows for share, v in row["metrics"] if share is None), None)
 
+    @property
+    def pruned(self) -> list[float]:
+        """The scores of all other networks."""
+        return [v for row in self.rows for share, v in row["metrics"] if share is not None]
+
+    @property
+    def direction(self) -> str:
+        """Which scores are better, as it is said or else told by the scores themselves; empty where that cannot be."""
+        whole = self.baseline
+        return self.mode or ("" if whole is None else direction(whole, self.pruned))
+
+    @property
+    def announcement(self) -> str:
+        """A sentence on the direction, if there is something to say."""
+        whole = self.baseline
+        return announced(self.mode, whole, self.pruned) if whole is not None and self.direction else ""
+
+    def is_like(self, asked: Analysis) -> bool:
+        """Whether its scores are of the same networks."""
+        same = ("graph", "weights", "calibrated", "importance", "gradients")
+        return all(getattr(self, name) == getattr(asked, name) for name in same)
+
     def scores(self, group: Group) -> dict[float, float]:
         """Scores of a group by share removed; the worst where several rows are about it."""
         found: dict[float, float] = {}
+        mode = self.direction or "max"
         for share, value in (m for row in self.rows if group.matches(row) for m in row["metrics"]):
             if share is not None:
                 both = (value, found.get(float(share), value))
-                found[float(share)] = min(both, key=lambda score: gain(score, self.mode))
+                found[float(share)] = min(both, key=lambda score: gain(score, mode))
         return found
 
     def damages(self, group: Group) -> dict[float, float]:
@@ -97,8 +122,9 @@ class Analysis:
         whole = self.baseline
         if whole is None:
             return {}
-        gains = {share: gain(score, self.mode) for share, score in self.scores(group).items()}
-        before = gain(whole, self.mode)
+        mode = self.direction or "max"
+        gains = {share: gain(score, mode) for share, score in self.scores(group).items()}
+        before = gain(whole, mode)
         return {s: damage(before, g) if np.isfinite(g) else WORTHLESS for s, g in gains.items()}
 
     def curves(self, space: SearchSpace, groups: Sequence[Group]) -> Curves:
@@ -141,9 +167,11 @@ def share_of(value: Any) -> float | None:
 
 
 def check_baseline(score: float) -> None:
-    """Raise a ValueError where the whole network's score is no number that others could be compared with."""
+    """Raise an error where the whole network's score is no number that others could be compared with."""
     if not np.isfinite(score):
-        raise ValueError(f"the score of the whole network is a finite number, got {score}: look at eval_fn")
+        raise OptimizerInvalidAnaResultError(
+            f"the score of the whole network is a finite number, got {score}: look at eval_fn"
+        )
 
 
 def rows_of(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from torch import nn
 from ofa.files import write_text
 from ofa.persistence import tensors_digest
 from ofa.tracing import operations_of
+
+if os.name == "posix":
+    import fcntl
 
 FOLDER = Path(".vai")
 
@@ -42,6 +47,22 @@ def read_json(path: str | Path, *keys: str) -> Any:
 def write_json(path: str | Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write a file at once, so that a kill leaves the old one or the new one."""
     write_text(Path(path), json.dumps(content, indent=1))
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes that ask for the same folder waiting, where the system can; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.name != "posix":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems of networks have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
 
 
 def graph_digest(model: nn.Module, inputs: Any) -> str:

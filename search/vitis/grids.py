@@ -44,6 +44,11 @@ class Points:
             own |= {group.name: tuple(shares) for group in groups if names & {*group.nodes, *group.members}}
         return cls(tuple(sorted({share for shares in own.values() for share in shares})), own)
 
+    @property
+    def coarsest(self) -> Grid:
+        """The largest sparsity alone, which tells most."""
+        return (max(self.every),)
+
     def settings(self, adaptive: bool) -> Sensitivity:
         return Sensitivity(tuple(1 - share for share in self.every), adaptive)
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ofa import SearchSpace, SpaceConfig, Supernet
 from ofa.backbone import unwrapped
 from ofa.persistence import weights_digest
 from ofa.search import Archive, Constraint, Evolution
+from ofa.search.objectives import Objective
 from ofa.search.problem import Problem
 from ofa.search.vitis.bins import MILLION, best_of_bins
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.files import FOLDER, read_json, write_json
 from ofa.search.vitis.groups import find_groups, open_groups, open_space
+from ofa.search.vitis.loading import unwrapped_weights
 from ofa.search.vitis.names import Excludes, excluded
-from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress
+from ofa.search.vitis.runner import check_divisor, console, evaluate, metric_of, progress
 from ofa.search.vitis.settings import Setting, Settings, layer_of
 from ofa.search.vitis.sparse_and_slim import original
 from ofa.slicing import Measure
@@ -53,6 +55,7 @@ class OFAPruner:
         *,
         channel_divisible: int | None = None,
         importance: str | Measure | None = None,
+        linear: bool = False,
     ) -> Supernet:
         """The network made elastic, in widths of `expand_ratio` and in kernels above 3×3; it is trained as it is.
 
@@ -60,15 +63,17 @@ class OFAPruner:
         elsewhere groups with a 1×1 convolution have the upper half of the widths. With `auto_add_excludes` the first
         and last convolutions stay. The largest subnet is the network itself, bit for bit; narrower ones keep leading
         channels, which are the more important ones where `importance` (l1, l2, …) sorts them before.
-        `save_search_space` writes `searchspace.config`.
+        Linear layers keep their outputs, unless `linear`. `save_search_space` writes `searchspace.config`.
 
         Raises:
-            ValueError: an exclude matches nothing, or nothing can be made elastic.
+            ValueError: an exclude matches nothing, nothing can be made elastic, or `expand_ratio` is no list of
+                fractions.
         """
+        ratios = fractions(expand_ratio)
         divisor = channel_divisble if channel_divisible is None else channel_divisible
         check_divisor(divisor)
         config = SpaceConfig(
-            tuple(float(ratio) for ratio in expand_ratio),
+            ratios,
             depth=False,
             divisor=divisor,
             policy="auto",
@@ -77,6 +82,7 @@ class OFAPruner:
         with progress("converting") as tell:
             supernet = Supernet(self.model, self.inputs, config, tell)
         stay = set(excluded(self.model, excludes))
+        stay |= {name for name, module in self.model.named_modules() if isinstance(module, nn.Linear) and not linear}
         widths = [group.name for group in open_groups(find_groups(supernet), stay, with_group_conv=True)]
         kernels = [c.name for c in supernet.space.choices if c.kind == "kernel" and layer_of(c) not in stay]
         if not widths and not kernels:
@@ -99,6 +105,97 @@ class OFAPruner:
         subnet = chosen[kind] if kind in chosen else self.space.sample(self.rng)
         elastic(model).activate(subnet)
         return model, self.settings.of(subnet, self.space)
+
+    def sample_random_subnet_within_range(
+        self, model: nn.Module, min_macs: float, max_macs: float
+    ) -> tuple[float, Setting]:
+        """MACs (in M) and setting of a random subnet between two numbers of MACs (in M), which `model` then runs.
+
+        Raises:
+            ValueError: no subnet has so many MACs; says what the space offers.
+        """
+        supernet = elastic(model)
+        problem = self._problem(supernet, ["macs"], min_macs, max_macs)
+        pool = problem.pool(self.rng, 1)
+        subnet = self.space.decode(pool[self.rng.integers(len(pool))])
+        supernet.activate(subnet)
+        return supernet.cost(subnet).macs / MILLION, self.settings.of(subnet, self.space)
+
+    def sample_random_subnet_mutate_and_reset(
+        self, dynamic_subnet_setting: Sequence[Any], prob: float = 0.1
+    ) -> Setting:
+        """A setting in which each group of layers has, with this probability, another width and other kernels.
+
+        Raises:
+            ValueError: the setting is not of this space.
+        """
+        subnet = self.settings.subnet(dynamic_subnet_setting)
+        changed: dict[str, int | str] = {}
+        for group in self.settings.groups:
+            if self.rng.random() < prob:
+                choices = {c.name for layer in group for c in (layer.width, layer.kernel) if c is not None}
+                changed |= {name: self._another(name, subnet[name]) for name in sorted(choices)}
+        return self.settings.of(subnet.replace(**changed), self.space)
+
+    def _another(self, choice: str, option: int | str) -> int | str:
+        """A random other option of a choice, if there is one."""
+        others = [other for other in self.space[choice].options if other != option]
+        return others[self.rng.integers(len(others))] if others else option
+
+    def sample_random_subnet_crossover_and_reset(
+        self, cfg1: Sequence[Any], cfg2: Sequence[Any], p: float = 0.5
+    ) -> Setting:
+        """A setting that has each width and each kernel from the first one with this probability, else the second's.
+
+        Raises:
+            ValueError: one of them is not of this space.
+        """
+        first, second = self.settings.subnet(cfg1), self.settings.subnet(cfg2)
+        taken = {name: first[name] for name in first if self.rng.random() < p}
+        return self.settings.of(second.replace(**taken), self.space)
+
+    def check_dynamic_subnet_setting(self, dynamic_subnet_setting: Sequence[Any]) -> bool:
+        """Whether a setting has layers, widths and kernels of this space, equal in a group; prints what differs."""
+        try:
+            self.settings.subnet(dynamic_subnet_setting)
+        except ValueError as error:
+            console.print(str(error), markup=False)
+            return False
+        return True
+
+    def get_config_list(self, excludes: Excludes = None) -> Setting:
+        """The candidate widths and kernels of every layer, as `save_search_space` writes them, without the excludes.
+
+        Raises:
+            ValueError: an exclude matches nothing.
+        """
+        stay = set(excluded(self.model, excludes))
+        groups = self.settings.of(None, self.space)
+        return [group for group in groups if not stay & {str(entry["dynamic_conv_module_name"]) for entry in group}]
+
+    @staticmethod
+    def load_dynamic_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
+        """Load weights that Vitis' own elastic network was trained to (`conv1.conv.weight`, `bn1.bn.weight`).
+
+        Raises:
+            ValueError: they are of another network; names what lacks.
+        """
+        network = elastic(model).model
+        try:
+            network.load_state_dict(unwrapped_weights(network, state_dict))
+        except RuntimeError as error:
+            raise ValueError(f"the weights are of another network: {str(error).splitlines()[-1].strip()}") from None
+        return model
+
+    def _problem(
+        self, supernet: Supernet, objectives: Sequence[Objective | str], min_macs: float, max_macs: float
+    ) -> Problem:
+        """The space with exact costs, and the subnets between two numbers of MACs (in M)."""
+        if not 0 <= min_macs <= max_macs or not max_macs > 0:
+            raise ValueError(f"min_macs and max_macs are million MACs in this order, got {min_macs} and {max_macs}")
+        band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
+        whole, part = supernet.space, self.space
+        return Problem.parse(part, objectives, lambda g: supernet.costs(whole.lifted(g, part)), [band])
 
     def get_static_subnet(
         self, dynamic_subnet: nn.Module, dynamic_subnet_setting: Sequence[Any] | None = None
@@ -194,11 +291,8 @@ class OFAPruner:
         children = max(mutate_size + crossover_size, 1)
         evaluations = parent_popu_size + max(iteration - 1, 0) * children
         engine = Evolution(parent_popu_size, evaluations, crossover_size / children, mutate_prob)
-        band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
-        whole, part = supernet.space, self.space
-        search = engine.start(
-            Problem.parse(part, [metric, "macs"], lambda g: supernet.costs(whole.lifted(g, part)), [band]), seed
-        )
+        part = self.space
+        search = engine.start(self._problem(supernet, [metric, "macs"], min_macs, max_macs), seed)
         here = str(next(supernet.parameters()).device)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)
@@ -212,6 +306,18 @@ class OFAPruner:
         return (
             FOLDER / f"{type(self.model).__name__}_{hashlib.sha256(words.encode()).hexdigest()[:12]}.evolution.sqlite"
         )
+
+
+def fractions(ratios: Any) -> tuple[float, ...]:
+    """Widths as fractions.
+
+    Raises:
+        ValueError: it is no list of numbers.
+    """
+    try:
+        return tuple(float(ratio) for ratio in ratios)
+    except (TypeError, ValueError):
+        raise ValueError(f"expand_ratio is a list of fractions such as [0.5, 0.75, 1], got {ratios!r}") from None
 
 
 def elastic(model: nn.Module) -> Supernet:

@@ -41,6 +41,27 @@ def model_complexity(
     return (Macs().written(cost), Params().written(found.trainable)) if readable else (cost, found.trainable)
 
 
+def count_macs(model: nn.Module, inputs: Any) -> int:
+    """Multiply–accumulates per sample of whatever runs: convolutions and matrix products.
+
+    >>> count_macs(nn.Linear(4, 2), torch.zeros(1, 4)), count_flops(nn.Linear(4, 2), torch.zeros(1, 4))
+    (8, 16)
+    >>> count_params(nn.Linear(4, 2))
+    10
+    """
+    return complexity(model, inputs).macs
+
+
+def count_flops(model: nn.Module, inputs: Any) -> int:
+    """Twice the MACs."""
+    return complexity(model, inputs).flops
+
+
+def count_params(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def profile(model: nn.Module, inputs: Any, num_iters: int = 100) -> Profile:
     """Time evaluation passes where the network is, after some that do not count, and count its peak memory.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from ofa import Subnet
@@ -9,13 +11,14 @@ from ofa.search import Constraint
 from ofa.search.objectives import Floats
 from ofa.search.problem import Costs, Problem
 from ofa.search.pruning import Curves
+from ofa.search.vitis.errors import OptimizerSubnetError
 from ofa.space import Genome, sample_at_cost
 
 TOLERANCE = 0.01  # of the whole network's MACs; of those that are to stay, where it can be
 NEAR = 64  # genomes on the way of a common threshold that are moved into the tolerance
 
 
-class UnreachableRatio(ValueError):
+class UnreachableRatio(OptimizerSubnetError):
     """No subnet removes the share of MACs asked for; `closest` is the nearest share that was found."""
 
     def __init__(self, message: str, closest: float) -> None:
@@ -23,13 +26,14 @@ class UnreachableRatio(ValueError):
         self.closest = closest
 
 
-def within_ratio(curves: Curves, costs: Costs, removal_ratio: float, whole: float) -> Subnet:
+def within_ratio(curves: Curves, costs: Costs, removal_ratio: float, whole: float, strict: bool = False) -> Subnet:
     """The subnet at the least damage that removes a share of the `whole` network's MACs, to within 1 % of these.
 
-    Where it can be, MACs are at most those wanted, and less by 1 % of them at most.
+    Where it can be, MACs are at most those wanted, and less by 1 % of them at most. Where there is none it is the one
+    that is nearest, with a warning.
 
     Raises:
-        UnreachableRatio: there is none; the closest is named.
+        UnreachableRatio: there is none, and `strict`; the closest is named.
     """
     space = curves.space
     target, slack = (1 - removal_ratio) * whole, TOLERANCE * whole
@@ -38,7 +42,7 @@ def within_ratio(curves: Curves, costs: Costs, removal_ratio: float, whole: floa
     except ValueError:
         found = nearby(curves, band(curves, costs, max(target - slack, 1.0), target + slack))
     if not len(found):
-        raise unreachable(curves, costs, removal_ratio, whole)
+        return nearest(curves, costs, removal_ratio, whole, strict)
     damage = np.array([curves.damages[i][found[:, i]] for i in range(len(space))])  # (choices, population)
     return space.decode(found[np.lexsort((damage.sum(axis=0), damage.max(axis=0)))[0]])
 
@@ -59,8 +63,8 @@ def nearby(curves: Curves, problem: Problem) -> Genome:
         return moved
 
 
-def unreachable(curves: Curves, costs: Costs, removal_ratio: float, whole: float) -> UnreachableRatio:
-    """The error, with the closest share and the range of shares."""
+def nearest(curves: Curves, costs: Costs, removal_ratio: float, whole: float, strict: bool) -> Subnet:
+    """The subnet whose share removed is closest, with a warning of both shares, or, `strict`, as an error."""
     space = curves.space
 
     def macs(genomes: Genome) -> Floats:
@@ -69,12 +73,17 @@ def unreachable(curves: Curves, costs: Costs, removal_ratio: float, whole: float
     targets = np.full(256, (1 - removal_ratio) * whole)
     drawn = sample_at_cost(space, macs, targets, np.random.default_rng(0))
     ends = np.stack([space.encode(space.largest), space.encode(space.smallest)])
-    removed = 1 - macs(np.concatenate([ends, drawn])) / whole
-    closest = float(removed[np.argmin(np.abs(removed - removal_ratio))])
+    genomes = np.concatenate([ends, drawn])
+    removed = 1 - macs(genomes) / whole
+    best = int(np.argmin(np.abs(removed - removal_ratio)))
+    closest, taken = float(removed[best]), "" if strict else ", which is taken"
     before = f"; earlier rounds removed {removed[0]:.4f} already" if removed[0] > TOLERANCE else ""
-    return UnreachableRatio(
-        f"removal_ratio={removal_ratio:g} cannot be met within 0.01: the closest is {closest:.4f},"
-        f" and removals reach from {removed[0]:.4f} to {removed[1]:.4f}; a smaller"
-        f" channel_divisible has more widths{before}",
-        closest,
+    message = (
+        f"removal_ratio={removal_ratio:g} cannot be met within 0.01: the closest is {closest:.4f}{taken};"
+        f" removals reach from {removed[0]:.4f} to {removed[1]:.4f}, and a smaller channel_divisible has more"
+        f" widths{before}"
     )
+    if strict:
+        raise UnreachableRatio(message, closest)
+    warnings.warn(message, stacklevel=2)
+    return space.decode(genomes[best])

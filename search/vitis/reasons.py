@@ -13,16 +13,19 @@ SHOWN = 4  # layers of one reason
 
 
 def reasons_of(
-    supernet: Supernet, groups: Sequence[Group], opened: Sequence[Group], excluded: Mapping[str, str]
+    supernet: Supernet, groups: Sequence[Group], opened: Sequence[Group], excluded: Mapping[str, str], call: str
 ) -> dict[str, str]:
-    """The reason of every layer whose output channels stay, be it that its group is not open."""
+    """The reason of every layer whose output channels stay, be it that its group is not open.
+
+    `call` is the method that opens convolutions in groups.
+    """
     nodes = {node for group in groups for node in group.nodes}
     layers = (layer for layer in supernet.report.layers if layer.name not in nodes)
     found = {layer.name: why for layer in layers if (why := layer.why() or ("" if layer.choices else layer.reason))}
     for group in groups:
         if group not in opened:
             barred = [name for name in (*group.nodes, *group.members) if name in excluded]
-            grouped = "a convolution in groups is among what it changes; with_group_conv=True prunes it"
+            grouped = f"a convolution in groups is among what it changes; {call}(with_group_conv=True) prunes it"
             for node in group.nodes:
                 together = f"changes only together with {barred[0]}" if barred else grouped
                 found[node] = excluded.get(node, together)

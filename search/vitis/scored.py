@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ofa import Subnet, Supernet
 from ofa.files import replacing
+from ofa.search.vitis.direction import announced, check_told, direction
+from ofa.search.vitis.errors import OptimizerInvalidAnaResultError, OptimizerInvalidArgumentError, OptimizerSubnetError
 from ofa.search.vitis.files import read_json, write_json
 from ofa.search.vitis.groups import Group, share_removed, subnet_of
 from ofa.search.vitis.results import gain
 from ofa.slicing import State
 
-IDENTITY = ("graph_digest", "weights_digest", "importance", "gradients_digest", "mode", "channel_divisible", "excludes",
+IDENTITY = ("graph_digest", "weights_digest", "importance", "gradients_digest", "channel_divisible", "excludes",
             "with_group_conv")  # fmt: skip
 
 
@@ -34,18 +36,22 @@ class Contender:
 
 @dataclass(frozen=True)
 class Contenders:
-    """Candidates, the worst first; `identity` says what they hold for, and is empty in a file of Vitis'."""
+    """Candidates by ascending score; `identity` says what they hold for, and is empty in a file of Vitis'.
+
+    `mode` is which scores are said to be better, empty where nobody said it.
+    """
 
     rows: tuple[Mapping[str, Any], ...]
     whole: float
     whole_macs: float
     members: tuple[Contender, ...]
     identity: Mapping[str, Any]
+    mode: str = ""
 
     @classmethod
     def of(
         cls, supernet: Supernet, groups: Sequence[Group], whole: float, scores: Mapping[Subnet, float],
-        identity: Mapping[str, Any],
+        identity: Mapping[str, Any], mode: str,
     ) -> Contenders:  # fmt: skip
         """From the scores of subnets."""
         macs = supernet.cost(supernet.space.largest).macs
@@ -58,8 +64,8 @@ class Contenders:
             for subnet, score in scores.items()
         ]
         rows = tuple(group.to_json() for group in groups)
-        members.sort(key=lambda member: gain(member.score, identity["mode"]))
-        return cls(rows, whole, macs, tuple(members), identity)
+        members.sort(key=lambda member: gain(member.score, "max"))
+        return cls(rows, whole, macs, tuple(members), identity, mode)
 
     @classmethod
     def read(cls, path: Path) -> Contenders:
@@ -78,9 +84,10 @@ class Contenders:
             if any(len(m.ratios) != len(rows) for m in members):
                 raise ValueError(f"{len(rows)} groups and another number of ratios")
             identity = {key: content[key] for key in IDENTITY if key in content}
-            return cls(rows, float(whole["score"]), float(whole["macs"] or 0), tuple(members), identity)
+            mode = str(content.get("mode") or "")
+            return cls(rows, float(whole["score"]), float(whole["macs"] or 0), tuple(members), identity, mode)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} is no list of candidates: {error!r}") from None
+            raise OptimizerInvalidAnaResultError(f"{path} is no list of candidates: {error!r}") from None
 
     def write(self, path: Path) -> None:
         content = {
@@ -90,14 +97,18 @@ class Contenders:
             "macs": [member.macs for member in self.members],
             "scores": {str(i): member.score for i, member in enumerate(self.members)},
         }
-        write_json(path, {**content, **self.identity})
+        write_json(path, {**content, "mode": self.mode, **self.identity})
 
     def check(self, identity: Mapping[str, Any], path: Path) -> None:
-        """Raise a ValueError where the file was made with something else than `identity` says."""
-        differ = [key for key in identity if self.identity.get(key, identity[key]) != identity[key]]
+        """Raise an error where the file was made with something else than `identity` says."""
+        differ = self.differ(identity)
         if differ:
             rows = ", ".join(f"{key} {self.identity[key]!r}, here {identity[key]!r}" for key in differ)
-            raise ValueError(f"{path} was made with {rows}; search(forced=True) starts anew")
+            raise OptimizerInvalidAnaResultError(f"{path} was made with {rows}; search(forced=True) starts anew")
+
+    def differ(self, identity: Mapping[str, Any]) -> list[str]:
+        """What the file was made with something else of than `identity` says."""
+        return [key for key in identity if self.identity.get(key, identity[key]) != identity[key]]
 
     def subnet(self, member: Contender, supernet: Supernet, groups: Sequence[Group]) -> Subnet:
         return subnet_of(supernet, groups, list(zip(self.rows, member.ratios, strict=True)))
@@ -105,20 +116,45 @@ class Contenders:
     def scores(self, supernet: Supernet, groups: Sequence[Group]) -> list[tuple[Subnet, float]]:
         return [(self.subnet(member, supernet, groups), member.score) for member in self.members]
 
+    @property
+    def direction(self) -> str:
+        """Which scores are better, as it is said or else told by the scores themselves; empty where that cannot be."""
+        return self.mode or direction(self.whole, self._numbers)
+
+    @property
+    def announcement(self) -> str:
+        """A sentence on the direction, if there is something to say."""
+        return announced(self.mode, self.whole, self._numbers) if self.members else ""
+
+    def check_told(self) -> None:
+        """Raise an error where it cannot be told which scores are better."""
+        check_told(self.direction, self.whole, self._numbers, "search")
+
     def member(self, index: int | None) -> Contender:
-        """The candidate at an index; the best one without.
+        """The candidate at an index, counted from the lowest score; the best one at 0, as there, and without.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is none, or it cannot be told which is the best.
         """
         last = len(self.members) - 1
         if index is not None and not -last - 1 <= index <= last:
-            raise ValueError(f"index lies in 0 (the worst) to {last} (the best, also -1), got {index}")
+            raise OptimizerInvalidArgumentError(
+                f"index lies in 1 (the second lowest score) to {last} (the highest, also -1), or is 0 (the best),"
+                f" got {index}"
+            )
         if last < 0:
-            raise ValueError("no candidate is scored yet: call search() again")
-        if index is None and math.isnan(self.members[-1].score):
-            raise ValueError(f"all {last + 1} candidates scored nan: no one is the best")
-        return self.members[-1 if index is None else index]
+            raise OptimizerSubnetError("no candidate is scored yet: call search() again")
+        if index:
+            return self.members[index]
+        self.check_told()
+        best = max(self.members, key=lambda member: gain(member.score, self.direction))
+        if math.isnan(best.score):
+            raise OptimizerSubnetError(f"all {last + 1} candidates scored nan: no one is the best")
+        return best
+
+    @property
+    def _numbers(self) -> list[float]:
+        return [member.score for member in self.members]
 
 
 @dataclass(frozen=True)

@@ -170,5 +170,5 @@ def length(index: Any) -> int:
 
 def edges_of(module: nn.Module, choice: Choice | None) -> tuple[tuple[int, ...], ...]:
     """The kernel of a layer at each option of its choice."""
-    own = tuple(getattr(module, "kernel_size", ()))
+    own = tuple(getattr(module, "kernel_size", (1, 1)))  # a linear layer is a convolution of one place
     return (own,) if choice is None else tuple((int(edge),) * len(own) for edge in choice.options)

@@ -194,24 +194,6 @@ def sparse_state_dict(state_dict: State, model: nn.Module, json_path: str | Path
     return padded(state_dict, read_plan(json_path), model.state_dict(), aliases(model))
 
 
-def slim_model_from_state_dict(model: nn.Module, state_dict: State, json_path: str | Path) -> nn.Module:
-    """The slim network of the original `model`, with weights in the slim or the sparse form; nothing is traced.
-
-    Raises:
-        ValueError: the file is no pruning-info file, or of another network, or the weights are.
-    """
-    plan, state = read_plan(json_path), dict(state_dict)
-    network = slim_network(model, plan)
-    whole = model.state_dict()
-    if all(name in whole and whole[name].shape == tensor.shape for name, tensor in state.items()):
-        state = cut(state, plan, aliases(model))
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"these weights are not of the network in {json_path}: {error}") from None
-    return network
-
-
 def read_plan(json_path: str | Path) -> Plan:
     try:
         return plan_from_json(Path(json_path).read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ofa.conf.program.exporters import Exporter
+from ofa.conf.program.exporters import Exporter, Facts
 from ofa.slicing import Plan
 
 
@@ -15,7 +15,9 @@ from ofa.slicing import Plan
 class Half(Exporter):
     name, file = "half", "half.safetensors"
 
-    def write(self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan) -> dict[str, float]:
+    def write(
+        self, network: torch.nn.Module, example: torch.Tensor, path: Path, plan: Plan, facts: Facts
+    ) -> dict[str, float]:
         rounded = copy.deepcopy(network).half()
         save_file(rounded.state_dict(), path)
         with torch.no_grad():

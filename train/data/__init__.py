@@ -6,6 +6,7 @@ In: names and paths. Out: `Splits` (train, validation, test). Uses no other room
 from ofa.train.data.augmentation import Mixing
 from ofa.train.data.datasets import Digits, FashionMNIST, in_memory
 from ofa.train.data.pictures import ImageFolder, Pictures
+from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.data.splits import DataSet, Splits
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ImageFolder",
     "Mixing",
     "Pictures",
+    "Preprocessing",
     "Splits",
     "in_memory",
 ]

@@ -11,7 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ShiftFlip:
-    """Move each picture by up to `shift` of its edge, filling with zeros; mirror half of them if `flip`."""
+    """Move each picture by up to `shift` of its edge, filling with zeros; mirror half of them if `flip`.
+
+    >>> picture = torch.arange(4.0).view(1, 1, 2, 2)
+    >>> ShiftFlip(shift=0.0)(picture, torch.Generator()).flatten().tolist()
+    [0.0, 1.0, 2.0, 3.0]
+
+    Raises:
+        ValueError: the shift is no fraction.
+    """
 
     shift: float = 0.1
     flip: bool = False
@@ -42,7 +50,17 @@ class ShiftFlip:
 @dataclass(frozen=True)
 class Mixing:
     """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019) as timm does them: pictures mixed with another's, labels
-    in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none."""
+    in proportion. `mixup` and `cutmix` are the alphas of their Beta distributions, 0 for none.
+
+    `share` is the probability that a batch is mixed at all, `switch` that it is by CutMix where both are given.
+
+    >>> images, labels = Mixing(mixup=0.2)(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]), classes=2)
+    >>> images.shape, labels.sum(1).round(decimals=3).tolist()
+    (torch.Size([4, 1, 8, 8]), [1.0, 1.0, 1.0, 1.0])
+
+    Raises:
+        ValueError: a negative alpha, none above 0, or a share that is no probability.
+    """
 
     mixup: float = 0.2
     cutmix: float = 0.0

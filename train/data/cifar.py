@@ -18,7 +18,10 @@ from ofa.train.data.splits import Splits
 class CIFAR:
     """50,000 + 10,000 pictures 32×32; `validation` of the first are held out of training.
 
-    `folder` holds `cifar-10-batches-py` or `cifar-100-python`; `download` fetches them through torchvision.
+    `folder` holds `cifar-10-batches-py` or `cifar-100-python`; `download` fetches them through torchvision; `classes`
+    says which of the two. `size` is the edge in pixels that pictures are brought to; `shift` is the share of it that
+    they move by at most in training; `flip` mirrors half of them. `balanced` draws every class equally often; `seed`
+    decides what is held out.
     """
 
     folder: str

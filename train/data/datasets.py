@@ -24,6 +24,10 @@ Labels = npt.NDArray[np.int64]
 def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]:
     """Cut positions in two, (1 - share, share), with every class in the same proportion.
 
+    >>> kept, held_out = stratified(np.array([0, 0, 0, 0, 1, 1, 1, 1]), share=0.25, seed=0)
+    >>> len(kept), sorted((held_out > 3).tolist())  # one of each class
+    (6, [False, True])
+
     Raises:
         ValueError: a class has too few pictures to be in both parts.
     """
@@ -39,7 +43,18 @@ def stratified(labels: Labels, share: float, seed: int) -> tuple[Labels, Labels]
 
 @dataclass(frozen=True)
 class Digits:
-    """1797 handwritten digits, 8×8 upsampled to `size`, about 50/30/20 (scikit-learn, UCI)."""
+    """1797 handwritten digits, 8×8, cut about 50/30/20 (scikit-learn, UCI).
+
+    Pictures are (1, size, size): `size` is the edge that they are brought to. In training each is moved by up to the
+    share `shift` of its edge. `seed` decides how they are cut.
+
+    >>> splits = Digits(size=16).load()
+    >>> [len(split) for split in (splits.train, splits.validation, splits.test)], splits.example.shape
+    ([898, 539, 360], torch.Size([1, 1, 16, 16]))
+
+    Raises:
+        ValueError: (when loaded) a size below 1.
+    """
 
     size: int = 32
     shift: float = 0.1
@@ -64,7 +79,14 @@ class Digits:
 class FashionMNIST:
     """60,000 + 10,000 articles of clothing, 28×28 grey; `validation` of the first are held out of training.
 
-    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder).
+    `folder` holds the idx files, gzipped (Debian's dataset-fashion-mnist) or not (torchvision's raw folder). `size` is
+    the edge in pixels that pictures are brought to; `shift` is the share of it that they move by at most in training;
+    `flip` mirrors half of them. `balanced` draws every class equally often; `seed` decides what is held out.
+
+    >>> FashionMNIST(folder="nowhere").load()  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: train-images-idx3-ubyte[.gz] is not in nowhere; ...
     """
 
     folder: str = "/usr/share/datasets/fashion-mnist"
@@ -142,6 +164,11 @@ def in_memory(
     """Three parts of pictures, normalised with the training part's mean and standard deviation of each channel.
 
     `parts` are training, validation and test: uint8 images (samples, channels, height, width), and labels (samples,).
+
+    >>> parts = [(torch.zeros(n, 1, 8, 8, dtype=torch.uint8), torch.arange(n) % 2) for n in (6, 2, 2)]
+    >>> splits = in_memory(parts, ("even", "odd"), size=8)
+    >>> len(splits.train), splits.num_classes, splits.preprocessing.size
+    (6, 2, 8)
 
     Raises:
         ValueError: `size`, to which pictures are brought, is below 1, or a label is of no class.

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from ofa.train.data.datasets import Labels, stratified
+from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.data.shards import Shards
 from ofa.train.data.splits import LoaderSplit, Splits
 
+CROP = 0.875  # of the shorter edge, in the middle: timm's
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -21,9 +23,17 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
-    `auto_augment` takes its words (`rand-m9-mstd0.5`, …), `erase` is the share of pictures that lose a rectangle.
+    `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
     `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
     `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
+
+    Pictures are (3, size, size): `size` is the edge that they are brought to; `workers` processes read them. Crops in
+    training have areas between the shares in `scale`; `flip` is the probability of a mirror image; `seed` decides what
+    is held out.
+
+    >>> from ofa.train.data import ImageFolder
+    >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
 
     size: int = 224
@@ -51,6 +61,11 @@ class Pictures:
         return replace(self, **{name: wanted[name] for name in null})
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """What becomes of a picture that is not augmented; the crop is timm's."""
+        return Preprocessing(self.size, *self.statistics, CROP, self.interpolation or "bicubic")
+
+    @property
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation that pictures are normalised with."""
         return self.mean or IMAGENET[0], self.std or IMAGENET[1]
@@ -62,9 +77,10 @@ class Pictures:
         return timm.data.create_transform(
             (3, self.size, self.size),
             is_training=augment,
-            interpolation=self.interpolation or "bicubic",
-            mean=self.statistics[0],
-            std=self.statistics[1],
+            interpolation=self.preprocessing.interpolation,
+            mean=self.preprocessing.mean,
+            std=self.preprocessing.std,
+            crop_pct=CROP,
             scale=self.scale,
             hflip=self.flip,
             auto_augment=self.auto_augment,
@@ -82,12 +98,26 @@ class Pictures:
         train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
         validation = LoaderSplit(plain, plain, tuple(held_out.tolist()), self.workers)
         test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
-        return Splits(train, validation, test, classes, 3, self.size, *self.statistics)
+        return Splits(train, validation, test, classes, self.preprocessing)
 
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out)."""
+    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for part, number in ("train", 10), ("test", 2):
+    ...         for label in ("cats", "dogs"):
+    ...             place = Path(folder) / part / label
+    ...             place.mkdir(parents=True)
+    ...             for i in range(number):
+    ...                 Image.new("RGB", (32, 32)).save(place / f"{i}.png")
+    ...     splits = ImageFolder(folder=folder, size=32).load()
+    >>> splits.classes, len(splits.train), len(splits.validation), len(splits.test)
+    (('cats', 'dogs'), 18, 2, 4)
+    """
 
     folder: str
 
@@ -125,8 +155,10 @@ class ImageFolder(Pictures):
 class TimmDataset(Pictures):
     """A dataset by timm's name: `hfds/owner/name`, `wds/name` (tar shards), `torch/cifar10`, or "" for a folder.
 
-    `folder` is timm's root or cache; `image_key` and `label_key` say where a record has its picture and label, if not
-    where timm expects them. Streams without random access (`hfids/…`, `tfds/…`) are refused.
+    `name` is timm's, `num_classes` how many there are. `train_split` and `test_split` are the parts that are read, and
+    `download` fetches what is not here. `folder` is timm's root or cache; `image_key` and `label_key` say where a
+    record has its picture and label, if not where timm expects them. Streams without random access (`hfids/…`,
+    `tfds/…`) are refused.
     """
 
     name: str

@@ -163,7 +163,14 @@ class SeededPictures(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A dataset cut in three, and what a backbone must know about its pictures."""
+    """A dataset cut in three, and what a backbone must know about its pictures.
+
+    >>> from ofa.train.data import Digits
+    >>> splits = Digits().load()
+    >>> images, labels = next(splits.train.shuffled(batch_size=4, seed=0, epoch=0))
+    >>> images.shape, labels.shape, splits.num_classes
+    (torch.Size([4, 1, 32, 32]), torch.Size([4]), 10)
+    """
 
     train: Split
     validation: Split
@@ -203,6 +210,12 @@ class DataSet(Protocol):
     """Where labelled pictures come from: a class with this one method, named in `conf/data/NAME.yaml`.
 
     Its fields are its settings. Pictures in memory are cut and normalised by `ofa.train.data.in_memory`.
+    docs/extending.md shows one of one's own.
+
+    >>> from ofa.train.data import Digits
+    >>> data: DataSet = Digits()
+    >>> data.load().num_classes
+    10
     """
 
     def load(self) -> Splits:

@@ -29,6 +29,13 @@ class Masking:
     Masks are taken anew every `interval` steps, unless `update` keeps them. The number of zeros grows to the pattern's
     in `stages` equal parts, the last of which begins at the share `until` of the training: 12:16 in 3 stages is 4:16,
     8:16, 12:16.
+
+    >>> masking = Masking(stages=3)
+    >>> [str(masking.grown(Pattern.parse("12:16"), stage)) for stage in range(3)], masking.stage(0.25)
+    (['4:16', '8:16', '12:16'], 1)
+
+    Raises:
+        ValueError: interval or stages below 1, or `until` outside (0, 1].
     """
 
     update: MaskUpdate = field(default_factory=SRSTE)
@@ -189,7 +196,20 @@ class Masks:
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """Another learner, under masks of its model's weights."""
+    """Another learner, under masks of its model's weights.
+    `backward` lets the zeros grow before each step; `state_dict` holds masks and dense weights besides.
+
+    >>> from ofa.train.data import Digits
+    >>> from ofa.train.tasks import Supervised
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    >>> masks = Masking().start(network, {"1": Pattern.parse("2:4")})
+    >>> learner = Masked(Supervised(network, Digits(size=8).load()), masks)
+    >>> float((learner.model[1].weight == 0).float().mean())
+    0.5
+
+    Raises:
+        ValueError: the masks are of another network than the learner's.
+    """
 
     learner: Learner
     masks: Masks

@@ -20,11 +20,22 @@ class LossForecast:
     """Least squares in which an epoch weighs `memory` times what the next one does; `ridge` keeps options near equal.
 
     Losses are taken relative to their mean in the epoch, since all fall together.
+
+    >>> from ofa import Choice
+    >>> space = SearchSpace((Choice("stem", "width", (8, 16)),))
+    >>> forecast = LossForecast()
+    >>> forecast.learn(space, [space.smallest, space.largest], [0.8, 0.4])
+    >>> low, high = forecast(space, [space.largest, space.smallest])
+    >>> bool(low < 0 < high)
+    True
+
+    Raises:
+        ValueError: a ridge that is not above 0, or a memory outside (0, 1].
     """
 
     ridge: float = 1.0
     memory: float = 0.9
-    seen: int = 0
+    seen: int = field(default=0, init=False)
     _squares: Floats = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
     _products: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
 

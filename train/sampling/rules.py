@@ -27,6 +27,7 @@ class Rule(ABC):
 
     The first of a step learns from labels, and for `teacher_share` of its loss from the teacher, if there is one; the
     others learn from the teacher, or without one from the first, and for `label_share` of their loss from labels.
+    `label_smoothing` softens the labels. `schedule` says which choices are elastic when; `seed` decides the subnets.
     A rule of yours inherits from this and has `choose`; YAML names it by `supernet.rule={_target_: package.Mine}`.
 
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
@@ -78,7 +79,15 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class SandwichRule(Rule):
-    """The largest, the smallest and `randoms` random subnets."""
+    """The largest, the smallest and `randoms` random subnets.
+
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> [subnet["0.width"] for subnet in SandwichRule(randoms=0).draw(supernet, Step(number=0, total=10))]
+    [16, 8]
+
+    Raises:
+        ValueError: fewer than 0 `randoms`.
+    """
 
     randoms: int = 2
 
@@ -97,7 +106,15 @@ class SandwichRule(Rule):
 
 @dataclass(frozen=True)
 class UniformRule(Rule):
-    """`nets` random subnets, every option equally likely."""
+    """`nets` random subnets, every option equally likely.
+
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.zeros(1, 4))
+    >>> len(UniformRule(nets=3).draw(supernet, Step(number=0, total=10)))
+    3
+
+    Raises:
+        ValueError: fewer than 1 of `nets`.
+    """
 
     nets: int = 1
 
@@ -116,6 +133,12 @@ class MacsUniformRule(UniformRule):
 
     Independent options crowd around the middle; here a target is drawn first, and a random subnet brought to it by
     bisection on the exact cost, without tables of an earlier sampling.
+
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.zeros(1, 4))
+    >>> low, high = (supernet.cost(end).macs for end in (supernet.space.smallest, supernet.space.largest))
+    >>> [subnet] = MacsUniformRule().draw(supernet, Step(number=0, total=10))
+    >>> low <= supernet.cost(subnet).macs <= high
+    True
     """
 
     def choose(self, space: SearchSpace, supernet: Supernet, rng: np.random.Generator) -> tuple[Subnet, ...]:
@@ -128,6 +151,17 @@ class AttentiveRule(SandwichRule):
 
     Which one that is, a forecast says that learns from the validation losses of `examined` random subnets after every
     epoch (`best` trains the front, its opposite what lags behind: AttentiveNAS' BestUp and WorstUp).
+    `forecast` is the one that says so.
+
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2)), torch.zeros(1, 4))
+    >>> rule = AttentiveRule(randoms=1)
+    >>> probes = rule.probes(supernet.space)
+    >>> rule.learn(supernet.space, probes, [0.5] * len(probes))  # their validation losses
+    >>> len(probes), len(rule.draw(supernet, Step(number=0, total=10)))
+    (4, 3)
+
+    Raises:
+        ValueError: fewer than 1 of `candidates` or `examined`.
     """
 
     candidates: int = 3

@@ -9,7 +9,17 @@ from ofa import SearchSpace
 
 
 class Schedule(ABC):
-    """The part of a space that subnets are drawn from, by the progress of the training."""
+    """The part of a space that subnets are drawn from, by the progress of the training.
+
+    >>> from ofa import Choice
+    >>> class WidthsLate(Schedule):
+    ...     def space(self, whole, progress):
+    ...         late = {choice.name: choice.options[-1:] for choice in whole.choices if choice.kind == "width"}
+    ...         return whole.restrict(late) if progress < 0.5 else whole
+    >>> whole = SearchSpace((Choice("stem", "width", (8, 16)),))
+    >>> [WidthsLate().space(whole, progress)["stem"].options for progress in (0.0, 0.5)]
+    [(16,), (8, 16)]
+    """
 
     @abstractmethod
     def space(self, whole: SearchSpace, progress: float) -> SearchSpace:
@@ -18,7 +28,12 @@ class Schedule(ABC):
 
 @dataclass(frozen=True)
 class Everything(Schedule):
-    """All choices from the first step on."""
+    """All choices from the first step on.
+
+    >>> from ofa import Choice
+    >>> Everything().space(SearchSpace((Choice("stem", "width", (8, 16)),)), 0.0).size
+    2
+    """
 
     def space(self, whole: SearchSpace, progress: float) -> SearchSpace:
         return whole
@@ -30,6 +45,15 @@ class ProgressiveShrinking(Schedule):
 
     `kinds` is the order; a kind that the space lacks takes no time. The phases share the training equally, a
     kind's last phase weighing `last` times as much as its others (once-for-all: 120 epochs against 25).
+
+    >>> from ofa import Choice
+    >>> whole = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("stage.depth", "depth", (1, 2))))
+    >>> schedule = ProgressiveShrinking()
+    >>> [schedule.space(whole, progress)["stem"].options for progress in (0.0, 0.5, 0.9)]
+    [(32,), (16, 32), (8, 16, 32)]
+
+    Raises:
+        ValueError: an unknown kind, one twice, fewer than 1 stage, or `last` not above 0.
     """
 
     kinds: tuple[str, ...] = ("resolution", "kernel", "depth", "width")

@@ -14,14 +14,25 @@ from torch import Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The loss from labels: class indices (batch,), or probabilities (batch, classes) as mixup makes them."""
+    """The loss from labels: class indices (batch,), or probabilities (batch, classes) as mixup makes them.
+
+    >>> round(cross_entropy(torch.tensor([[2.0, 0.0]]), torch.tensor([0])).item(), 3)
+    0.127
+    """
     return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
 
 @dataclass(frozen=True)
 class DistillationLoss(ABC):
     """A distance from a student's outputs to a teacher's, which receives no gradient: one class, named in
-    `conf/distillation_loss/NAME.yaml`. Outputs are logits, (batch, classes)."""
+    `conf/distillation_loss/NAME.yaml`. Outputs are logits, (batch, classes).
+
+    >>> class Distance(DistillationLoss):
+    ...     def per_sample(self, student, teacher):
+    ...         return (student - teacher).square().mean(1)
+    >>> Distance()(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0]])).item()
+    2.0
+    """
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The mean over the batch.
@@ -74,6 +85,9 @@ class AdaptiveSoft(DistillationLoss):
     >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     >>> bool(AdaptiveSoft()(student, teacher) > AdaptiveSoft()(teacher, teacher))
     True
+
+    Raises:
+        ValueError: an alpha of 0.
     """
 
     alpha_min: float = -1.0
@@ -95,6 +109,10 @@ def alpha_divergence(student: Tensor, teacher: Tensor, alpha: float, clip: float
 
     The value is the divergence. The gradient is -Σ q rho_f(p/q) ∇log q: the divergence's own where
     nothing is clipped, and bounded where something is.
+
+    >>> student, teacher = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.25]]).log()
+    >>> round(alpha_divergence(student, teacher, alpha=-1.0, clip=5.0).item(), 4)
+    0.1667
     """
     if alpha == 1.0:  # the limit, KL(teacher ‖ student), whose ratio AlphaNet does not clip
         return (teacher.exp() * (teacher - student)).sum(1)

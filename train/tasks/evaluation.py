@@ -15,12 +15,20 @@ WANTED = ("accuracy", "loss")
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives; the CPU if it has none."""
+    """Where the model's first parameter lives; the CPU if it has none.
+
+    >>> device_of(nn.Linear(4, 2)), device_of(nn.ReLU())
+    (device(type='cpu'), device(type='cpu'))
+    """
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def outputs(teacher: nn.Module, images: Tensor) -> Tensor:
-    """What a teacher says of `images`; nothing of it changes, its batch statistics neither."""
+    """What a teacher says of `images`; nothing of it changes, its batch statistics neither.
+
+    >>> outputs(nn.Linear(4, 2), torch.zeros(3, 4)).shape
+    torch.Size([3, 2])
+    """
     with evaluating(teacher), torch.no_grad():
         logits: Tensor = teacher(images)
     return logits
@@ -30,6 +38,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: T
     """The metrics of a task, by default those of classification: `accuracy` in per cent and `loss`.
 
     Several processes each bring batches of their own, and get the figures over all.
+
+    >>> logits, labels = torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])
+    >>> {name: round(value, 3) for name, value in evaluate(nn.Identity(), [(logits, labels)]).items()}
+    {'accuracy': 50.0, 'loss': 2.018}
 
     Raises:
         ValueError: there is nothing to evaluate on, or the task lacks one of the two.

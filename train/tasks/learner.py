@@ -22,6 +22,11 @@ class Step:
     """Where a training is: update `number` of `total`. Losses are multiplied by `scale` before they go backward.
 
     The scale is what gradient accumulation and float16 need; a learner that uses `descend` need not know.
+
+    >>> weight = nn.Parameter(torch.tensor(3.0))
+    >>> loss = Step(number=5, total=20, scale=0.5).descend(weight**2)
+    >>> Step(number=5, total=20).progress, weight.grad.item()  # half of 2 × 3
+    (0.25, 3.0)
     """
 
     number: int
@@ -40,7 +45,13 @@ class Step:
 
 
 class Learner(Protocol):
-    """A model, its data, and two verbs. A new way to train is a new learner."""
+    """A model, its data, and two verbs. A new way to train is a new learner.
+
+    >>> from ofa.train.data import Digits
+    >>> learner: Learner = Supervised(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).load())
+    >>> sorted(learner.validate())
+    ['accuracy', 'loss']
+    """
 
     @property
     def model(self) -> nn.Module: ...
@@ -69,7 +80,13 @@ class Learner(Protocol):
 
 @runtime_checkable
 class Constrained(Protocol):
-    """What a learner may do besides: hold its model's weights in a set, such as that of sparse ones."""
+    """What a learner may do besides: hold its model's weights in a set, such as that of sparse ones.
+    `ofa.train.masks.Masked` is one, `Supervised` is not.
+
+    >>> from ofa.train.data import Digits
+    >>> isinstance(Supervised(nn.Linear(4, 2), Digits().load()), Constrained)
+    False
+    """
 
     @property
     def stage(self) -> int:
@@ -88,6 +105,13 @@ class Supervised:
 
     For `teacher_share` of its loss it learns from a teacher, if there is one, by the distance `soft`; `task` says what
     the labels teach, and how that is scored.
+
+    >>> from ofa.train.data import Digits
+    >>> splits = Digits(size=8).load()
+    >>> learner = Supervised(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), splits)
+    >>> images, labels = next(splits.train.shuffled(batch_size=64, seed=0, epoch=0))
+    >>> list(learner.backward(images, labels, Step(number=0, total=10))), learner.model[1].weight.grad.shape
+    (['loss'], torch.Size([10, 64]))
     """
 
     model: nn.Module

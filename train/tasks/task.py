@@ -18,7 +18,13 @@ from ofa.train.tasks.distillation import cross_entropy
 
 
 class Metric(Protocol):
-    """A figure that grows batch by batch and is then read, over all processes; torchmetrics' are such ones."""
+    """A figure that grows batch by batch and is then read, over all processes; torchmetrics' are such ones.
+
+    >>> right: Metric = Mean(lambda outputs, targets: 1.0 * (outputs == targets))
+    >>> right.update(torch.tensor([0, 1]), torch.tensor([0, 0]))
+    >>> right.compute()
+    0.5
+    """
 
     def update(self, outputs: Tensor, targets: Tensor, /) -> None: ...
 
@@ -53,6 +59,16 @@ class Task(ABC):
 
     Images are (batch, channels, height, width). Targets are what the data set gives for them, outputs what the network
     does; both begin with the batch.
+    docs/extending.md shows one of one's own.
+
+    >>> class Regression(Task):
+    ...     def loss(self, outputs, targets, smoothing=0.0):
+    ...         return (outputs - targets).square().mean()
+    ...     def metrics(self, device):
+    ...         near = Mean(lambda outputs, targets: 100.0 * ((outputs - targets).abs() < 0.5), device)
+    ...         return {"accuracy": near, "loss": Mean(lambda outputs, targets: (outputs - targets).square(), device)}
+    >>> Regression().loss(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 2.0])).item()
+    2.0
     """
 
     @abstractmethod

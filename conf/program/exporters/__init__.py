@@ -3,7 +3,7 @@
 In: a plain network, an example input, the plan that cut it out of its backbone. Out: files that load without us.
 """
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.conf.program.exporters.onnx import Onnx
 from ofa.conf.program.exporters.packed import Packed
 from ofa.conf.program.exporters.plan import PlanFile
@@ -12,6 +12,7 @@ from ofa.conf.program.exporters.weights import Weights
 
 __all__ = [
     "Exporter",
+    "Facts",
     "Onnx",
     "Packed",
     "PlanFile",

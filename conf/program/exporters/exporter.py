@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ofa.slicing import Plan
+
+Facts = Mapping[str, Any]
+"""What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""
 
 
 class Exporter(ABC):
@@ -27,7 +30,7 @@ class Exporter(ABC):
         return True
 
     @abstractmethod
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         """Write a plain network in evaluation mode, and check what was written; gives figures for front.json.
 
         `example` is a sample of the validation split as a batch of one, `plan` says what of the backbone is left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, distance, output
+from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output
 from ofa.export import export_onnx
 from ofa.slicing import Plan
 
 
 @dataclass(frozen=True)
 class Onnx(Exporter):
-    """An ONNX file; in onnxruntime its output may differ by `tolerance`, relative to the largest."""
+    """An ONNX file for batches of any size; in onnxruntime outputs may differ by `tolerance`, relative to the largest.
+
+    A network that fixes its batch gets a file for single samples. The facts stand in its metadata, as text or JSON.
+    """
 
     name: ClassVar[str] = "onnx"
     file: ClassVar[str] = "model.onnx"
@@ -27,10 +31,16 @@ class Onnx(Exporter):
         if self.tolerance <= 0:
             raise ValueError(f"a tolerance above 0, got {self.tolerance}")
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         import onnxruntime
 
-        export_onnx(network, example, path)
+        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+        export_onnx(network, example, path, metadata=words)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        (got,) = session.run(None, {session.get_inputs()[0].name: example.cpu().numpy()})
-        return {"onnx_difference": distance(torch.from_numpy(got), output(network, example), path, self.tolerance)}
+        (node,) = session.get_inputs()
+        batches = [example] if node.shape[0] == 1 else [example, torch.cat([example, example.flip(-1), -example])]
+        differences = []
+        for batch in batches:
+            (got,) = session.run(None, {node.name: batch.cpu().numpy()})
+            differences.append(distance(torch.from_numpy(got), output(network, batch), path, self.tolerance))
+        return {"onnx_difference": max(differences)}

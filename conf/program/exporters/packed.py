@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.slicing import Plan
 from ofa.sparsity import load_packed, save_packed
 
@@ -26,7 +26,7 @@ class Packed(Exporter):
     def fits(self, plan: Plan) -> bool:
         return bool(plan.zeros)
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         save_packed(network, plan.patterns, path)
         again = deepcopy(network)
         load_packed(again, path)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, distance, output
+from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output
 from ofa.export import export_program
 from ofa.slicing import Plan
 
@@ -23,7 +23,7 @@ class Program(Exporter):
     file: ClassVar[str] = "model.pt2"
     tolerance: float = 1e-5
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         export_program(network, example, path)
         distance(output(torch.export.load(path).module(), example), output(network, example), path, self.tolerance)
         return {}

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter
+from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.export import save_weights
 from ofa.slicing import Plan
 
@@ -22,7 +22,7 @@ class Weights(Exporter):
     name: ClassVar[str] = "weights"
     file: ClassVar[str] = "weights.safetensors"
 
-    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan) -> Mapping[str, float]:
+    def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         from safetensors.torch import load_file
 
         save_weights(network, path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,8 +15,10 @@ from ofa.conf.program.proposals import NETWORK, Proposals
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
+from ofa.costs import complexity
 from ofa.persistence import save_subnet, weights_digest
 from ofa.search import Front, ScoredNetwork
+from ofa.search.front import EXECUTED
 from ofa.space import Subnet
 from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
@@ -29,8 +32,14 @@ class ExportFront(Stage):
     after: ClassVar[str | None] = "prune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png")
+    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
     repeatable: ClassVar[bool] = True
+
+    def forecast(self, run: Run) -> float | None:
+        """One network is exported in earnest, with the weights that it has, and its files stay where `run` is."""
+        started = time.perf_counter()
+        Exported(run, ScoredNetwork("largest", run.supernet.space.largest, {"accuracy": 0.0})).row()
+        return (time.perf_counter() - started) * (run.settings.export.subnets + 1)
 
     def run(self, run: Run) -> None:
         front = Proposals.load(run).front
@@ -76,14 +85,17 @@ class Exported:
         batches = ((fitted(images), labels) for images, labels in run.splits.test.ordered(256))
         metrics = {**self.proposed.metrics, "validation_accuracy": self.proposed.metrics["accuracy"]}
         metrics |= evaluate(net, batches, run.settings.task)
-        plan = self.supernet.plan(self.subnet)
+        plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
+        if plan.zeros:
+            metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
+        known = run.facts | {"preprocessing": replace(run.splits.preprocessing, size=size).to_json()}
         exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
-            metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan)
+            metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
         metrics["latency_ms"] = run.settings.latency.measure(net, fitted(run.example)).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {
-            "backbone": run.settings.values["backbone"],
+            **known,
             "metrics": metrics,
             "files": {**files, "subnet": f"{self.place}/subnet.json"},
             "key": self._key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -27,6 +28,15 @@ class MeasureLatency(Stage):
     depends: ClassVar[tuple[str, ...]] = ("latency",)
     needs: ClassVar[tuple[str, ...]] = ("teacher.pt", "supernet.pt")
     leaves: ClassVar[tuple[str, ...]] = ("latency.jsonl", "latency.json")
+
+    def forecast(self, run: Run) -> float | None:
+        supernet, device = run.supernet, run.settings.latency
+        subnet = supernet.space.largest
+        network, example = supernet.extract(subnet).eval(), supernet.resize(run.example, subnet)
+        device.measure(network, example)  # the first takes longer
+        started = time.perf_counter()
+        device.measure(network, example)
+        return (time.perf_counter() - started) * device.samples
 
     def run(self, run: Run) -> None:
         supernet = run.supernet

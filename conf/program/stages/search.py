@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.run import Run
-from ofa.conf.program.scoring import context_of, costs_of, evaluators, importance_of
+from ofa.conf.program.scoring import check_budget, context_of, costs_of, evaluations_seconds, evaluators, importance_of
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.search import Archive
@@ -34,6 +34,12 @@ class SearchFront(Stage):
             name = f"search={type(settings.search).__name__}"
             raise ValueError(f"{name} goes to a budget, and there is none: budget.macs=0.5, or of another cost")
 
+    def rehearse(self, run: Run) -> None:
+        check_budget(run, run.settings.constraints)
+
+    def forecast(self, run: Run) -> float | None:
+        return evaluations_seconds(run)
+
     def run(self, run: Run) -> None:
         supernet, settings = run.supernet, run.settings
         learner = run.learner(supernet)
@@ -51,6 +57,7 @@ class SearchFront(Stage):
             front = search_to_end(
                 search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map
             )
+        search.leave(run.folder.path)
         run.tracker.rewind(self.name, -1)
         run.tracker.log(self.name, {"epoch": 0, "evaluated": len(search.results), "front": len(front.rows)})
         Proposals.of(run, front).save(run)

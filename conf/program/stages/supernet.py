@@ -8,10 +8,10 @@ from typing import ClassVar
 import ofa
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.conf.program.stages.training import trained
+from ofa.conf.program.stages.training import check_batches, trained
 from ofa.files import write_text
 from ofa.train import checkpoint as checkpoints
-from ofa.train.plan import estimates, known_rules, table
+from ofa.train.plan import duration, estimates, known_rules, table
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,17 @@ class TrainSupernet(Stage):
     needs: ClassVar[tuple[str, ...]] = ("teacher.pt",)
     leaves: ClassVar[tuple[str, ...]] = ("supernet.pt", "space.json", "report.json", "report.html", "report.txt")
     together: ClassVar[bool] = True
+
+    def rehearse(self, run: Run) -> None:
+        given = run.settings.supernet
+        if given.trained:
+            check_batches(run, "supernet.recipe", given.recipe)
+        if not run.folder.has("supernet.pt"):
+            _ = run.outline  # refuses a network of which nothing is elastic
+
+    def forecast(self, run: Run) -> float | None:
+        given = run.settings.supernet
+        return duration(run.learner(run.supernet), given.recipe) if given.trained else 0.0
 
     def run(self, run: Run) -> None:
         supernet = run.convert()

@@ -7,6 +7,18 @@ from ofa.train import Recipe, fit
 from ofa.train.tasks import Learner
 
 
+def check_batches(run: Run, name: str, recipe: Recipe) -> None:
+    """Refuse a recipe whose batch is larger than the training split.
+
+    Raises:
+        ValueError: names the recipe, and how many pictures there are.
+    """
+    try:
+        run.splits.train.steps(recipe.batch_size)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def trained(run: Run, stage: str, learner: Learner, recipe: Recipe) -> None:
     """Train to the end, or go on → `<stage>.pt`."""
     path = run.folder / f"{stage}.pt"

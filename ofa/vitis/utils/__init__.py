@@ -1,0 +1,1 @@
+"""What scripts take from `pytorch_nndct.utils`: `from ofa.vitis.utils import slim`."""

@@ -1,0 +1,77 @@
+"""Scripts in the style of Vitis' own, in a folder of theirs whose files have the names of this project's folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = Path(__file__).parent / "vitis_scripts"
+THEIRS = ("search", "train", "conf", "tests", "experiments")
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """A folder of scripts with files of the user's own beside them, which nobody imports."""
+    for script in SCRIPTS.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    for name in THEIRS:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(f'{__name__} is the user\\'s own')\n")
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    place = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=place, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    return done
+
+
+def test_iterative_pruning_in_two_ranks(crowded: Path) -> None:
+    """Every rank analyses, prunes and loads in one folder; the loss that scores is taken for one."""
+    done = run(crowded, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "iterative.py")
+    rows = sorted(line.partition(": ") for line in done.stdout.splitlines() if line.startswith("rank "))
+    assert [row[0] for row in rows] == ["rank 0 of 2", "rank 1 of 2"] and rows[0][2] == rows[1][2]
+    baseline, final = map(float, rows[0][2].split())
+    assert baseline > 90 and final > baseline - 4
+    analysis = json.loads((crowded / ".vai/MyNet.sens").read_text())
+    assert analysis["uncompleted_steps"] == [] and analysis["mode"] == ""
+    assert {path.name for path in (crowded / ".vai").iterdir()} == {"MyNet.sens"} | {
+        f"MyNet_ratio_{ratio}{ending}" for ratio in (0.3, 0.5) for ending in (".spec", "_pruning_info.json")
+    }
+    assert done.stderr.count("lower scores are better, as it seems") == 1  # the first rank says it, the second does not
+    assert "wrote .vai/MyNet_ratio_0.5.spec" in done.stderr and "analysis: 17 of 17" in done.stderr
+
+
+def test_one_step_pruning_to_deployment(crowded: Path) -> None:
+    """The best by loss, as it was scored; its finetuned weights fit the slim form of a fresh network."""
+    done = run(crowded, "one_step.py")
+    pruned, baseline, final = map(float, done.stdout.split())
+    found = json.loads((crowded / ".vai/MyNet_ratio_0.5.search").read_text())
+    assert pruned == pytest.approx(min(found["scores"].values()), abs=1e-6) and len(found["scores"]) == 10
+    assert baseline > 90 and final > baseline - 4
+    assert "lower scores are better, as it seems" in done.stderr and "scores of other weights than" in done.stderr
+
+
+def test_once_for_all_to_a_static_network_in_onnx(crowded: Path) -> None:
+    done = run(crowded, "once_for_all.py")
+    assert "largest kernel 5" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if line.startswith("result "))
+    baseline, found, final, share = map(float, line.split()[1:])
+    assert baseline > 90 and found > baseline - 10 and final > baseline - 4 and 0.4 <= share <= 0.7
+    weights = torch.load(crowded / "static.pth", weights_only=True)
+    assert weights["conv4.weight"].shape[1] <= 32 and not any("model." in name for name in weights)
+    session = onnxruntime.InferenceSession(crowded / "static.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(None, {session.get_inputs()[0].name: np.zeros((1, 1, 8, 8), np.float32)})[0].shape == (1, 10)
+    assert json.loads((crowded / "searchspace.config").read_text())
