@@ -98,7 +98,7 @@ def execute(config: DictConfig) -> int:
     course.execute(run)
     if run.folder.writes and run.folder.has("front.json"):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
-        run.say(front.table())
+        run.say(front.table(("balanced_accuracy",) if run.uneven else ()))
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
     missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
     if missed:

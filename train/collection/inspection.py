@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ofa.train.collection.memory import Memory, State
-from ofa.train.collection.reading import coloured, turned
+from ofa.train.collection.reading import coloured, turned, untroubled
 from ofa.train.distribution import rank
 from ofa.train.progress import Progress
 
@@ -39,9 +39,10 @@ class Inspected:
     broken: str = ""
 
     @classmethod
-    def of(cls, facts: Iterable[Any]) -> Self:
+    def of(cls, facts: Sequence[Any]) -> Self:
         """From what `facts` gave, maybe by way of JSON."""
-        return cls(*(tuple(fact) if isinstance(fact, list) else fact for fact in facts))
+        values: Sequence[Any] = [tuple(fact) if isinstance(fact, list) else fact for fact in facts]
+        return cls(*values)
 
     @property
     def facts(self) -> list[Any]:
@@ -70,7 +71,7 @@ def reason(path: Path, error: Exception) -> str:
     """Why a file cannot be read, in one line that does not name it."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "no picture" if path.stat().st_size else "empty file"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -91,8 +92,8 @@ def inspections(paths: Sequence[Path], memory: Memory) -> list[Inspected]:
     seen = {state: Inspected.of(facts) for state, facts in memory.all().items()}
     unknown = [state for state in states if state not in seen]
     if unknown:
-        bar = Progress("checking pictures", len(unknown), quiet=rank() != 0)
-        with bar, ThreadPoolExecutor(threads()) as pool:
+        bar = Progress("checking pictures", len(unknown), quiet=rank() != 0 or len(unknown) <= CHUNK)
+        with bar, untroubled(), ThreadPoolExecutor(threads()) as pool:
             for start in range(0, len(unknown), CHUNK):
                 chunk = unknown[start : start + CHUNK]
                 seen |= inspected(chunk, memory, pool)
@@ -121,4 +122,4 @@ def statistics(pictures: Iterable[Inspected]) -> tuple[tuple[float, ...], tuple[
     mean = np.mean([p.mean for p in seen], axis=0)
     square = np.mean([p.square for p in seen], axis=0)
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
-    return tuple(np.round(mean, 4).tolist()), tuple(np.round(deviation, 4).tolist())
+    return tuple(round(float(m), 4) for m in mean), tuple(round(float(d), 4) for d in deviation)

@@ -90,7 +90,9 @@ def in_folders(folder: Path) -> Listing:
     if "test" not in given and "validation" in given:
         given["test"] = given.pop("validation")
     cut = to_cut(given)
-    others = Counter({f"folders beside train ({name})": 1 for name, path in below.items() if path not in given.values()})
+    others = Counter(
+        {f"folders beside train ({name})": 1 for name, path in below.items() if path not in given.values()}
+    )
     return classified(folder, {None if cut and p == "train" else p: path for p, path in given.items()}, cut, others)
 
 
@@ -158,6 +160,6 @@ def in_table(folder: Path, table: Path) -> Listing:
     return Listing(entries, tuple(sorted({row.label for row in listed})), cut)
 
 
-def placed(folder: Path, row: Row, words: dict[str, str], moved: dict[str, str], cut: Iterable[str]) -> Entry:
+def placed(folder: Path, row: Row, words: dict[str, str], moved: dict[str, str], cut: tuple[str, ...]) -> Entry:
     part = None if row.split is None else moved.get(words[row.split], words[row.split])
-    return Entry(folder / row.path, row.path, row.label, None if part in cut else part)
+    return Entry(folder / row.path, row.path, row.label, None if part == "train" and cut else part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,8 @@ def remarks(overview: Overview) -> Iterator[str]:
         )
 
 
-def overview(collection: Collection, preprocessing: str) -> Overview:
-    """The overview of a collection whose pictures are preprocessed as these words say."""
+def overview(collection: Collection, network: str, preprocessing: Mapping[str, Any]) -> Overview:
+    """The overview of a collection, with what a network sees of its pictures in words and in figures."""
     seen = [picture.seen for picture in collection.pictures]
     mean, deviation = statistics(seen)
     modes = Counter(s.mode for s in seen)
@@ -121,8 +121,9 @@ def overview(collection: Collection, preprocessing: str) -> Overview:
         "empty": list(collection.skipped),
         "others": dict(collection.listing.others),
         "contents": collection.contents,
+        "preprocessing": dict(preprocessing),
     }
-    lines = (*described_pictures(figures), *missing(collection), ("network", preprocessing))
+    lines = (*described_pictures(figures), *missing(collection), ("network", network))
     return Overview(collection.counts, figures, (("cut", origin(collection)), *lines))
 
 
@@ -136,10 +137,13 @@ def origin(collection: Collection) -> str:
 
 
 def described_pictures(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    sizes = {name: f"{width}×{height}" for name, (width, height) in figures["sizes"].items()}
+    sizes = {name: f"{width} x {height}" for name, (width, height) in figures["sizes"].items()}
     yield "sizes", f"{sizes['smallest']} to {sizes['largest']}, median {sizes['median']}"
-    modes = figures["modes"]
-    yield "modes", "; ".join(f"{n} {mode}{f' ({CONVERTED[mode]})' * (mode in CONVERTED)}" for mode, n in modes.items())
+    modes = figures["modes"].items()
+    yield (
+        "modes",
+        "; ".join(f"{n} in {mode}{f' ({CONVERTED[mode]})' if mode in CONVERTED else ''}" for mode, n in modes),
+    )
     if figures["turned"]:
         yield "turned", f"{figures['turned']} by what their EXIF data say of the camera"
     mean, deviation = (" ".join(f"{value:.3f}" for value in figures[name]) for name in ("mean", "std"))
@@ -163,8 +167,3 @@ def missing(collection: Collection) -> Iterator[tuple[str, str]]:
         yield "left out", f"empty classes: {shortened(collection.skipped)}"
     if collection.listing.others:
         yield "left out", counted(collection.listing.others)
-
-
-def enlarged(edge: float, size: int) -> Sequence[str]:
-    """A word where pictures are made larger than they are."""
-    return [f"pictures of {edge:g} pixels are enlarged to {size}; data.size={size // 2} is faster"] if edge < size else []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +26,16 @@ CONVERTED = {
 
 def read(path: Path) -> Image.Image:
     """The whole picture, upright and in RGB; raises whatever its decoder does where it is not whole."""
-    with Image.open(path) as image:
+    with untroubled(), Image.open(path) as image:
         return coloured(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def untroubled() -> Iterator[None]:
+    """Inside, decoders do not warn of what they can read all the same, such as EXIF data of a careless program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def turned(image: Image.Image) -> bool:

@@ -41,7 +41,9 @@ def rows(path: Path) -> list[Row]:
 
 
 def checked(path: Path, place: str, record: dict[str, Any], split: bool) -> Row:
-    cells = {name: str(record.get(name) if record.get(name) is not None else "").strip() for name in (*WANTED, OPTIONAL)}
+    cells = {
+        name: str(record.get(name) if record.get(name) is not None else "").strip() for name in (*WANTED, OPTIONAL)
+    }
     empty = [name for name in (*WANTED, *([OPTIONAL] if split else [])) if not cells[name]]
     if empty:
         raise ValueError(f"{path}, {place}: {empty[0]} is empty")

@@ -24,5 +24,6 @@ def trained(run: Run, stage: str, learner: Learner, recipe: Recipe) -> None:
     path = run.folder / f"{stage}.pt"
     with run.progress(stage) as bar:
         figures = fit(learner, recipe, path=path, stage=stage, tracker=run.tracker, progress=bar)
-    shown = [f"{k.replace('_', ' ')} {v:.2f} %" for k, v in figures.items() if k.startswith("accuracy")]
+    wanted = ("accuracy", "balanced") if run.uneven else ("accuracy",)
+    shown = [f"{k.replace('_', ' ')} {v:.2f} %" for k, v in figures.items() if k.startswith(wanted)]
     run.say(f"{stage}: {', '.join(shown)}")
