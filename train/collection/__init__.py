@@ -4,10 +4,9 @@ In: a folder, or a table that names files. Out: a `Collection` of pictures that 
 `Overview`. Uses no other room of `ofa.train`.
 """
 
-from ofa.train.collection.collection import Collection, Picture, Rules
-from ofa.train.collection.inspection import Inspected
+from ofa.train.collection.collection import Collection, Rules
 from ofa.train.collection.listing import PARTS
 from ofa.train.collection.overview import Overview, overview
 from ofa.train.collection.reading import read
 
-__all__ = ["PARTS", "Collection", "Inspected", "Overview", "Picture", "Rules", "overview", "read"]
+__all__ = ["PARTS", "Collection", "Overview", "Rules", "overview", "read"]

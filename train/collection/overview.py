@@ -27,7 +27,11 @@ FEW, UNEVEN = 30, 5
 
 @dataclass(frozen=True)
 class Overview:
-    """Pictures of each class by part, figures by name for JSON, and `lines` for people: (what of, text)."""
+    """Pictures of each class by part, figures by name for JSON, and `lines` for people: (what of, text).
+
+    >>> Overview({"cat": (40, 5, 5), "dog": (20, 3, 0)}).remarks
+    ('fewer than 30 pictures: dog (23)', 'no test pictures: dog; what is said of test leaves them out')
+    """
 
     counts: Mapping[str, tuple[int, ...]]
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +103,22 @@ def remarks(overview: Overview) -> Iterator[str]:
 
 
 def overview(collection: Collection, network: str, preprocessing: Mapping[str, Any]) -> Overview:
-    """The overview of a collection, with what a network sees of its pictures in words and in figures."""
+    """The overview of a collection, with what a network sees of its pictures in words and in figures.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from ofa.train.collection import Rules
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for i in range(80):
+    ...         path = Path(folder) / f"{i % 2}" / f"{i}.png"
+    ...         path.parent.mkdir(exist_ok=True)
+    ...         Image.new("L", (8, 9), i).save(path)
+    ...     collection = Collection.of(Path(folder), None, Rules(validation=0.2, test=0.2))
+    >>> told = overview(collection, "sees 8 x 8 pixels", {"size": [8, 8]})
+    >>> told.lines[1:3]
+    (('sizes', '8 x 9 to 8 x 9, median 8 x 9'), ('modes', '80 in L (grey, as three equal channels)'))
+    """
     seen = [picture.seen for picture in collection.pictures]
     mean, deviation = statistics(seen)
     modes = Counter(s.mode for s in seen)

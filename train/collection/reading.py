@@ -25,7 +25,15 @@ CONVERTED = {
 
 
 def read(path: Path) -> Image.Image:
-    """The whole picture, upright and in RGB; raises whatever its decoder does where it is not whole."""
+    """The whole picture, upright and in RGB; raises whatever its decoder does where it is not whole.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "clear.png"
+    ...     Image.new("RGBA", (4, 3), (200, 0, 0, 0)).save(path)
+    ...     read(path).getpixel((0, 0))
+    (255, 255, 255)
+    """
     with untroubled(), Image.open(path) as image:
         return coloured(ImageOps.exif_transpose(image))
 

@@ -172,8 +172,8 @@ class ImageFolder(Pictures):
     ...         for i in range(40):
     ...             Image.new("RGB", (40, 50), (red, i, 0)).save(Path(folder) / label / f"{i}.png")
     ...     splits = ImageFolder(folder=folder).load()
-    >>> splits.classes, splits.preprocessing.size, len(splits.train), len(splits.validation), len(splits.test)
-    (('cats', 'dogs'), 32, 52, 13, 15)
+    >>> splits.classes, splits.preprocessing.size, len(splits.train) + len(splits.validation) + len(splits.test)
+    (('cats', 'dogs'), 32, 80)
     """
 
     folder: str
