@@ -150,12 +150,12 @@ def occupied(
     folder: Path, listing: Listing, entries: Sequence[Entry], rules: Rules, among: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The classes that have pictures wherever the user put some, and the empty ones, if these may be skipped."""
-    places = sorted({entry.part or "" for entry in listing.entries})
-    there = {(entry.label, entry.part or "") for entry in entries}
+    places = sorted({entry.part or "train" for entry in listing.entries})
+    there = {(entry.label, entry.part or "train") for entry in entries}
     classes = listing.classes if among is None else among
     lacking = {name: place for name in classes for place in places if (name, place) not in there}
     if lacking and rules.empty == "refuse":
-        rows = [f"{name}{f' in {place}' if place else ''}" for name, place in lacking.items()]
+        rows = [f"{name} in {place}" if len(places) > 1 else name for name, place in lacking.items()]
         raise ValueError(f"{folder}: no pictures of class {shortened(rows)}; data.empty=skip leaves such classes out")
     rest = tuple(name for name in classes if name not in lacking)
     if len(rest) < 2:

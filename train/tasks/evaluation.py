@@ -35,7 +35,7 @@ def outputs(teacher: nn.Module, images: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task | None = None) -> dict[str, float]:
-    """The metrics of a task, by default those of classification: `accuracy` and `balanced_accuracy` in per cent, `loss`.
+    """The metrics of a task, by default those of classification: `accuracy`, also balanced, in per cent, and `loss`.
 
     Several processes each bring batches of their own, and get the figures over all.
 
