@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from ofa.backbone import as_call
+from ofa.interruptions import interrupts
 from ofa.tracing import evaluating
 
 
@@ -78,7 +79,9 @@ def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram
     named = inspect.signature(net.forward).bind(*shapes[0], **shapes[1]).arguments
     try:
         return _as_given(net, *more, named)
-    except Exception:  # the exporter's errors share no base
+    except Exception as error:  # the exporter's errors share no base
+        if interrupts(error):
+            raise
         return None
 
 

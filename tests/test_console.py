@@ -79,7 +79,7 @@ def test_a_mistake_is_said_in_one_line(given: str, message: str, capsys: pytest.
 def test_what_is_right_is_let_through() -> None:
     given = ["-m", "seed=0,1", "data.size=16,32", "experiment=demo", "hydra.searchpath=[pkg://foreign.conf]"]
     place = "hydra.sweep.subdir='seed-${typed:${seed}}-data.size-${typed:${data.size}}'"
-    job = ["hydra.sweep.dir=runs/sweep", place, "run='${hydra:sweep.dir}/${hydra:sweep.subdir}'"]
+    job = ["reuse=true", "hydra.sweep.dir=runs/sweep", place, "run='${hydra:sweep.dir}/${hydra:sweep.subdir}'"]
     ready = ["-m", "seed=0,1", "++data.size=16,32", *given[3:], *job]
     assert arguments.prepare("ofa", "config", given) == ready
     assert arguments.prepare("ofa", "config", ["hydra/launcher=basic", "~experiment"])

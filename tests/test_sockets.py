@@ -45,7 +45,10 @@ def test_the_page_shows_the_foreign_package_as_it_is() -> None:
 
 
 EXAMPLES = [
-    p for folder in ("ofa", "search", "train") for p in (ROOT / folder).rglob("*.py") if ">>> " in p.read_text()
+    path
+    for folder in ("ofa", "search", "train", "conf")
+    for path in (ROOT / folder).rglob("*.py")
+    if re.search(r"^\s+>>> ", path.read_text(), re.MULTILINE)
 ]
 OWN = sorted({path.resolve().relative_to(ROOT) for path in EXAMPLES})
 

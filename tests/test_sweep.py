@@ -69,6 +69,13 @@ def test_each_job_has_a_folder_named_by_what_differs(words: list[str], found: li
     assert all(part in given for part in found), given
 
 
+def test_a_run_of_the_users_own_naming_stays() -> None:
+    given = ["-m", "seed=0,1", "run=mine/${seed}"]
+    assert prepare("ofa", "config", given)[:3] == given
+    assert "run=mine" not in prepare("ofa", "config", ["-m", "seed=0,1", "run=mine"])
+    assert "reuse=true" not in prepare("ofa", "config", [*given, "reuse=false"])
+
+
 def test_a_sweep_is_composed_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         prepare("ofa", "config", ["-m", "seed=0,1", "data=digits,digit"])

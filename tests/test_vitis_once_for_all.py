@@ -15,6 +15,7 @@ from vitis_networks import Likeness, make
 
 import ofa
 from ofa.search.vitis import OFAPruner
+from ofa.vitis import errors, load_dynamic_state_dict
 
 
 @cache
@@ -233,6 +234,316 @@ def test_steps_and_divisors_are_above_zero() -> None:
         OFAPruner(model, x).ofa_model(channel_divisible=0)
 
 
+class Gated(nn.Module):
+    """A stem with a large kernel, a gate of linear layers, a hidden linear layer behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 16, 7, padding=3), nn.Conv2d(16, 32, 5, padding=2)
+        self.squeeze, self.gate = nn.Linear(32, 16), nn.Linear(16, 32)
+        self.last, self.hidden, self.fc = nn.Conv2d(32, 48, 3), nn.Linear(48, 64), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.stem(x).relu()).relu()
+        x = x * self.gate(self.squeeze(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+        return self.fc(self.hidden(self.last(x).relu().mean((2, 3))).relu())
+
+
+def gated(**settings: Any) -> tuple[OFAPruner, ofa.Supernet, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, 8, 8)
+    found = OFAPruner(Gated(), x)
+    return found, found.ofa_model([0.5, 1], **settings).eval(), x
+
+
+def flat(setting: Any) -> list[dict[str, Any]]:
+    return [entry for group in setting for entry in group]
+
+
+def named(setting: Any) -> list[list[str]]:
+    return [[entry["dynamic_conv_module_name"] for entry in group] for group in setting]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_linear_layers_are_elastic_only_where_asked(linear: bool) -> None:
+    """But where their outputs go with a convolution's; a layer without a kernel has one of one place."""
+    found, supernet, x = gated(auto_add_excludes=False, **({"linear": True} if linear else {}))
+    dynamic, setting = found.sample_subnet(supernet, "min")
+    static = found.get_static_subnet(supernet, setting)[0]
+    assert (static.squeeze.out_features, static.hidden.out_features) == ((8, 32) if linear else (16, 64))
+    assert static.gate.out_features == static.conv.out_channels == 16
+    with torch.no_grad():
+        assert torch.equal(static(x), dynamic(x))
+    edges = {e["dynamic_conv_module_name"]: max(e["active_kernel_size"]) for group in setting for e in group}
+    alone = {"squeeze": 1, "hidden": 1} if linear else {}
+    assert edges == {"stem": 3, "conv": 3, "gate": 1, "last": 3, **alone}
+    assert all(max(e["candidate_kernel_size_list"])[0] >= 1 for group in setting for e in group)
+    with pytest.raises(ValueError, match=r"nothing of Sequential can be made elastic; ofa_model\(linear=True\) opens"):
+        OFAPruner(nn.Sequential(nn.Linear(4, 32), nn.Linear(32, 4)), torch.zeros(1, 4)).ofa_model()
+
+
+def test_ends_keep_their_kernels_too() -> None:
+    found, supernet, _ = gated()
+    assert named(found.sample_subnet(supernet, "min")[1]) == [["conv", "gate"]]
+    static = found.get_static_subnet(supernet)[0]
+    assert static.stem.kernel_size == (7, 7) and static.conv.kernel_size == (3, 3)
+
+
+def test_the_list_of_candidates_knows_excludes_and_ends() -> None:
+    """It is a space: what it lacks stays whole."""
+    found, supernet, _ = gated(auto_add_excludes=False)
+    whole = found.get_config_list(auto_add_excludes=False)
+    found.save_search_space("searchspace.config")
+    assert json.loads(json.dumps(whole)) == found.load_subnet_config("searchspace.config")
+    assert named(whole) == [["stem"], ["conv", "gate"], ["last"]]
+    assert named(found.get_config_list()) == [["conv", "gate"]]
+    for excludes in ("conv", ["gate"], [nn.Linear]):
+        part = found.get_config_list(excludes, False)
+        assert [names for names in named(part) if "conv" not in names] == [["stem"], ["last"]]
+    found.reset_search_space(found.get_config_list(["conv"]) or found.get_config_list("conv", False))
+    static = found.get_static_subnet(found.sample_subnet(supernet, "min")[0])[0]
+    assert (static.stem.out_channels, static.conv.out_channels, static.conv.kernel_size) == (8, 32, (5, 5))
+    assert found.get_config_list(auto_add_excludes=False) == whole
+    with pytest.raises(ValueError, match="exclude 'conv9' matches no module; close names: conv"):
+        found.get_config_list(["conv9"])
+    with pytest.raises(ValueError, match=r"no elastic network yet: call ofa_model\(\) first"):
+        OFAPruner(Gated(), torch.zeros(1, 1, 8, 8)).get_config_list()
+
+
+def test_random_subnets_are_within_a_range_of_macs() -> None:
+    """The network runs what is given; seeds decide; what cannot be ends at once."""
+    model, x, found, supernet = pruner()
+    seen = set()
+    for _ in range(20):
+        macs, setting = found.sample_random_subnet_within_range(nn.DataParallel(supernet), 0.4, 0.7)
+        counted = found.get_static_subnet(supernet)[2]
+        assert 0.4 <= macs == counted <= 0.7 and found.get_static_subnet(supernet, setting)[2] == macs
+        seen.add(json.dumps(setting))
+    assert len(seen) > 5
+    draws = []
+    for seed in (1, 1, 2):
+        one = OFAPruner(model, x, seed=seed)
+        net = one.ofa_model([0.25, 0.5, 0.75, 1], 4, auto_add_excludes=False)
+        draws.append([one.sample_random_subnet_within_range(net, 0.2, 1.5)[1] for _ in range(4)])
+    assert draws[0] == draws[1] != draws[2]
+    with pytest.raises(ValueError, match=r"this space reaches macs from .* to"):
+        found.sample_random_subnet_within_range(supernet, 5.0, 6.0)
+
+
+def test_mutants_have_other_widths_and_kernels_a_group() -> None:
+    """The probability is a group's; a group that changes changes its width and each of its kernels."""
+    _, _, found, supernet = pruner("depthwise")
+    _, setting = found.sample_subnet(supernet, "random")
+    before = json.dumps(setting)
+    assert found.sample_random_subnet_mutate_and_reset(setting, prob=0) == setting
+    shares = []
+    for _ in range(40):
+        for prob in (1.0, 0.3):
+            child = found.sample_random_subnet_mutate_and_reset(json.loads(before), prob)
+            assert found.check_dynamic_subnet_setting(child)
+            changed = [old != new for old, new in zip(setting, child, strict=True)]
+            if prob == 1:
+                for old, new in zip(flat(setting), flat(child), strict=True):
+                    assert old["active_out_channel"] != new["active_out_channel"]
+                    assert (old["active_kernel_size"] != new["active_kernel_size"]) == (
+                        len(old["candidate_kernel_size_list"]) > 1
+                    )
+            else:
+                shares.append(sum(changed) / len(changed))
+    assert 0.15 < sum(shares) / len(shares) < 0.45 and json.dumps(setting) == before
+    one = [found.sample_random_subnet_mutate_and_reset(setting) != setting for _ in range(40)]
+    assert 0 < sum(one) < 40  # 0.1 by default
+
+
+def test_crossovers_take_each_width_and_kernel_from_one_parent() -> None:
+    _, _, found, supernet = pruner("depthwise")
+    small, large = (found.sample_subnet(supernet, kind)[1] for kind in ("min", "max"))  # type: ignore[arg-type]
+    assert found.sample_random_subnet_crossover_and_reset(small, large, p=1) == small
+    assert found.sample_random_subnet_crossover_and_reset(small, large, p=0.0) == large
+    mixed = set()
+    for _ in range(30):
+        child = found.sample_random_subnet_crossover_and_reset(small, large)
+        assert found.check_dynamic_subnet_setting(child)
+        entries = {entry["dynamic_conv_module_name"]: entry for group in child for entry in group}
+        depth = entries["depth.0"]
+        mixed.add((depth["active_out_channel"], depth["active_kernel_size"]))
+        assert depth["active_out_channel"] == entries["expand.0"]["active_out_channel"]
+    assert len(mixed) == 4  # width and kernel do not go together
+
+
+def test_a_reset_space_bounds_mutants() -> None:
+    _, _, found, supernet = pruner()
+    whole, setting = found.space, found.sample_subnet(supernet, "max")[1]
+    try:
+        for group in setting:
+            for entry in group:
+                entry["candidate_out_channel_list"] = entry["candidate_out_channel_list"][-2:]
+        found.reset_search_space(setting)
+        child = found.sample_random_subnet_mutate_and_reset(setting, 1)
+        assert all(e["active_out_channel"] == e["candidate_out_channel_list"][0] for g in child for e in g)
+    finally:
+        found.space = whole
+
+
+def test_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    """True or False as in Vitis, with a line that says what is wrong."""
+    _, _, found, supernet = pruner()
+    setting = found.sample_subnet(supernet, "random")[1]
+    assert found.check_dynamic_subnet_setting(setting)
+    assert found.check_dynamic_subnet_setting([*json.loads(json.dumps(setting)), {"net_id": "net_evo_0"}])
+    assert not capsys.readouterr().err
+    for layer, key, value, message in (
+        (0, "active_out_channel", 999, "conv1: active_out_channel 999 is not offered; allowed: ["),
+        (0, "active_kernel_size", -1, "conv1: active_kernel_size is not said"),
+        (1, "active_out_channel", 8, "conv3: active_out_channel"),
+    ):
+        wrong = json.loads(json.dumps(found.sample_subnet(supernet, "max")[1]))
+        wrong[layer][-1][key] = value
+        assert not found.check_dynamic_subnet_setting(wrong)
+        assert capsys.readouterr().err.startswith(message)
+    assert not found.check_dynamic_subnet_setting(found.get_config_list(auto_add_excludes=False))
+    assert not found.check_dynamic_subnet_setting(["nonsense"])
+
+
+class Wrapped(nn.Module):
+    """A layer inside another module, as Vitis' elastic layers are."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.add_module("bn" if isinstance(layer, nn.BatchNorm2d) else "conv", layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return next(self.children())(x)  # type: ignore[no-any-return]
+
+
+def wrapped(name: str) -> tuple[nn.Module, Tensor]:
+    """A network of other weights whose convolutions and batch norms are wrapped."""
+    model, x = make(name)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.copy_(tensor + 0.1 * torch.rand(tensor.shape) if tensor.is_floating_point() else tensor + 7)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d))}
+    for path, layer in layers.items():
+        parent, _, local = path.rpartition(".")
+        setattr(model.get_submodule(parent), local, Wrapped(layer))
+    return model, x
+
+
+@pytest.mark.parametrize("name", ["plain", "depthwise", "transposed"])
+def test_weights_of_vitis_own_elastic_network_load(name: str) -> None:
+    """Into the elastic network and a plain one; the largest subnet computes what they were trained to."""
+    theirs, x = wrapped(name)
+    state = theirs.state_dict()
+    first = next(name for name in state if name.endswith(".conv.weight"))
+    supernet = OFAPruner(make(name)[0], x).ofa_model(channel_divisible=2, auto_add_excludes=False).eval()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        supernet.model.load_state_dict(state)
+    for net in (supernet, nn.DataParallel(supernet), make(name)[0]):
+        plain = dict(ofa.backbone.unwrapped(net).state_dict())
+        for given in (state, {f"module.{n}": t for n, t in state.items()}):
+            for tensor in plain.values():
+                tensor.zero_()
+            assert load_dynamic_state_dict(net, given) is net
+            with torch.no_grad():
+                assert torch.equal(ofa.backbone.unwrapped(net)(x), theirs(x))
+    other = {n: t for n, t in state.items() if n != first}
+    message = rf"1 missing \({first}\); 1 unknown \(conv9.conv.weight\)$"
+    with pytest.raises(errors.OptimizerError, match=message):
+        load_dynamic_state_dict(supernet, {**other, "conv9.conv.weight": torch.zeros(1)})
+    with pytest.raises(errors.OptimizerError, match=r"elastic network: 1 unknown \(conv9.conv.weight\)$"):
+        load_dynamic_state_dict(supernet, {**state, "conv9.conv.weight": torch.zeros(1)})
+    with pytest.raises(errors.OptimizerError, match=rf"{first} is \(1, 2\), here \("):
+        load_dynamic_state_dict(supernet, {**state, first: torch.zeros(1, 2)})
+    with pytest.raises(errors.OptimizerError, match="by their names, got dict with epoch, state_dict"):
+        load_dynamic_state_dict(supernet, {"epoch": 3, "state_dict": state})  # type: ignore[dict-item]
+    with torch.no_grad():
+        assert torch.equal(supernet(x), theirs(x))  # what is refused changes nothing
+
+
+def no_score(network: nn.Module) -> float:
+    raise AssertionError("nothing is evaluated")
+
+
+def search(found: OFAPruner, net: nn.Module, **settings: Any) -> Any:
+    ours: dict[str, Any] = {
+        **{"calibration_fn": None, "calib_args": (), "eval_fn": no_score, "eval_args": ()},
+        **{"evaluation_metric": "acc", "min_or_max_metric": "max", "min_macs": 0.3, "max_macs": 1.2},
+    }
+    return found.run_evolutionary_search(net, **{**ours, **settings})
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "a ratio": (lambda f, n: f.ofa_model(0.5), r"expand_ratio is a list of the shares .* \[0.5, 0.75, 1\], got 0.5"),
+    "no ratio": (lambda f, n: f.ofa_model([]), r"expand_ratio is a list of .*, got \[\]"),
+    "a text": (lambda f, n: f.ofa_model("0.5"), r"expand_ratio is a list of .*, got '0.5'"),
+    "letters": (lambda f, n: f.ofa_model(list("0.5")), r"expand_ratio is a list of .*, got \['0', '.', '5'\]"),
+    "a ratio above 1": (lambda f, n: f.ofa_model([0.5, 2]), r"expand_ratio is a list of .*, got \[0.5, 2\]"),
+    "no number": (lambda f, n: f.ofa_model([float("nan")]), r"expand_ratio is a list of .*, got \[nan\]"),
+    "an order": (lambda f, n: f.ofa_model([0.5], 8, None, ["fc"]), r"auto_add_excludes is True or False, got \['fc'\]"),
+    "a path": (lambda f, n: f.ofa_model(save_search_space="s.config"), r"save_search_space is True or False, got 's"),
+    "a divisor": (lambda f, n: f.ofa_model(channel_divisble=0.5), r"channel_divisible is a whole number .*, got 0.5"),
+    "an importance": (lambda f, n: f.ofa_model(importance="l9"), r"l9"),
+    "a kind": (lambda f, n: f.sample_subnet(n, "best"), r"kind is max, min or random, got 'best'"),
+    "a probability": (
+        lambda f, n: f.sample_random_subnet_mutate_and_reset([], prob=2),
+        r"prob is a probability from 0 to 1, got 2",
+    ),
+    "another": (
+        lambda f, n: f.sample_random_subnet_crossover_and_reset([], [], p="x"),
+        r"p is a probability .* got 'x'",
+    ),
+    "a range": (
+        lambda f, n: f.sample_random_subnet_within_range(n, 300, 200),
+        r"min_macs and max_macs are millions of MACs, the smaller first, got 300 and 200",
+    ),
+    "no range": (lambda f, n: search(f, n, min_macs=None), r"min_macs and max_macs are millions .*, got None and 1.2"),
+    "no function": (lambda f, n: search(f, n, eval_fn=None), r"eval_fn is a function of a network .*, got None"),
+    "no tuple": (lambda f, n: search(f, n, eval_args=5), r"eval_args is a tuple of what eval_fn takes .*, got int"),
+    "no calibration": (lambda f, n: search(f, n, calibration_fn=3), r"calibration_fn is a function of a .*, got 3"),
+    "calib_args": (lambda f, n: search(f, n, calib_args={}), r"calib_args is a tuple of what .*, got dict"),
+    "a metric": (lambda f, n: search(f, n, min_or_max_metric="acc"), r"min_or_max_metric is 'max' or .*, got 'acc'"),
+    "a step": (lambda f, n: search(f, n, macs_step=None), r"macs_step, the width of a bin in .* above 0, got None"),
+    "a population": (
+        lambda f, n: search(f, n, parent_popu_size=0),
+        r"parent_popu_size is a whole number of at least 1, got 0",
+    ),
+    "iterations": (lambda f, n: search(f, n, iteration=2.5), r"iteration is a whole number of at least 1, got 2.5"),
+    "mutants": (lambda f, n: search(f, n, mutate_size=-1), r"mutate_size is a whole number of at least 0, got -1"),
+    "crossovers": (lambda f, n: search(f, n, crossover_size="4"), r"crossover_size is a whole number .*, got '4'"),
+    "a mutation": (lambda f, n: search(f, n, mutate_prob=20), r"mutate_prob is a probability from 0 to 1, got 20"),
+    "gpus": (lambda f, n: search(f, n, gpus="0,1"), r"gpus is a list of .*, got '0,1'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_gets_one_clear_line(name: str) -> None:
+    _, _, found, supernet = pruner()
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as error:
+        call(found, supernet)
+    assert "\n" not in str(error.value) and not Path(".vai").exists()
+
+
+@pytest.mark.parametrize("call", ["sample_subnet", "sample_random_subnet_within_range", "run_evolutionary_search"])
+def test_a_pruner_without_an_elastic_network_says_so(call: str) -> None:
+    model, x, _, supernet = pruner()
+    fresh = OFAPruner(model, x)
+    calls = {
+        "sample_subnet": lambda: fresh.sample_subnet(supernet, "min"),
+        "sample_random_subnet_within_range": lambda: fresh.sample_random_subnet_within_range(supernet, 0.1, 1),
+        "run_evolutionary_search": lambda: search(fresh, supernet),
+    }
+    with pytest.raises(ValueError, match=r"no elastic network yet: call ofa_model\(\) first"):
+        calls[call]()
+
+
+def test_a_search_without_children_evaluates_the_parents_alone() -> None:
+    model, x, _, _ = pruner()
+    score = Likeness(model, x)
+    searched(score, mutate_size=0, crossover_size=0)
+    assert score.calls == 5
+
+
 def test_a_killed_search_goes_on_to_the_same_end() -> None:
     """Nothing is evaluated again; the result is that of an uninterrupted search."""
     model, x, _, _ = pruner()
@@ -278,109 +589,3 @@ def test_the_elastic_network_trains_by_the_sandwich_rule_as_in_vitis_examples() 
     for net, by in ((supernet.eval(), found), (fresh.eval(), other)):
         by.sample_subnet(net, "min")
     assert torch.equal(fresh(x), supernet(x))
-
-
-class Squeezed(nn.Module):
-    """A convolution of 5×5, and linear layers that scale its channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 5, padding=2)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.down = nn.Linear(16, 8)
-        self.up = nn.Linear(8, 16)
-        self.conv2 = nn.Conv2d(16, 10, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        gate = self.up(self.down(x.mean((2, 3))).relu()).sigmoid()
-        return self.conv2(x * gate[:, :, None, None]).mean((2, 3))
-
-
-def squeezed(**settings: Any) -> tuple[OFAPruner, ofa.Supernet]:
-    found = OFAPruner(Squeezed(), torch.randn(2, 1, 8, 8))
-    return found, found.ofa_model([0.5, 1], 4, auto_add_excludes=False, **settings).eval()
-
-
-def test_linear_layers_keep_their_outputs_unless_asked() -> None:
-    """`up` has conv1's channels, so that with linear layers conv1 is elastic, and without it is not."""
-    found, supernet = squeezed(linear=True)
-    setting = found.sample_subnet(supernet, "min")[1]
-    assert {entry["dynamic_conv_module_name"] for group in setting for entry in group} == {"conv1", "up", "down"}
-    assert max(max(entry["active_kernel_size"]) for group in setting for entry in group) == 3
-    assert all(max(kernel) > 0 for g in setting for entry in g for kernel in entry["candidate_kernel_size_list"])
-    found, supernet = squeezed()
-    setting = found.sample_subnet(supernet, "min")[1]
-    assert [[entry["dynamic_conv_module_name"] for entry in group] for group in setting] == [["conv1"]]
-    net = found.get_static_subnet(supernet, setting)[0]
-    assert (net.down.out_features, net.conv1.out_channels, net.conv1.kernel_size) == (8, 16, (3, 3))
-
-
-def test_random_subnets_in_a_range_of_macs() -> None:
-    _, _, found, supernet = pruner()
-    low, high = (found.get_static_subnet(*found.sample_subnet(supernet, kind))[2] for kind in ("min", "max"))
-    band = (low + 0.3 * (high - low), low + 0.5 * (high - low))
-    drawn = [found.sample_random_subnet_within_range(supernet, *band) for _ in range(8)]
-    assert all(band[0] <= macs <= band[1] for macs, _ in drawn) and len({json.dumps(s) for _, s in drawn}) > 2
-    macs, setting = drawn[-1]
-    assert found.get_static_subnet(supernet, setting)[2] == found.get_static_subnet(supernet)[2] == macs
-    with pytest.raises(ValueError, match="no subnet was found in the budget of macs"):
-        found.sample_random_subnet_within_range(supernet, 2 * high, 3 * high)
-    with pytest.raises(ValueError, match="min_macs and max_macs are million MACs in this order, got 3 and 2"):
-        found.sample_random_subnet_within_range(supernet, 3, 2)
-
-
-def active(setting: Any) -> list[tuple[int, ...]]:
-    """The width and the kernels of each group."""
-    return [(g[0]["active_out_channel"], *(k for e in g for k in e["active_kernel_size"])) for g in setting]
-
-
-def test_mutants_change_whole_groups_and_crossovers_mix_two() -> None:
-    _, _, found, supernet = pruner("depthwise")
-    largest, smallest = (found.sample_subnet(supernet, kind)[1] for kind in ("max", "min"))
-    assert found.sample_random_subnet_mutate_and_reset(largest, prob=0) == largest
-    mutants = [found.sample_random_subnet_mutate_and_reset(largest, prob=1) for _ in range(4)]
-    wide = [i for i, g in enumerate(largest) if len(g[0]["candidate_out_channel_list"]) > 1]
-    assert all(active(mutant)[i][0] != active(largest)[i][0] for mutant in mutants for i in wide)
-    few = [found.sample_random_subnet_mutate_and_reset(json.loads(json.dumps(largest))) for _ in range(20)]
-    changed = sum(a != b for mutant in few for a, b in zip(active(mutant), active(largest), strict=True))
-    assert 0 < changed < 0.5 * 20 * len(largest)
-    children = [found.sample_random_subnet_crossover_and_reset(largest, smallest) for _ in range(8)]
-    for child in children:
-        for a, b, c in zip(active(child), active(largest), active(smallest), strict=True):
-            assert all(x in (y, z) for x, y, z in zip(a, b, c, strict=True))
-    assert len({json.dumps(child) for child in children}) > 2
-    assert found.sample_random_subnet_crossover_and_reset(largest, smallest, p=1) == largest
-    assert all(found.check_dynamic_subnet_setting(child) for child in (*children, *mutants))
-
-
-def test_settings_are_checked_and_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    _, _, found, supernet = pruner()
-    setting = found.sample_subnet(supernet, "min")[1]
-    assert found.check_dynamic_subnet_setting(json.loads(json.dumps(setting)))
-    setting[1][0]["active_out_channel"] = 24  # the group's other layer has 8
-    assert not found.check_dynamic_subnet_setting(setting)
-    assert "differs from the other layers" in " ".join(capsys.readouterr().err.split())
-    listed = found.get_config_list()
-    found.save_search_space("space.json")
-    assert json.loads(json.dumps(listed)) == json.loads(Path("space.json").read_text())
-    assert [g[0]["dynamic_conv_module_name"] for g in found.get_config_list(excludes=["conv2"])] == ["conv1", "conv4"]
-    with pytest.raises(ValueError, match=r"expand_ratio is a list of fractions such as \[0.5, 0.75, 1\], got 0.5"):
-        OFAPruner(*make("plain")).ofa_model(expand_ratio=0.5)  # type: ignore[arg-type]
-
-
-def test_weights_of_vitis_own_elastic_network_load() -> None:
-    found, supernet = squeezed()
-    trained = Squeezed()
-    theirs = {}
-    for name, tensor in trained.state_dict().items():
-        module, _, last = name.rpartition(".")
-        inner = {"conv": ".conv", "bn": ".bn"}.get(module[:-1], "")
-        theirs[f"module.{module}{inner}.{last}"] = tensor + 1
-    assert "module.conv1.conv.weight" in theirs and "module.bn1.bn.running_mean" in theirs
-    assert found.load_dynamic_state_dict(supernet, theirs) is supernet
-    assert all(torch.equal(supernet.model.state_dict()[name], t + 1) for name, t in trained.state_dict().items())
-    with pytest.raises(ValueError, match=r"the weights lack 2 of Squeezed: conv2.weight, conv2.bias"):
-        found.load_dynamic_state_dict(supernet, {n: t for n, t in theirs.items() if "conv2" not in n})
-    with pytest.raises(ValueError, match=r"the weights are of another network: size mismatch for conv2.bias"):
-        found.load_dynamic_state_dict(supernet, {**theirs, "module.conv2.conv.bias": torch.zeros(3)})

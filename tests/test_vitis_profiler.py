@@ -16,6 +16,7 @@ from vitis_networks import NETWORKS, make
 from ofa.costs import complexity
 from ofa.search.vitis import model_complexity, profile
 from ofa.tracing import slow_attention
+from ofa.vitis.utils import profiler
 
 
 def counted(model: nn.Module, inputs: Any) -> int:
@@ -81,6 +82,31 @@ def test_the_table_is_by_type_and_counts_functions_for_their_module(capsys: pyte
         "Functional" in (table := " ".join(capsys.readouterr().err.split()))
         and "148 parameters, 144 trainable" in table
     )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counts_are_by_module_as_in_vitis(name: str) -> None:
+    """In total those of the whole network."""
+    model, inputs = make(name)
+    macs, params = model_complexity(model, inputs)
+    counted = profiler.count_macs(model, inputs)
+    assert list(counted) == list(model.modules()) and sum(counted.values()) == macs
+    assert profiler.count_flops(nn.DataParallel(model), inputs) == {module: 2 * n for module, n in counted.items()}
+    rows = profiler.count_params(model)
+    assert rows == {n: {"trainable": sum(p.numel() for p in m.parameters())} if list(m.parameters()) else {}
+                    for n, m in model.named_modules() if not list(m.children())}  # fmt: skip
+    assert sum(row.get("trainable", 0) for row in rows.values()) == params
+
+
+def test_counts_of_functions_and_of_frozen_and_shared_parameters() -> None:
+    """A function counts for its module, also in a network whose modules have modules inside; none counts twice."""
+    model, inputs = Functional(), (torch.randn(2, 3, 8, 8), torch.tensor(2.0))
+    assert profiler.count_macs(model, inputs) == {
+        model: 64 * 4 * 5, model.own: 64 * 3 * 4 * 9, model.tied: 64 * 16, model.again: 64 * 16,
+    }  # fmt: skip
+    assert profiler.count_params(model) == {
+        "": {"trainable": 20}, "own": {"trainable": 108, "non-trainable": 4}, "tied": {"trainable": 16}, "again": {},
+    }  # fmt: skip
 
 
 def test_latency_and_memory() -> None:

@@ -19,6 +19,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ofa.conf.program.building import hint
 from ofa.conf.program.sweep import folders
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
@@ -46,7 +47,9 @@ def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
             for combination in combinations(overrides) if given.multirun else [overrides]:
                 composed(config, combination)
         if given.multirun:
-            ready = [*(a for a in ready if not a.startswith("run=")), *folders(parsed(overrides), groups())]
+            places = folders(parsed(overrides), groups())
+            named = any(place.startswith("run=") for place in places)
+            ready = [*(a for a in ready if not (named and a.startswith("run="))), *places]
         else:
             check_folder(given.overrides)
     except ValueError as error:
@@ -98,7 +101,7 @@ def said_in_one_line(overrides: Sequence[str]) -> Iterator[None]:
         group, _, name = str(error.missing_cfg_file or "").rpartition("/")
         if error.options is None or not group:
             raise ValueError(joined(str(error).splitlines()[:1])) from None
-        raise ValueError(f"{group}={name}: there is no {group} {name!r}; {hint(name, error.options)}") from None
+        raise ValueError(f"{group}={name}: there is no {group} {name!r}; {hint(name, sorted(error.options))}") from None
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line for line in str(error).splitlines() if line and not line.startswith("See https://hydra.cc")]
         raise ValueError(f"{joined(lines)} (in {' '.join(o.removeprefix('++') for o in overrides)})") from None
@@ -106,13 +109,6 @@ def said_in_one_line(overrides: Sequence[str]) -> Iterator[None]:
 
 def joined(lines: Iterable[str]) -> str:
     return "; ".join(line.strip().rstrip(".") for line in lines)
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """Close names, or all."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3)
-    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names) or 'none'}"
 
 
 def combinations(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -157,7 +153,7 @@ def check(override: str, config: str) -> None:
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    return f"there is no setting {name!r}; {hint(name, known)}"
+    return f"there is no setting {name!r}; {hint(name, sorted(known))}"
 
 
 def settings(config: str) -> list[str]:

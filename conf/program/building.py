@@ -14,7 +14,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,9 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
     for key in given:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=3)
-            hint = f"; did you mean {', '.join(close)}?" if close else ";"
+            meant = f" did you mean {', '.join(close)}?" if close else ""
             known = ", ".join(hints) or "none"
-            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)}{hint} allowed: {known}")
+            raise ValueError(f"{path}.{key} is no setting of {chosen(path, cls)};{meant} allowed: {known}")
     missing = [k for k, v in given.items() if v == "???"]
     if missing:
         raise ValueError(f"{path}.{missing[0]} must be given")
@@ -149,12 +149,22 @@ def option(kind: type, name: str, path: str) -> DictConfig:
     group = group_of(kind)
     known = options(group)
     if name not in known:
-        words, close = group.replace("_", " "), difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(sorted(known)) or 'none'}."
-        raise ValueError(f"{path}: there is no {words} {name!r}; {hint} A class of yours goes by {{_target_: …}}")
+        words = f"there is no {group.replace('_', ' ')} {name!r}; {hint(name, sorted(known))}"
+        raise ValueError(f"{path}: {words} A class of yours goes by {{_target_: …}}")
     node = OmegaConf.create(known[name].read_text(encoding="utf-8"))
     assert isinstance(node, DictConfig)
     return node
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Close names, or all.
+
+    >>> hint("teachr", ["export", "teacher"]), hint("x", ["export", "teacher"])
+    ('did you mean teacher?', 'there are export, teacher.')
+    """
+    names = [*known]
+    close = difflib.get_close_matches(name, names, n=3)
+    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(names) or 'none'}."
 
 
 def group_of(kind: type) -> str:

@@ -96,7 +96,7 @@ def execute(config: DictConfig) -> int:
     course = Course.parse(config)
     run = Run.of(course.settings)
     course.execute(run)
-    if run.folder.writes and run.folder.has("front.json"):
+    if run.folder.writes and any("front.json" in stage.leaves for stage in course):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
         run.say(front.table(("balanced_accuracy",) if run.uneven else ()))
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")

@@ -61,10 +61,7 @@ class Course:
         """
         self.check_files(run)
         stages = list(self)
-        for stage in stages:
-            self.refuse_others(run, stage)
-            if not run.folder.finished(stage.name, self.made_with(stage)):
-                stage.rehearse(run)
+        self.rehearse(run, stages)
         shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
         try:
             with joined(run.settings.device):
@@ -79,6 +76,18 @@ class Course:
                     self.complete(run, stage)
         finally:
             run.tracker.close()
+
+    def rehearse(self, run: Run, stages: Sequence[Stage]) -> None:
+        """Refuse what the stages that are to be done cannot work with, before the first of them does anything.
+
+        Raises:
+            ValueError: anything that the user can mend.
+        """
+        for stage in stages:
+            self.refuse_others(run, stage)
+            if not run.folder.finished(stage.name, self.made_with(stage)):
+                stage.rehearse(run)
+        vars(run).pop("outline", None)  # as large as the supernet that is trained
 
     def check_files(self, run: Run) -> None:
         """Refuse a stage whose files are neither there nor made before it.

@@ -118,8 +118,7 @@ def measured(config: DictConfig, folder: Path) -> Iterator[str]:
     weights = sum(t.numel() * t.element_size() for t in run.teacher.state_dict().values())
     yield f"backbone     {sum(p.numel() for p in run.teacher.parameters()):,} parameters, {size(weights)}"
     unfinished = [stage for stage in course if not own.finished(stage.name, course.made_with(stage))]
-    for stage in unfinished:
-        stage.rehearse(run)
+    course.rehearse(run, unfinished)
     run.supernet = run.convert().eval()
     total = 0.0
     for stage in course:

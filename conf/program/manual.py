@@ -16,8 +16,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ofa.conf.program.arguments import CONFIG, composed, defaults, groups, hint, refused, relaxed
-from ofa.conf.program.building import component, group_of, options, resolve, settings_of
+from ofa.conf.program.arguments import CONFIG, composed, defaults, groups, refused, relaxed
+from ofa.conf.program.building import component, group_of, hint, options, resolve, settings_of
 
 WIDE = 180  # columns of a file, or of what grep reads
 FLAGS = ("--help", "-h")
@@ -76,7 +76,7 @@ def explain(program: str, config: str, arguments: Sequence[str]) -> None:
         chosen = [a.partition("=")[0] for a in asked if a.partition("=")[0] in (*titles(config), "settings")]
         unknown = [a for a in asked if "=" not in a and a not in chosen]
         if unknown:
-            raise ValueError(f"there is no group {unknown[0]!r}; {hint(unknown[0], titles(config))}")
+            raise ValueError(f"there is no group {unknown[0]!r}; {hint(unknown[0], sorted(titles(config)))}")
     except ValueError as error:
         refused(program, error)
     if not chosen:

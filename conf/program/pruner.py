@@ -82,10 +82,8 @@ class Pruner:
 
     def _limits(self) -> tuple[Constraint, ...]:
         """The budget without fractions."""
-        space, limits = (
-            self.supernet.space,
-            limits_of(self.given, self.settings.constraints, self.settings.search.bounded),
-        )
+        limits = limits_of(self.given, self.settings.constraints, self.settings.search.bounded)
+        space = self.supernet.space
         whole = self.costs(space.encode(space.largest)[None])
         self.whole = {c.name: float(whole[c.name][0]) for c in limits}
         return tuple(c.resolved(self.whole[c.name]) for c in limits)

@@ -61,7 +61,7 @@ class Pruning:
     by hand, as shares of the whole network's first limited cost; else there are `steps`, or without a number as many
     that each keeps at least `keep` of what was there. Where the accuracy after finetuning is more than `tolerance`
     points below the original's, the step is taken back and halved, `halvings` times at most. `index` picks from
-    the engine's ranking, 0 the best and -1 the worst (Vitis counts the other way round). `recalibrate` gives every
+    the engine's ranking, 0 the best and -1 the worst (the drop-in counts as Vitis does). `recalibrate` gives every
     candidate statistics of its own, which come from training pictures; `validation_stride` scores it on every n-th
     batch of the validation split.
     """

@@ -134,7 +134,8 @@ class Run:
         if len(supernet.space):
             return
         path, reasons = self.folder / "report.txt", Counter(layer.reason for layer in supernet.report.layers)
-        supernet.report.save(path)
+        if self.folder.writes:
+            supernet.report.save(path)
         why = "; ".join(f"{reason} ({number} layers)" for reason, number in reasons.most_common(3))
         raise ValueError(f"nothing of {self.settings.values['backbone']} is elastic: {why}; layer by layer in {path}")
 

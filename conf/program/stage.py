@@ -17,8 +17,8 @@ class Stage(ABC):
 
     It runs where `stages` has it, such as `stages=[teacher,supernet,search,quantise,export]`, but never before the
     stage that it says to come `after`; what those before it were made with, it was made with, too. The same command
-    in the same folder leaves out what is finished, and what a folder beside it has finished with the same settings is
-    taken from there. Its fields are its settings.
+    in the same folder leaves out what is finished; with `reuse` what a folder beside it has finished with the same
+    settings is taken from there. Its fields are its settings.
 
     `name`: what it is called, also its YAML file.
     `depends`: the settings of the run (keys of the configuration) that it uses, beside its own.

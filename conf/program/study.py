@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shlex
@@ -17,7 +16,7 @@ from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ofa.conf.program.building import build
+from ofa.conf.program.building import build, hint
 from ofa.conf.program.course import Course
 from ofa.conf.program.journal import opened
 from ofa.conf.program.records import flat
@@ -78,9 +77,7 @@ class Study:
         """The dimension of one setting; its ends or choices are tried out on the configuration."""
         path = f"tuning.space.{key}"
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=3)
-            hint = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(known)}"
-            raise ValueError(f"{path}: the supernet's training has no such setting to tune; {hint}")
+            raise ValueError(f"{path}: the supernet's training has no such setting to tune; {hint(key, known)}")
         if not isinstance(node, Mapping):
             raise ValueError(f"{path} is {{low, high, log}} or {{choices}}, got {node!r}")
         dimension: Dimension = build({"_target_": "ofa.conf.program.tuning.Dimension", **node}, path)

@@ -26,16 +26,19 @@ _COLUMNS = ("run", "teacher", "networks", "best", "of its MACs", "")
 def folders(overrides: Sequence[Override], groups: Sequence[str]) -> list[str]:
     """What gives each job of a sweep a folder of its own, named by what differs, in the folder that `run` names.
 
-    A `run` with an interpolation, or with several values, is the user's own way.
+    A `run` with an interpolation, or with several values, is the user's own way. Jobs take over what others have
+    finished with the same settings, unless `reuse` says otherwise.
     """
-    run = next((override for override in overrides if override.get_key_element() == "run"), None)
+    reuse = [] if any(override.key_or_group == "reuse" for override in overrides) else ["reuse=true"]
+    run = next((override for override in overrides if override.key_or_group == "run"), None)
     if run is not None and (run.is_sweep_override() or "$" in str(run.value())):
-        return ["hydra.sweep.dir=.", "hydra.sweep.subdir='${run}'"]
+        return [*reuse, "hydra.sweep.dir=.", "hydra.sweep.subdir='${run}'"]
     swept = [o.get_key_element() for o in overrides if o.is_sweep_override() and not o.is_hydra_override()]
     names = [key.lstrip("+") for key in swept]
     places = [f"hydra:runtime.choices.{name}" if name in groups else name for name in names]
     parts = [f"{typed(name)}-${{typed:${{{place}}}}}" for name, place in zip(names, places, strict=True)]
     return [
+        *reuse,
         f"hydra.sweep.dir={FOLDER if run is None else run.value()}",
         f"hydra.sweep.subdir='{'-'.join(parts) or 'job-${hydra:job.num}'}'",
         "run='${hydra:sweep.dir}/${hydra:sweep.subdir}'",

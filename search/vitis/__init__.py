@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ofa.search.vitis.calibration import calibrate_bn
+from ofa.search.vitis.dynamic import load_dynamic_state_dict
 from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.fine_grained import SparsePruner
 from ofa.search.vitis.iterative import IterativePruningRunner
@@ -32,6 +33,7 @@ __all__ = [
     "count_macs",
     "count_params",
     "get_pruning_runner",
+    "load_dynamic_state_dict",
     "model_complexity",
     "profile",
     "slim_model_from_state_dict",

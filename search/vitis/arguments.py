@@ -1,10 +1,10 @@
-"""Arguments of the runners, checked before anything is traced: one clear line for each that makes no sense."""
+"""Arguments of the pruners, checked before anything is traced: one clear line for each that makes no sense."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from ofa.search.vitis.errors import OptimizerInvalidArgumentError
@@ -37,3 +37,54 @@ def numbers_of(gpus: Sequence[Any] | None) -> list[str]:
     if not all(_GPU.fullmatch(gpu) for gpu in chosen):
         raise OptimizerInvalidArgumentError(f"gpus is a list of their numbers, such as ['0', '1'], got {gpus!r}")
     return [gpu.removeprefix("cuda:") for gpu in chosen]
+
+
+def check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise OptimizerInvalidArgumentError(f"{name} is True or False, got {value!r}")
+
+
+def check_fraction(name: str, value: Any) -> None:
+    """Raise an error where a probability is none."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise OptimizerInvalidArgumentError(f"{name} is a probability from 0 to 1, got {value!r}")
+
+
+def check_range(min_macs: Any, max_macs: Any) -> None:
+    if not (is_number(min_macs) and is_number(max_macs) and 0 <= min_macs <= max_macs and max_macs > 0):
+        got = f"got {min_macs!r} and {max_macs!r}"
+        raise OptimizerInvalidArgumentError(f"min_macs and max_macs are millions of MACs, the smaller first, {got}")
+
+
+def check_evolution(counts: Mapping[str, int], min_or_max_metric: str, macs_step: float, mutate_prob: float) -> None:
+    """Raise an error where a setting of an evolutionary search makes no sense; `counts` are sizes by their names."""
+    if min_or_max_metric not in ("max", "min"):
+        best = "for what a better score is"
+        raise OptimizerInvalidArgumentError(f"min_or_max_metric is 'max' or 'min', {best}, got {min_or_max_metric!r}")
+    if not is_number(macs_step) or not macs_step > 0:
+        raise OptimizerInvalidArgumentError(
+            f"macs_step, the width of a bin in million MACs, is above 0, got {macs_step!r}"
+        )
+    for name, count in counts.items():
+        least = 1 if name in ("parent_popu_size", "iteration") else 0
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < least:
+            raise OptimizerInvalidArgumentError(f"{name} is a whole number of at least {least}, got {count!r}")
+    check_fraction("mutate_prob", mutate_prob)
+
+
+def ratios_of(expand_ratio: Any) -> tuple[float, ...]:
+    """The shares of channels to offer.
+
+    Raises:
+        OptimizerInvalidArgumentError: it is no list, or holds something else.
+    """
+    several = isinstance(expand_ratio, Iterable) and not isinstance(expand_ratio, (str, bytes, Mapping))
+    ratios = list(expand_ratio) if several else []
+    if not ratios or not all(is_number(ratio) and 0 < ratio <= 1 for ratio in ratios):
+        what = "expand_ratio is a list of the shares of channels to offer, above 0 to 1, such as [0.5, 0.75, 1]"
+        raise OptimizerInvalidArgumentError(f"{what}, got {expand_ratio!r}")
+    return tuple(float(ratio) for ratio in ratios)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

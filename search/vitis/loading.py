@@ -123,27 +123,3 @@ def channels_of(module: nn.modules.conv._ConvNd, weight: Tensor) -> Iterator[tup
         yield from (("in_channels", first), ("out_channels", second * module.groups))
     else:
         yield from (("out_channels", first), ("in_channels", second * module.groups))
-
-
-def unwrapped_weights(network: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of Vitis' elastic layers, which hold the plain ones as `conv` and `bn`, under a plain network's names.
-
-    >>> unwrapped_weights(nn.Linear(2, 2, bias=False), {"module.weight": torch.ones(2, 2)})
-    {'weight': tensor([[1., 1.],
-            [1., 1.]])}
-
-    Raises:
-        ValueError: some are not there; names them.
-    """
-    given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    found: dict[str, Tensor] = {}
-    for name in network.state_dict():
-        module, _, last = name.rpartition(".")
-        names = [name, *(f"{module}.{inner}.{last}" for inner in ("conv", "bn"))]
-        there = [given[n] for n in names if n in given]
-        if there:
-            found[name] = there[0]
-    lacking = [name for name in network.state_dict() if name not in found]
-    if lacking:
-        raise ValueError(f"the weights lack {len(lacking)} of {type(network).__name__}: {', '.join(lacking[:5])}")
-    return found

@@ -31,7 +31,7 @@ def excluded(model: nn.Module, excludes: Excludes) -> dict[str, str]:
         ValueError: an exclude matches nothing; close names are shown.
         TypeError: an exclude is of another kind.
     """
-    single = isinstance(excludes, (str, nn.Module, type)) or callable(excludes)
+    single = isinstance(excludes, (str, nn.Module, type)) or not isinstance(excludes, Iterable)
     given: Any = () if excludes is None else (excludes,) if single else excludes
     return select(model, [module_of(e) if isinstance(e, str) else e for e in given])
 

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from ofa import SearchSpace, SpaceConfig, Supernet
 from ofa.backbone import unwrapped
 from ofa.persistence import weights_digest
 from ofa.search import Archive, Constraint, Evolution
-from ofa.search.objectives import Objective
 from ofa.search.problem import Problem
+from ofa.search.vitis.arguments import (
+    check_call,
+    check_evolution,
+    check_flag,
+    check_fraction,
+    check_range,
+    numbers_of,
+    ratios_of,
+)
 from ofa.search.vitis.bins import MILLION, best_of_bins
 from ofa.search.vitis.candidates import Function, Scorer
+from ofa.search.vitis.children import crossover, mutant
+from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.files import FOLDER, read_json, write_json
-from ofa.search.vitis.groups import find_groups, open_groups, open_space
-from ofa.search.vitis.loading import unwrapped_weights
-from ofa.search.vitis.names import Excludes, excluded
-from ofa.search.vitis.runner import check_divisor, console, evaluate, metric_of, progress
-from ofa.search.vitis.settings import Setting, Settings, layer_of
+from ofa.search.vitis.groups import open_space, part_costs
+from ofa.search.vitis.names import Excludes, excluded, module_of
+from ofa.search.vitis.opening import Opening, chosen_by
+from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress, say
+from ofa.search.vitis.settings import ACTIVE, Setting, Settings, entries
 from ofa.search.vitis.sparse_and_slim import original
-from ofa.slicing import Measure
+from ofa.slicing import Measure, importance_of
 
 
 class OFAPruner:
@@ -43,6 +53,7 @@ class OFAPruner:
         self.model, self.inputs = original(model), inputs
         self.rng = np.random.default_rng(seed)
         self._settings: Settings | None = None
+        self._opening: Opening | None = None
         self.space = SearchSpace(())
 
     def ofa_model(
@@ -61,65 +72,77 @@ class OFAPruner:
 
         Where depthwise convolutions are in the majority only layers with a kernel and their expansions are elastic;
         elsewhere groups with a 1×1 convolution have the upper half of the widths. With `auto_add_excludes` the first
-        and last convolutions stay. The largest subnet is the network itself, bit for bit; narrower ones keep leading
-        channels, which are the more important ones where `importance` (l1, l2, …) sorts them before.
-        Linear layers keep their outputs, unless `linear`. `save_search_space` writes `searchspace.config`.
+        and last convolutions stay. What linear layers alone make stays, too, unless with `linear`. The largest subnet
+        is the network itself, bit for bit; narrower ones keep leading channels, which are the more important ones where
+        `importance` (l1, l2, …) sorts them before. `save_search_space` writes `searchspace.config`.
 
         Raises:
-            ValueError: an exclude matches nothing, nothing can be made elastic, or `expand_ratio` is no list of
-                fractions.
+            ValueError: an argument makes no sense, an exclude matches nothing, or nothing can be made elastic.
         """
-        ratios = fractions(expand_ratio)
+        flags = {"auto_add_excludes": auto_add_excludes, "save_search_space": save_search_space, "linear": linear}
+        for name, flag in flags.items():
+            check_flag(name, flag)
         divisor = channel_divisble if channel_divisible is None else channel_divisible
         check_divisor(divisor)
-        config = SpaceConfig(
-            ratios,
-            depth=False,
-            divisor=divisor,
-            policy="auto",
-            keep_ends=auto_add_excludes,
-        )
+        importance_of(importance or "l1")  # refuses another name
+        ratios, stay = ratios_of(expand_ratio), excluded(self.model, excludes)
+        config = SpaceConfig(ratios, depth=False, divisor=divisor, policy="auto", keep_ends=auto_add_excludes)
         with progress("converting") as tell:
             supernet = Supernet(self.model, self.inputs, config, tell)
-        stay = set(excluded(self.model, excludes))
-        stay |= {name for name, module in self.model.named_modules() if isinstance(module, nn.Linear) and not linear}
-        widths = [group.name for group in open_groups(find_groups(supernet), stay, with_group_conv=True)]
-        kernels = [c.name for c in supernet.space.choices if c.kind == "kernel" and layer_of(c) not in stay]
-        if not widths and not kernels:
-            raise ValueError(f"nothing of {type(self.model).__name__} can be made elastic:\n{supernet.report}")
+        self._opening = Opening.of(supernet)
+        names, more = (self._opening.choices(supernet.space, stay, auto_add_excludes, wide) for wide in (linear, True))
+        if not names:
+            hint = "; ofa_model(linear=True) opens linear layers" if more else f":\n{supernet.report}"
+            raise OptimizerInvalidArgumentError(f"nothing of {type(self.model).__name__} can be made elastic{hint}")
         if importance is not None:
             supernet.sort(importance)
-        self.space = open_space(supernet.space, [*widths, *kernels])
+        self.space = open_space(supernet.space, names)
         self._settings = Settings(supernet, self.space)
         if save_search_space:
             self.save_search_space("searchspace.config")
         return supernet
+
+    def get_config_list(self, excludes: Excludes = None, auto_add_excludes: bool = True) -> Setting:
+        """The candidates of groups without an excluded layer, or the first or last convolution, of all that there are.
+
+        `reset_search_space` takes it.
+
+        Raises:
+            ValueError: an exclude matches nothing, or there is no elastic network yet.
+        """
+        settings, stay = self.settings, excluded(self.model, excludes)
+        assert self._opening is not None  # there are settings
+        names = self._opening.choices(settings.space, stay, auto_add_excludes, linear=True)
+        part = open_space(settings.space, names)
+        free = {choice.name for choice in part.choices if len(choice.options) > 1}
+        rows = zip(settings.of(None, part), settings.groups, strict=True)
+        return [entry for entry, layers in rows if not free.isdisjoint(chosen_by(layers))]
 
     # ------------------------------------------------------------ subnets
 
     def sample_subnet(self, model: nn.Module, kind: Literal["max", "min", "random"]) -> tuple[nn.Module, Setting]:
         """Let the elastic `model` run the largest, the smallest or a random subnet, and give both."""
         if kind not in ("max", "min", "random"):
-            raise ValueError(f"kind is max, min or random, got {kind!r}")
+            raise OptimizerInvalidArgumentError(f"kind is max, min or random, got {kind!r}")
+        settings = self.settings
         chosen = {"max": self.space.largest, "min": self.space.smallest}
         subnet = chosen[kind] if kind in chosen else self.space.sample(self.rng)
         elastic(model).activate(subnet)
-        return model, self.settings.of(subnet, self.space)
+        return model, settings.of(subnet, self.space)
 
     def sample_random_subnet_within_range(
         self, model: nn.Module, min_macs: float, max_macs: float
     ) -> tuple[float, Setting]:
-        """MACs (in M) and setting of a random subnet between two numbers of MACs (in M), which `model` then runs.
+        """Let the elastic `model` run a random subnet between two numbers of MACs (in M), and give its MACs and it.
 
         Raises:
             ValueError: no subnet has so many MACs; says what the space offers.
         """
-        supernet = elastic(model)
-        problem = self._problem(supernet, ["macs"], min_macs, max_macs)
-        pool = problem.pool(self.rng, 1)
+        supernet, settings = elastic(model), self.settings
+        pool = self._problem(supernet, ["macs"], min_macs, max_macs).pool(self.rng, 1)
         subnet = self.space.decode(pool[self.rng.integers(len(pool))])
         supernet.activate(subnet)
-        return supernet.cost(subnet).macs / MILLION, self.settings.of(subnet, self.space)
+        return supernet.cost(subnet).macs / MILLION, settings.of(subnet, self.space)
 
     def sample_random_subnet_mutate_and_reset(
         self, dynamic_subnet_setting: Sequence[Any], prob: float = 0.1
@@ -127,75 +150,40 @@ class OFAPruner:
         """A setting in which each group of layers has, with this probability, another width and other kernels.
 
         Raises:
-            ValueError: the setting is not of this space.
+            ValueError: it is no setting of this network, or `prob` is no probability.
         """
-        subnet = self.settings.subnet(dynamic_subnet_setting)
-        changed: dict[str, int | str] = {}
-        for group in self.settings.groups:
-            if self.rng.random() < prob:
-                choices = {c.name for layer in group for c in (layer.width, layer.kernel) if c is not None}
-                changed |= {name: self._another(name, subnet[name]) for name in sorted(choices)}
-        return self.settings.of(subnet.replace(**changed), self.space)
-
-    def _another(self, choice: str, option: int | str) -> int | str:
-        """A random other option of a choice, if there is one."""
-        others = [other for other in self.space[choice].options if other != option]
-        return others[self.rng.integers(len(others))] if others else option
+        check_fraction("prob", prob)
+        parent = self.settings.subnet(dynamic_subnet_setting)
+        return self.settings.of(mutant(self.settings, self.space, parent, prob, self.rng), self.space)
 
     def sample_random_subnet_crossover_and_reset(
         self, cfg1: Sequence[Any], cfg2: Sequence[Any], p: float = 0.5
     ) -> Setting:
-        """A setting that has each width and each kernel from the first one with this probability, else the second's.
+        """A setting that has each width and each kernel of the first one with this probability, else of the second.
 
         Raises:
-            ValueError: one of them is not of this space.
+            ValueError: one is no setting of this network, or `p` is no probability.
         """
+        check_fraction("p", p)
         first, second = self.settings.subnet(cfg1), self.settings.subnet(cfg2)
-        taken = {name: first[name] for name in first if self.rng.random() < p}
-        return self.settings.of(second.replace(**taken), self.space)
+        return self.settings.of(crossover(first, second, p, self.rng), self.space)
 
     def check_dynamic_subnet_setting(self, dynamic_subnet_setting: Sequence[Any]) -> bool:
-        """Whether a setting has layers, widths and kernels of this space, equal in a group; prints what differs."""
+        """Whether a setting says offered widths and kernels of this network's layers, equal widths in a group.
+
+        What is wrong is printed.
+        """
+        settings = self.settings
         try:
-            self.settings.subnet(dynamic_subnet_setting)
+            settings.subnet(dynamic_subnet_setting)
+            for entry in entries(dynamic_subnet_setting):
+                for key in ACTIVE:
+                    if entry.get(key) == -1:
+                        raise ValueError(f"{entry['dynamic_conv_module_name']}: {key} is not said")
         except ValueError as error:
-            console.print(str(error), markup=False)
+            say(str(error))
             return False
         return True
-
-    def get_config_list(self, excludes: Excludes = None) -> Setting:
-        """The candidate widths and kernels of every layer, as `save_search_space` writes them, without the excludes.
-
-        Raises:
-            ValueError: an exclude matches nothing.
-        """
-        stay = set(excluded(self.model, excludes))
-        groups = self.settings.of(None, self.space)
-        return [group for group in groups if not stay & {str(entry["dynamic_conv_module_name"]) for entry in group}]
-
-    @staticmethod
-    def load_dynamic_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> nn.Module:
-        """Load weights that Vitis' own elastic network was trained to (`conv1.conv.weight`, `bn1.bn.weight`).
-
-        Raises:
-            ValueError: they are of another network; names what lacks.
-        """
-        network = elastic(model).model
-        try:
-            network.load_state_dict(unwrapped_weights(network, state_dict))
-        except RuntimeError as error:
-            raise ValueError(f"the weights are of another network: {str(error).splitlines()[-1].strip()}") from None
-        return model
-
-    def _problem(
-        self, supernet: Supernet, objectives: Sequence[Objective | str], min_macs: float, max_macs: float
-    ) -> Problem:
-        """The space with exact costs, and the subnets between two numbers of MACs (in M)."""
-        if not 0 <= min_macs <= max_macs or not max_macs > 0:
-            raise ValueError(f"min_macs and max_macs are million MACs in this order, got {min_macs} and {max_macs}")
-        band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
-        whole, part = supernet.space, self.space
-        return Problem.parse(part, objectives, lambda g: supernet.costs(whole.lifted(g, part)), [band])
 
     def get_static_subnet(
         self, dynamic_subnet: nn.Module, dynamic_subnet_setting: Sequence[Any] | None = None
@@ -233,10 +221,14 @@ class OFAPruner:
     def reset_search_space(self, searchspace: Sequence[Any]) -> None:
         """Draw and search only among the candidates of this list, a part of what `save_search_space` writes.
 
+        Layers that are not in the list stay whole.
+
         Raises:
             ValueError: a layer or a candidate that the elastic network does not have.
         """
-        self.space = self.settings.part(searchspace)
+        part, named = self.settings.part(searchspace), module_names(searchspace)
+        layers = [layer for group in self.settings.groups for layer in group if layer.name in named]
+        self.space = open_space(part, chosen_by(layers))
 
     @staticmethod
     def save_subnet_config(setting_config: Any, file_name: str | Path) -> None:
@@ -285,20 +277,32 @@ class OFAPruner:
         Raises:
             ValueError: no subnet has so many MACs; says at once what the space offers.
         """
-        supernet, metric = elastic(model), metric_of(min_or_max_metric)
-        if not macs_step > 0:
-            raise ValueError(f"macs_step, the width of a bin in million MACs, is above 0, got {macs_step}")
-        children = max(mutate_size + crossover_size, 1)
-        evaluations = parent_popu_size + max(iteration - 1, 0) * children
-        engine = Evolution(parent_popu_size, evaluations, crossover_size / children, mutate_prob)
-        part = self.space
+        sizes = {"parent_popu_size": parent_popu_size, "iteration": iteration,
+                 "mutate_size": mutate_size, "crossover_size": crossover_size}  # fmt: skip
+        check_evolution(sizes, min_or_max_metric, macs_step, mutate_prob)
+        check_call(eval_fn, eval_args, ("eval_fn", "eval_args"), "gives its score")
+        check_call(calibration_fn or len, calib_args, ("calibration_fn", "calib_args"), "calibrates it")
+        numbers_of(gpus)  # refuses what is no list of them
+        supernet, settings, part = elastic(model), self.settings, self.space
+        metric = metric_of(min_or_max_metric)
+        children = mutate_size + crossover_size
+        evaluations = parent_popu_size + (iteration - 1) * children
+        engine = Evolution(parent_popu_size, evaluations, crossover_size / max(children, 1), mutate_prob)
         search = engine.start(self._problem(supernet, [metric, "macs"], min_macs, max_macs), seed)
         here = str(next(supernet.parameters()).device)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
         name = str(evaluation_metric)
-        with Archive(self._archive(supernet, name), f"{name}, {min_or_max_metric}") as archive:
+        path = self._archive(supernet, name)
+        with Archive(path, f"{name}, {min_or_max_metric}") as archive:
             evaluate(search, scorer, archive, "search", gpus)
-        return best_of_bins(search, metric, name, macs_step, lambda subnet: self.settings.of(subnet, part))
+        say(f"wrote {path}")
+        return best_of_bins(search, metric, name, macs_step, lambda subnet: settings.of(subnet, part))
+
+    def _problem(self, supernet: Supernet, objectives: Sequence[str], min_macs: float, max_macs: float) -> Problem:
+        """Subnets between two numbers of MACs (in M)."""
+        check_range(min_macs, max_macs)
+        band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
+        return Problem.parse(self.space, objectives, part_costs(supernet, self.space), [band])
 
     def _archive(self, supernet: Supernet, metric: str) -> Path:
         """The file of what is known of these weights in this space."""
@@ -308,16 +312,9 @@ class OFAPruner:
         )
 
 
-def fractions(ratios: Any) -> tuple[float, ...]:
-    """Widths as fractions.
-
-    Raises:
-        ValueError: it is no list of numbers.
-    """
-    try:
-        return tuple(float(ratio) for ratio in ratios)
-    except (TypeError, ValueError):
-        raise ValueError(f"expand_ratio is a list of fractions such as [0.5, 0.75, 1], got {ratios!r}") from None
+def module_names(setting: Sequence[Any]) -> set[str]:
+    """The layers in a list."""
+    return {module_of(str(entry["dynamic_conv_module_name"])) for entry in entries(setting)}
 
 
 def elastic(model: nn.Module) -> Supernet:

@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from ofa.backbone import as_call
+from ofa.backbone import as_call, unwrapped
 from ofa.costs import Complexity, complexity
 from ofa.search.objectives import Macs, Params
 from ofa.search.vitis.runner import console
@@ -41,25 +41,39 @@ def model_complexity(
     return (Macs().written(cost), Params().written(found.trainable)) if readable else (cost, found.trainable)
 
 
-def count_macs(model: nn.Module, inputs: Any) -> int:
-    """Multiply–accumulates per sample of whatever runs: convolutions and matrix products.
+def count_macs(model: nn.Module, inputs: Any) -> dict[nn.Module, int]:
+    """MACs per sample of each module, without the modules inside it; in total those of `model_complexity`.
 
-    >>> count_macs(nn.Linear(4, 2), torch.zeros(1, 4)), count_flops(nn.Linear(4, 2), torch.zeros(1, 4))
-    (8, 16)
-    >>> count_params(nn.Linear(4, 2))
-    10
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> list(count_macs(network, torch.zeros(1, 4)).values()), sum(count_flops(network, torch.zeros(1, 4)).values())
+    ([0, 12, 0, 6], 36)
     """
-    return complexity(model, inputs).macs
+    found = complexity(model, inputs).modules
+    return {module: found.get(name, 0) for name, module in unwrapped(model).named_modules()}
 
 
-def count_flops(model: nn.Module, inputs: Any) -> int:
-    """Twice the MACs."""
-    return complexity(model, inputs).flops
+def count_flops(model: nn.Module, inputs: Any) -> dict[nn.Module, int]:
+    """FLOPs per sample of each module, without the modules inside it: twice its MACs."""
+    return {module: 2 * macs for module, macs in count_macs(model, inputs).items()}
 
 
-def count_params(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def count_params(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Parameters of each module, without the modules inside it, by name and by whether they learn; shared ones once.
+
+    >>> count_params(nn.Sequential(nn.Linear(4, 3), nn.ReLU()))
+    {'0': {'trainable': 15}, '1': {}}
+    """
+    counted: set[nn.Parameter] = set()
+    params: dict[str, dict[str, int]] = {}
+    for name, module in unwrapped(model).named_modules():
+        own = [parameter for parameter in module.parameters(recurse=False) if parameter not in counted]
+        if own or not list(module.children()):
+            params[name] = {}
+        for parameter in own:
+            kind = "trainable" if parameter.requires_grad else "non-trainable"
+            params[name][kind] = params[name].get(kind, 0) + parameter.numel()
+        counted.update(own)
+    return params
 
 
 def profile(model: nn.Module, inputs: Any, num_iters: int = 100) -> Profile:

@@ -1,7 +1,9 @@
-"""Once-for-all as scripts for the Vitis AI Optimizer do it: sandwich training, evolutionary search, static export."""
+"""Once-for-all pruning as scripts for the Vitis AI Optimizer do it: train, evolve, export the subnet, go on to ONNX.
 
-import copy
+Each step makes its own pruner and loads what the step before saved, as the three scripts there do.
+"""
 
+import onnxruntime
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -16,35 +18,54 @@ class MyNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1)
         self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 32, 5, stride=2, padding=2)
+        self.conv2 = nn.Conv2d(16, 32, 5, padding=2)
         self.bn2 = nn.BatchNorm2d(32)
-        self.conv3 = nn.Conv2d(32, 32, 3, padding=1)
+        self.squeeze = nn.Linear(32, 8)
+        self.gate = nn.Linear(8, 32)
+        self.conv3 = nn.Conv2d(32, 32, 3, stride=2, padding=1)
         self.bn3 = nn.BatchNorm2d(32)
-        self.conv4 = nn.Conv2d(32, 48, 3, padding=1)
-        self.bn4 = nn.BatchNorm2d(48)
-        self.fc = nn.Linear(48, 10)
+        self.conv4 = nn.Conv2d(32, 64, 3, padding=1)
+        self.bn4 = nn.BatchNorm2d(64)
+        self.fc1 = nn.Linear(64, 32)
+        self.fc = nn.Linear(32, 10)
 
     def forward(self, x):
         x = self.bn1(self.conv1(x)).relu()
         x = self.bn2(self.conv2(x)).relu()
-        x = x + self.bn3(self.conv3(x)).relu()
+        x = x * self.gate(self.squeeze(x.mean((2, 3))).relu()).sigmoid()[:, :, None, None]
+        x = self.bn3(self.conv3(x)).relu()
         x = self.bn4(self.conv4(x)).relu()
-        return self.fc(x.mean((2, 3)))
+        return self.fc(self.fc1(x.mean((2, 3))).relu())
 
 
-def evaluate(model, loader):
+def make_pruner():
+    ofa_pruner = OFAPruner(MyNet(), torch.randn([1, 1, 8, 8], dtype=torch.float32))
+    return ofa_pruner, ofa_pruner.ofa_model([0.5, 0.75, 1], 8, None)
+
+
+def load_weights(model, path):
+    checkpoint = torch.load(path, map_location="cpu")
+    for k, v in model.state_dict().items():
+        v.copy_(checkpoint[k])
+
+
+def eval_fn(model, loader):
     model.eval()
     right = total = 0
     with torch.no_grad():
         for images, targets in loader:
             right += (model(images).argmax(1) == targets).sum()
             total += len(targets)
-    return (100 * right / total).item()
+    return float(100 * right / total)
 
 
 def calibration_fn(model, loader, number_forward=16):
     model.eval()
-    OFAPruner.reset_bn_running_stats_for_calibration(model)
+    for _, m in model.named_modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.training = True
+            m.momentum = None
+            m.reset_running_stats()
     with torch.no_grad():
         for index, (images, _) in enumerate(loader):
             model(images)
@@ -52,35 +73,92 @@ def calibration_fn(model, loader, number_forward=16):
                 break
 
 
-def train(model, loader, epochs, lr):
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
+def train(model, loader, epochs):
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
     for _ in range(epochs):
         model.train()
         for images, targets in loader:
+            loss = nn.functional.cross_entropy(model(images), targets)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), targets).backward()
+            loss.backward()
             optimizer.step()
 
 
-def soft_cross_entropy(outputs, soft_targets):
-    return -(soft_targets.softmax(1) * outputs.log_softmax(1)).sum(1).mean()
-
-
-def train_ofa(pruner, model, teacher, loader, epochs, lr):
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
+def train_ofa(teacher, loader, epochs):
+    """The largest, the smallest and two random subnets a step; all learn from the teacher, too."""
+    ofa_pruner = OFAPruner(teacher, torch.randn([1, 1, 8, 8], dtype=torch.float32))
+    ofa_model = ofa_pruner.ofa_model([0.5, 0.75, 1], 8, None)
+    optimizer = torch.optim.SGD(ofa_model.parameters(), 0.02, momentum=0.9, weight_decay=1e-4)
+    teacher.eval()
     for _ in range(epochs):
-        model.train()
+        ofa_model.train()
         for images, targets in loader:
             with torch.no_grad():
-                soft_targets = teacher(images)
+                soft_label = teacher(images).softmax(1)
             optimizer.zero_grad()
-            for kind in ("max", "min", "random", "random"):
-                model, _ = pruner.sample_subnet(model, kind)
-                outputs = model(images)
-                loss = soft_cross_entropy(outputs, soft_targets) + nn.functional.cross_entropy(outputs, targets)
+            for arch_id in range(4):
+                kind = ("max", "min", "random", "random")[arch_id]
+                model, _ = ofa_pruner.sample_subnet(ofa_model, kind)
+                output = model(images)
+                loss = nn.functional.cross_entropy(output, targets)
+                loss = loss - (soft_label * output.log_softmax(1)).sum(1).mean()
                 loss.backward()
-            torch.nn.utils.clip_grad_value_(model.parameters(), 1.0)
+            nn.utils.clip_grad_value_(ofa_model.parameters(), 1.0)
             optimizer.step()
+    torch.save(ofa_model.state_dict(), "mynet_ofa.pth")
+
+
+def evolve(train_loader, val_loader):
+    ofa_pruner, model = make_pruner()
+    load_weights(model, "mynet_ofa.pth")
+    sizes = {}
+    for kind in ("max", "min"):
+        dynamic_subnet, dynamic_subnet_setting = ofa_pruner.sample_subnet(model, kind)
+        _, _, macs, _ = ofa_pruner.get_static_subnet(dynamic_subnet, dynamic_subnet_setting)
+        sum_k = sum(max(c["active_kernel_size"]) for config in dynamic_subnet_setting for c in config)
+        sum_c = sum(c["active_out_channel"] for config in dynamic_subnet_setting for c in config)
+        sizes[kind] = macs
+        print(f"{kind}: {macs:.6f} net_sum_k_{sum_k}_sum_c_{sum_c}")
+    middle = (sizes["min"] + sizes["max"]) / 2
+    pareto_global = ofa_pruner.run_evolutionary_search(
+        model, calibration_fn, (train_loader,), eval_fn, (val_loader,), "acc@top1", "max",
+        sizes["min"], middle, 0.05, 6, 3, 4, 0.2, 2,
+    )  # fmt: skip
+    ofa_pruner.save_subnet_config(pareto_global, "pareto_global.txt")
+    by_hand(ofa_pruner, model, sizes["min"], middle)
+
+
+def by_hand(ofa_pruner, model, min_macs, max_macs):
+    """One round of the search there, in a script's own words."""
+    parents = [ofa_pruner.sample_random_subnet_within_range(model, min_macs, max_macs)[1] for _ in range(2)]
+    for _ in range(100):
+        cfg = ofa_pruner.sample_random_subnet_crossover_and_reset(*parents, p=0.5)
+        cfg = ofa_pruner.sample_random_subnet_mutate_and_reset(cfg, prob=0.3)
+        assert ofa_pruner.check_dynamic_subnet_setting(cfg)
+        subnet, _, macs, _ = ofa_pruner.get_static_subnet(model, cfg)
+        if min_macs <= macs <= max_macs:
+            break
+    counted = sum(profiler.count_macs(subnet, torch.randn(1, 1, 8, 8)).values())
+    assert counted == round(1e6 * macs), (counted, macs)
+    params = profiler.count_params(subnet)
+    print(f"child: {macs:.6f} {sum(n for row in params.values() for n in row.values())}")
+
+
+def export(train_loader, val_loader):
+    ofa_pruner, model = make_pruner()
+    load_weights(model, "mynet_ofa.pth")
+    pareto_global = ofa_pruner.load_subnet_config("pareto_global.txt")
+    best = max(pareto_global.values(), key=lambda row: row["acc@top1"])
+    static_subnet, _, macs, params = ofa_pruner.get_static_subnet(model, best["subnet_setting"])
+    calibration_fn(static_subnet, train_loader)
+    accuracy = eval_fn(static_subnet, val_loader)
+    torch.save(static_subnet.state_dict(), "subnet.pth")
+    images = next(iter(val_loader))[0][:1]
+    torch.onnx.export(static_subnet.eval(), (images,), "subnet.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession("subnet.onnx", providers=["CPUExecutionProvider"])
+    onnx_output = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
+    assert torch.allclose(torch.from_numpy(onnx_output), static_subnet(images), atol=1e-4)
+    print(f"subnet: {macs:.6f} {params:.6f} {best['acc@top1']:.2f} {accuracy:.2f}")
 
 
 def main():
@@ -89,47 +167,14 @@ def main():
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     targets = torch.tensor(digits.target)
     train_loader = DataLoader(TensorDataset(images[:1300], targets[:1300]), batch_size=64, shuffle=True)
+    calib_loader = DataLoader(TensorDataset(images[:1300], targets[:1300]), batch_size=64)
     val_loader = DataLoader(TensorDataset(images[1300:], targets[1300:]), batch_size=256)
-
     model = MyNet()
-    train(model, train_loader, 8, 0.05)
-    baseline = evaluate(model, val_loader)
-    teacher = copy.deepcopy(model).eval()
-
-    inputs = torch.randn([1, 1, 8, 8], dtype=torch.float32)
-    pruner = OFAPruner(model, inputs)
-    ofa_model = pruner.ofa_model(expand_ratio=[0.5, 0.75, 1], channel_divisble=4, save_search_space=True)
-    train_ofa(pruner, ofa_model, teacher, train_loader, 4, 0.01)
-    torch.save(ofa_model.state_dict(), "ofa_model.pth")
-
-    _, setting = pruner.sample_subnet(ofa_model, "max")
-    print("largest kernel", max(max(layer["active_kernel_size"]) for group in setting for layer in group))
-    max_macs = profiler.count_macs(model, inputs) / 1e6
-    found = pruner.run_evolutionary_search(
-        ofa_model,
-        calibration_fn,
-        (train_loader,),
-        evaluate,
-        (val_loader,),
-        "acc1",
-        "max",
-        0.4 * max_macs,
-        0.7 * max_macs,
-        macs_step=0.05 * max_macs,
-        parent_popu_size=6,
-        iteration=2,
-        mutate_size=3,
-        crossover_size=2,
-    )
-    pruner.save_subnet_config(found, "pareto.json")
-    best = max(pruner.load_subnet_config("pareto.json").values(), key=lambda row: row["acc1"])
-    static_subnet, _, macs, _ = pruner.get_static_subnet(ofa_model, best["subnet_setting"])
-    calibration_fn(static_subnet, train_loader)
-    train(static_subnet, train_loader, 3, 0.01)
-    final = evaluate(static_subnet, val_loader)
-    torch.onnx.export(static_subnet.eval(), (inputs,), "static.onnx", dynamo=True, verbose=False)
-    torch.save(static_subnet.state_dict(), "static.pth")
-    print(f"result {baseline:.2f} {best['acc1']:.2f} {final:.2f} {macs / max_macs:.3f}")
+    train(model, train_loader, 6)
+    print(f"baseline: {eval_fn(model, val_loader):.2f}")
+    train_ofa(model, train_loader, 4)
+    evolve(calib_loader, val_loader)
+    export(calib_loader, val_loader)
 
 
 if __name__ == "__main__":

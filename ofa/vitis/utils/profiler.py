@@ -1,4 +1,4 @@
-"""What networks cost: `profiler.model_complexity(model, inputs)`."""
+"""What networks cost, by module and in all: `profiler.model_complexity(model, inputs)`."""
 
 from ofa.search.vitis import count_flops, count_macs, count_params, model_complexity, profile
 
