@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -56,13 +56,14 @@ class Overview:
             "remarks": list(self.remarks),
         }
 
-    def __rich__(self) -> Group:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """At most 80 columns wide."""
         below = Table.grid(padding=(0, 2))
-        below.width = WIDTH
+        below.width = min(WIDTH, console.width)
         for what, text in (*self.lines, *(("note", remark) for remark in self.remarks)):
             below.add_row(Text(what), Text(text, overflow="fold"))
-        return Group(counts_table(self.counts), below)
+        yield counts_table(self.counts)
+        yield below
 
 
 def counts_table(counts: Mapping[str, tuple[int, ...]]) -> Table:
@@ -150,7 +151,7 @@ def origin(collection: Collection) -> str:
     """Who said which picture is in which part."""
     given, cut = collection.listing.given, collection.listing.cut
     if not cut:
-        return f"{', '.join(PARTS)} as given in {collection.folder}"
+        return f"{', '.join(PARTS)} as given"
     by = f"{', '.join(cut)} by the content of each file (it stays where it is when others are added)"
     return f"{by}; {', '.join(given)} as given" if given else by
 
@@ -171,7 +172,8 @@ def described_pictures(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "copies", f"{figures['duplicates']} of a file that is in the same part, too"
     if figures["contradictions"]:
         first = " and ".join(figures["contradictions"][0][:2])
-        yield "copies", f"{len(figures['contradictions'])} pictures stand in two classes, such as {first}"
+        number = len(figures["contradictions"])
+        yield "copies", f"{number} picture{'s stand' if number > 1 else ' stands'} in two classes: {first}"
 
 
 def missing(collection: Collection) -> Iterator[tuple[str, str]]:
@@ -181,7 +183,7 @@ def missing(collection: Collection) -> Iterator[tuple[str, str]]:
     if broken:
         yield "left out", described(broken)
     if copies:
-        yield "left out", f"{len(copies)} that are in a later part, too: {shortened(copies)}"
+        yield "left out", f"{len(copies)} of which a later part has a copy: {shortened(copies)}"
     if collection.skipped:
         yield "left out", f"empty classes: {shortened(collection.skipped)}"
     if collection.listing.others:

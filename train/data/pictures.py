@@ -198,7 +198,8 @@ class ImageFolder(Pictures):
             ValueError: the folder or the table is missing or has no pictures, there are fewer than two classes, or
                 something is refused that could be skipped.
         """
-        return Collection.of(Path(self.folder), None if self.table is None else Path(self.table), self.rules)
+        table = None if self.table is None else Path(self.table).expanduser()
+        return Collection.of(Path(self.folder).expanduser(), table, self.rules)
 
     def contents(self) -> dict[str, str]:
         """What each part holds: how many pictures, and a digest of their names, classes and contents."""
@@ -238,7 +239,8 @@ class Files(Dataset[tuple[Any, int]]):
             picture = read(self.paths[index])
         except Exception as error:  # every decoder has errors of its own
             raise ValueError(
-                f"{self.paths[index]} could be read when the run began, and cannot now ({error}); mend or delete it"
+                f"{self.paths[index]} could be read when the run began, and cannot now ({error}); mend it and go on, or"
+                " begin anew without it"
             ) from None
         return self.transform(picture), int(self.targets[index])
 
