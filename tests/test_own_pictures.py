@@ -514,6 +514,30 @@ def test_a_picture_that_is_added_later_is_noticed(tmp_path: Path, capsys: pytest
         run(folder, pictures, "stages=[teacher]")
 
 
+def test_only_what_was_made_with_the_same_pictures_is_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, runs = tmp_path / "pictures", tmp_path / "runs"
+    write_own_pictures(pictures)
+    path = pictures / "sky" / "000.jpg"
+    first = path.read_bytes()
+
+    def taken(name: str) -> str:
+        """The run from which another took its teacher; empty where it trained its own."""
+        run(runs / name, pictures, "stages=[teacher]", "reuse=true")
+        found = re.search(rf"teacher: taken from {runs}/(\w+),", capsys.readouterr().out)
+        return found[1] if found else ""
+
+    assert taken("first") == "" and taken("again") == "first"
+    path.write_bytes((pictures / "sky" / "001.jpg").read_bytes())
+    assert taken("replaced") == ""
+    path.rename(pictures / "temple" / "000000.jpg")
+    assert taken("moved") == ""
+    path.write_bytes(first)
+    (pictures / "temple" / "000000.jpg").unlink()
+    assert taken("restored") in ("first", "again")
+
+
 def test_balanced_accuracy_stands_beside_accuracy_where_classes_are_uneven(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
