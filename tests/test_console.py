@@ -13,13 +13,13 @@ import pytest
 import torch
 from composition import composed
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from torch import nn
 
 import ofa.conf
 from ofa.conf.program import arguments, manual
 from ofa.conf.program.building import options
 from ofa.conf.program.command import execute
+from ofa.conf.program.course import Course
 from ofa.conf.program.starter import STARTER, begin
 from ofa.train import Digits, create, evaluate
 
@@ -371,7 +371,7 @@ def test_the_starters_page_gives_commands_that_compose(tmp_path: Path, monkeypat
     for words in commands:
         config = arguments.composed("config", arguments.overrides_of("config", [w for w in words if w != "doctor"]))
         assert config.run in ("runs/mine", "runs/half")
-        OmegaConf.to_container(config, resolve=True)
+        Course.parse(config)
 
 
 def test_nothing_is_overwritten_by_a_starter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from composition import composed
+from networks import small
 from own_pictures import CLASSES, write_broken, write_classes, write_odd, write_own_pictures
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from ofa.conf.program.command import execute
 from ofa.search import Front
@@ -553,6 +555,22 @@ def test_balanced_accuracy_stands_beside_accuracy_where_classes_are_uneven(
     assert all(0 <= row["balanced_accuracy"] <= 100 for row in rows)
     front = Front.from_json(rows, ["balanced_accuracy", "macs"])
     assert "balanced_accuracy" in [column.header for column in front.table().columns]
+
+
+def test_a_given_network_that_names_the_frequent_class_is_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_classes(tmp_path / "pictures", {"flower": 90, "sky": 12})
+    network = small(2, 3)
+    *_, last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    nn.init.zeros_(last.weight)
+    last.bias.data = torch.tensor([1.0, 0.0])
+    torch.save(network.state_dict(), tmp_path / "mine.pt")
+    given = ("teacher=given", f"teacher.checkpoint={tmp_path / 'mine.pt'}", "stages=[teacher]")
+    run(tmp_path / "run", tmp_path / "pictures", *given)
+    output = capsys.readouterr().out
+    said = re.search(r"not trained; accuracy ([\d.]+) %, balanced accuracy 50.00 % on \d+ validation pictures", output)
+    assert said and float(said[1]) > 75 and "warning: guessing gives 50 %" in output
 
 
 class Untold:

@@ -203,7 +203,7 @@ def defaults() -> dict[str, str | None]:
 
 def nodes() -> list[str]:
     """What has settings of its own below it."""
-    return [*groups(), "budget", "tuning"]
+    return [*groups(), "backbone", "budget", "tuning"]
 
 
 def check_folder(overrides: Sequence[str]) -> None:

@@ -137,7 +137,7 @@ class Run:
         if self.folder.writes:
             supernet.report.save(path)
         why = "; ".join(f"{reason} ({number} layers)" for reason, number in reasons.most_common(3))
-        raise ValueError(f"nothing of {self.settings.values['backbone']} is elastic: {why}; layer by layer in {path}")
+        raise ValueError(f"nothing of {self.settings.backbone[0]} is elastic: {why}; layer by layer in {path}")
 
     def convert(self) -> ofa.Supernet:
         """The teacher as a supernet that has not been trained."""
