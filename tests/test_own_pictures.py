@@ -45,7 +45,7 @@ def shown(overview: Overview, width: int = 80) -> str:
     console = Console(width=width, soft_wrap=True, highlight=False)
     with console.capture() as capture:
         console.print(overview, markup=False)
-    assert max(len(line.rstrip()) for line in capture.get().splitlines()) < 80
+    assert max(len(line.rstrip()) for line in capture.get().splitlines()) < min(80, width + 1)
     return " ".join(capture.get().split())
 
 
@@ -91,6 +91,25 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert ImageFolder(str(tmp_path)).collection.classes == ("plane", "train")
 
 
+def test_what_people_do_not_see_in_a_folder_is_no_picture(tmp_path: Path) -> None:
+    write_classes(tmp_path)
+    before = parts(ImageFolder(str(tmp_path)))
+    for hidden in (".cache", "sky/.thumbnails"):
+        (tmp_path / hidden).mkdir()
+        shutil.copy(tmp_path / "flower/000.jpg", tmp_path / hidden / "small.jpg")
+    shutil.copy(tmp_path / "flower/000.jpg", tmp_path / "sky/._000.jpg")
+    (tmp_path / "sky/more").mkdir()
+    (tmp_path / "sky/more/circle").symlink_to(tmp_path / "sky")
+    assert parts(ImageFolder(str(tmp_path))) == before
+
+
+def test_a_folder_in_ones_home_may_be_written_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_classes(tmp_path / "pictures")
+    write_table(tmp_path / "plain.csv", [["path", "label"], *rows_of(tmp_path / "pictures")])
+    assert len(parts(ImageFolder("~/pictures"))) == len(parts(ImageFolder("~/pictures", "~/plain.csv"))) == 120
+
+
 def write_table(path: Path, rows: Sequence[Sequence[str]], separator: str = ",") -> None:
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=separator).writerows(rows)
@@ -106,6 +125,9 @@ def test_a_table_says_what_is_where(tmp_path: Path, separator: str) -> None:
     rows = rows_of(tmp_path)
     write_table(tmp_path / "plain.csv", [["path", "label"], *rows], separator)
     assert parts(ImageFolder(str(tmp_path), "plain.csv")) == parts(ImageFolder(str(tmp_path)))
+    path = tmp_path / "plain.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as spreadsheets write it
+    assert len(parts(ImageFolder(str(tmp_path), "plain.csv"))) == 120
     words = ["train", "val", "test", "train"]
     split = [[*row, words[i % 4]] for i, row in enumerate(rows)]
     write_table(tmp_path / "split.csv", [["path", "label", "split"], *split], separator)
@@ -247,9 +269,13 @@ def test_settings_out_of_range_are_refused(given: dict[str, Any], message: str) 
 
 
 def test_too_few_pictures_for_the_parts_are_refused(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"sky": 2, "temple": 2})
-    with pytest.raises(ValueError, match=r"no picture (of class \w+ is left to train with|is left for \w+)"):
-        ImageFolder(str(tmp_path)).load()
+    write_classes(tmp_path, {"sky": 9, "temple": 9})
+    with pytest.raises(
+        ValueError, match=r"no picture of class sky, temple is left to train with; add some, or give an"
+    ):
+        ImageFolder(str(tmp_path), validation=0.5, test=0.499999999).load()
+    with pytest.raises(ValueError, match=r"no picture is left for validation; add some, or raise data\.validation"):
+        ImageFolder(str(tmp_path), validation=1e-9, test=1e-9).load()
 
 
 # ------------------------------------------------------------ copies
@@ -293,6 +319,8 @@ def test_every_kind_of_pixels_is_converted_knowingly(tmp_path: Path) -> None:
     write_classes(tmp_path)
     paths = write_odd(tmp_path)
     seen = {kind: read(path) for kind, path in paths.items()}
+    inspected = {inspection.inspect(path) for path in paths.values()}
+    assert {(i.width, i.height) for i in inspected} == {(80, 64)} and sum(i.turned for i in inspected) == 1
     assert {image.mode for image in seen.values()} == {"RGB"} and {image.size for image in seen.values()} == {(80, 64)}
     cmyk = seen["cmyk"]
     assert distance(seen["turned"], cmyk) < 6 and distance(seen["palette"], cmyk) < 12
@@ -448,6 +476,7 @@ def test_everything_at_once_is_one_table_of_80_columns(tmp_path: Path) -> None:
     write_own_pictures(tmp_path)
     overview = ImageFolder(str(tmp_path), empty="skip").load().overview
     assert overview is not None
+    assert shown(overview, 50)
     for text in (shown(overview), shown(overview, 120)):
         for words in (
             "80 x 64 to 80 x 64",
