@@ -270,9 +270,7 @@ def test_settings_out_of_range_are_refused(given: dict[str, Any], message: str) 
 
 def test_too_few_pictures_for_the_parts_are_refused(tmp_path: Path) -> None:
     write_classes(tmp_path, {"sky": 9, "temple": 9})
-    with pytest.raises(
-        ValueError, match=r"no picture of class sky, temple is left to train with; add some, or"
-    ):
+    with pytest.raises(ValueError, match=r"no picture of class sky, temple is left to train with; add some, or"):
         ImageFolder(str(tmp_path), validation=0.5, test=0.499999999).load()
     with pytest.raises(ValueError, match=r"no picture is left for validation; add some, or raise data\.validation"):
         ImageFolder(str(tmp_path), validation=1e-9, test=1e-9).load()
