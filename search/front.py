@@ -200,15 +200,18 @@ class Front:
         losses: Floats = (gains.max(axis=0) - gains) / np.where(span > 0, span, 1.0)
         return losses
 
-    def table(self, title: str = "") -> Table:
+    def table(self, title: str = "", beside: Sequence[str] = ()) -> Table:
         """The rows under the teacher's, with the teacher's MACs as the measure, and the intervals that are known.
+
+        `beside` names more metrics to show.
 
         Zeros in N:M patterns spare MACs on hardware that skips them; elsewhere they are executed.
         """
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
-        wanted = [found(name, self.objectives) for name in (*_COLUMNS, *(o.name for o in self.objectives))]
+        names = (_COLUMNS[0], *beside, *_COLUMNS[1:], *(objective.name for objective in self.objectives))
+        wanted = [found(name, self.objectives) for name in names]
         shown = {o.name: o for o in wanted if o is not None and any(o.name in row.metrics for row in rows)}
         table = Table(title=title or " against ".join(objective.name for objective in self.objectives))
         table.add_column("name", no_wrap=True)

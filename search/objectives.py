@@ -159,6 +159,18 @@ class Accuracy(Objective):
 
 
 @dataclass(frozen=True)
+class BalancedAccuracy(Accuracy):
+    """The mean over classes of the share of right ones: every class counts the same, however rare it is.
+
+    >>> BalancedAccuracy().axis(90.0)
+    ('Balanced accuracy (%)', 1.0)
+    """
+
+    name: ClassVar[str] = "balanced_accuracy"
+    label: ClassVar[str] = "Balanced accuracy"
+
+
+@dataclass(frozen=True)
 class Loss(Objective):
     """The task's loss, a mean over samples.
 
@@ -241,7 +253,8 @@ class LatencyMs(CostObjective):
 
 
 def objectives() -> dict[str, type[Objective]]:
-    """The classes of this file by name: accuracy, loss, macs, params, weight_bytes, peak_bytes, latency_ms."""
+    """The classes of this file by name: accuracy, balanced_accuracy, loss, macs, params, weight_bytes, peak_bytes,
+    latency_ms."""
     own = (cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, Objective))
     return {cls.name: cls for cls in own if hasattr(cls, "name")}
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from composition import composed
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from torch import nn
 
 import ofa.conf
 from ofa.conf.program import arguments, manual
 from ofa.conf.program.building import options
 from ofa.conf.program.command import execute
+from ofa.conf.program.course import Course
 from ofa.conf.program.starter import STARTER, begin
 from ofa.train import Digits, create, evaluate
 
@@ -63,6 +63,7 @@ def called(folder: Path, *words: str, module: str = "command") -> subprocess.Com
         ("data", "data: settings are given as name=value; did you mean data=…?"),
         ("docter", "docter: settings are given as name=value; did you mean doctor?"),
         ("data.size=[6,", "no viable alternative at input '[6,' (in data.size=[6,)"),
+        ("backbone=digits data.size=[6,", "(in data.size=[6,); quotes in quotes let a text pass: \"name='text'\""),
         ("seed.x=3", "Could not override 'seed.x'"),
         ("-m data=digits,foo", "data=foo: there is no data 'foo'"),
         ("-m seed=0,1 method=uniform,unifrm", "method=unifrm: there is no method 'unifrm'; did you mean uniform?"),
@@ -84,6 +85,33 @@ def test_what_is_right_is_let_through() -> None:
     assert arguments.prepare("ofa", "config", given) == ready
     assert arguments.prepare("ofa", "config", ["hydra/launcher=basic", "~experiment"])
     assert arguments.prepare("ofa-tune", "tune", ["tuning.trials=3"]) == ["++tuning.trials=3"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("/Fotos (2)/Zürich", "/Fotos (2)/Zürich"),
+        ("~/a=b#", "{home}/a=b#"),
+        ("'~/a, b'", "~/a, b"),
+        ("my pictures", "my pictures"),
+        ("/a~/b", "/a~/b"),
+    ],
+)
+def test_a_path_is_taken_as_it_is_typed(
+    typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = arguments.overrides_of("config", ["data=image_folder", f"data.folder={typed}"])
+    assert arguments.composed("config", overrides).data.folder == meant.format(home=tmp_path)
+
+
+def test_the_run_folder_is_the_one_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for typed in ("'a b'", "Übung", "~/runs"):
+        arguments.prepare("ofa", "config", [f"run={typed}"])
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"a b", "Übung", "home", "home/runs"}
+    assert "hydra.sweep.dir='Übung'" in arguments.prepare("ofa", "config", ["-m", "seed=0,1", "run=Übung"])
 
 
 def test_a_setting_of_a_file_that_there_is_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +377,7 @@ def test_the_starters_page_gives_commands_that_compose(tmp_path: Path, monkeypat
     for words in commands:
         config = arguments.composed("config", arguments.overrides_of("config", [w for w in words if w != "doctor"]))
         assert config.run in ("runs/mine", "runs/half")
-        OmegaConf.to_container(config, resolve=True)
+        Course.parse(config)
 
 
 def test_nothing_is_overwritten_by_a_starter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from composition import composed
 from networks import small
 from pruning_runs import TOY
 
-from ofa.conf.program.building import CONF, build
+from ofa.conf.program.building import CONF, build, converted
 from ofa.conf.program.course import Course, ordered
 from ofa.conf.program.exporters import Exporter, Onnx, Packed, Program, Weights
 from ofa.conf.program.folder import RunFolder
@@ -266,6 +266,16 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
 
     with pytest.raises(ValueError, match=rf"{path} differs from the network by .*, above 1\.0e-12"):
         exporter.write(Restless(), picture, path, plan, {})
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "exporter").glob("*.yaml")))
+def test_every_kind_of_file_names_the_classes(name: str, tmp_path: Path) -> None:
+    exporter: Exporter = converted(name, Exporter, "export.files")
+    path = tmp_path / exporter.file
+    exporter.write(
+        small().eval(), torch.randn(1, 1, 16, 16), path, Plan({}, (), ()), {"classes": ["tawny owl", "wren"]}
+    )
+    assert b"tawny owl" in path.read_bytes()
 
 
 def test_there_is_nothing_to_pack_of_a_dense_network() -> None:

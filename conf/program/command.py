@@ -76,7 +76,7 @@ def execute(config: DictConfig) -> int:
     course.execute(run)
     if run.folder.writes and any("front.json" in stage.leaves for stage in course):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
-        run.say(front.table(run.title))
+        run.say(front.table(run.title, ("balanced_accuracy",) if run.uneven else ()))
         for remark in front.remarks():
             run.say(remark)
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")

@@ -21,7 +21,13 @@ from rich.console import Console
 from ofa.conf.program.arguments import composed, overrides_of, refused
 
 NAME = "ofa doctor"
-BESIDE = ("datasets", "optuna-dashboard", "ray", "torchmetrics")  # nothing here needs them; some settings use them
+BESIDE = (
+    "datasets",
+    "optuna-dashboard",
+    "pyarrow",
+    "ray",
+    "torchmetrics",
+)  # some settings use them
 CHECKPOINT = 3  # times the weights: beside them, the optimiser's two moments at most
 
 

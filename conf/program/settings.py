@@ -6,6 +6,7 @@ import os
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ofa.search import Constraint, Engine, Objective
 from ofa.search.latency import LatencyDevice
 from ofa.search.pruning import Smallest
 from ofa.sparsity import FineGrained, Pattern
-from ofa.train.data import DataSet, Pictures
+from ofa.train.data import DataSet, Pictures, contents
 from ofa.train.tasks import Task
 from ofa.train.tracking import Tracking
 
@@ -84,9 +85,19 @@ class Settings:
         )
 
     def plain(self, *names: str) -> dict[str, Any]:
-        """What was composed under these names, such as `search` or `export.subnets`, under dotted names."""
-        chosen = tuple(f"{name}." for name in names)
-        return {key: value for key, value in flat(dict(self.values)).items() if f"{key}.".startswith(chosen)}
+        """What was composed under these names, such as `search` or `export.subnets`, under dotted names.
+
+        With `data` goes what its pictures are.
+        """
+        values, chosen = dict(self.values), tuple(f"{name}." for name in names)
+        if "data" in names:
+            values["data"] = values["data"] | {"contents": self.contents}
+        return {key: value for key, value in flat(values).items() if f"{key}.".startswith(chosen)}
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """What the pictures are, by part, looked at once; empty where the data set does not tell."""
+        return contents(self.data)
 
     @property
     def backbone(self) -> tuple[str, dict[str, Any]]:

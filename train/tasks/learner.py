@@ -50,7 +50,7 @@ class Learner(Protocol):
     >>> from ofa.train.data import Digits
     >>> learner: Learner = Supervised(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).load())
     >>> sorted(learner.validate())
-    ['accuracy', 'loss']
+    ['accuracy', 'balanced_accuracy', 'loss']
     """
 
     @property
