@@ -36,7 +36,7 @@ class Fitting:
     >>> images, labels = next(splits.train.shuffled(batch_size=256, seed=0, epoch=0))
     >>> figures = fitting.step(images, labels)
     >>> fitting.steps_done, fitting.steps, sorted(figures)
-    (1, 3, ['gradient', 'loss'])
+    (1, 4, ['gradient', 'loss'])
 
     Raises:
         ValueError: a batch that is larger than the training split, or that cannot be cut evenly.

@@ -63,9 +63,11 @@ class Proposals:
         return self.front.teacher
 
     def chosen(self, run: Run) -> tuple[ScoredNetwork, ...]:
-        """Those that leave: of near-ties on the validation split the cheapest, spread over the front."""
+        """Those that leave, spread over the front: of near-ties the cheapest, unless each has weights of its own."""
         if self.file == FINETUNED:
             return self.front.rows
+        if any(NETWORK in row.files for row in self.front.rows):
+            return self.front.spread(run.settings.export.subnets).rows
         least = partial(self.front.objectives[0].step, samples=len(run.splits.validation))
         return self.front.apart(least).spread(run.settings.export.subnets).rows
 
