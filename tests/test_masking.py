@@ -200,7 +200,7 @@ def test_growing_zeros_are_no_collapse(update: MaskUpdate, average: float | None
 def test_the_last_stage_is_reached_even_if_the_last_step_is_skipped(splits: Splits) -> None:
     net = network()
     learner = Masked(Supervised(net, splits), Masking(stages=2, until=1.0).start(net, {"7": Pattern(12, 16)}))
-    fitting = Fitting(learner, replace(RECIPE, epochs=1, batch_size=112))
+    fitting = Fitting(learner, replace(RECIPE, epochs=1, batch_size=134))
     for i, (images, labels) in enumerate(splits.train.shuffled(134, 0, 0)):
         assert not Pattern(12, 16).fits(net[7].weight)
         fitting.step(images * float("nan") if i == 7 else images, labels)
