@@ -151,7 +151,7 @@ class FrontRule(Rule):
     >>> widths = tuple(Subnet({"0.width": width}) for width in (8, 16, 24, 32))
     >>> drawn = FrontRule(subnets=widths, randoms=1).choose(None, None, np.random.default_rng(0))
     >>> [subnet["0.width"] for subnet in drawn]
-    [32, 8, 24]
+    [32, 8, 16]
     """
 
     subnets: tuple[Subnet, ...] = ()
