@@ -34,7 +34,7 @@ TOY = (
     "teacher.recipe.batch_size=16", "supernet.recipe.batch_size=16",
     "finetune.recipe.batch_size=16",
 )  # fmt: skip
-SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "finetune.recipe.epochs=4")
+SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "finetune.recipe.epochs=20")
 MAIN = "stages=[teacher,supernet,latency,search,export]"
 PRUNING = (
     "method=one_step", "budget.macs=[0.3,0.9]", "search.evaluations=6",
