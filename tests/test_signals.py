@@ -199,7 +199,8 @@ def test_other_stages_keep_what_is_finished(tmp_path: Path, pictures: Path) -> N
     """Search workers, which have loader workers of their own, are told as well."""
     folder = tmp_path / "run"
     settings = (*TOY, *SHORT, "stages=[teacher,supernet,search,export]")
-    for stage, number, group in (("search", signal.SIGTERM, True), ("export", signal.SIGINT, False)):
+    told = (("search", signal.SIGTERM, True), ("finetune", signal.SIGTERM, False), ("export", signal.SIGINT, False))
+    for stage, number, group in told:
         command = Command(folder, pictures, *settings, "workers=2")
         command.reach(REACHED[stage])
         command.signal(number, group)

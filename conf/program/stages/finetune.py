@@ -69,6 +69,6 @@ def summary(run: Run, rows: Rows) -> str:
     before, after = (mean(row.metrics[name] for row in rows) for name in ("proposed_accuracy", "accuracy"))
     kept = sum(row.metrics["accuracy"] <= row.metrics["proposed_accuracy"] for row in rows)
     return (
-        f"finetune: {len(rows)} networks, {before:.2f} → {after:.2f} % on average on {len(run.splits.validation)}"
+        f"finetune: {len(rows)} network{'s' * (len(rows) > 1)}, {before:.2f} → {after:.2f} % on average on {len(run.splits.validation)}"
         f" validation pictures{f', {kept} of them no better' if kept else ''}"
     )
