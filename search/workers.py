@@ -82,14 +82,13 @@ def workers(
         save(evaluate, path := Path(folder) / "evaluate.pt")
         given = (path, threads, places, lifeline, method, Talk(telling, stopping))
         pool = ProcessPoolExecutor(processes, context, _begin, given)
-        listener = Listener(hearing, hear)
+        listener, under_way = Listener(hearing, hear), set[Future[Any]]()
         try:
             start(pool, processes)
             telling.close()  # so that the pipe ends with the last worker
             listener.start()
-            yield _evaluate, partial(spread, pool, processes)
+            yield _evaluate, partial(spread, pool, processes, under_way)
         except BrokenProcessPool as error:
-            hear = None  # nothing to wait for
             raise ValueError(
                 "a worker died (killed, or out of memory: fewer workers need less); everything finished is kept,"
                 " and the same command goes on"
@@ -98,7 +97,7 @@ def workers(
             path.unlink(missing_ok=True)
             stop.close()
             if hear is not None:
-                pool.shutdown(cancel_futures=True)
+                wait(under_way)  # but not for the processes: their loaders are deaf
             end.close()
             pool.shutdown(cancel_futures=True)
             if listener.is_alive():
@@ -169,14 +168,20 @@ def start(pool: ProcessPoolExecutor, processes: int) -> None:
 
 
 def spread(
-    pool: ProcessPoolExecutor, most: int, function: Callable[[Item], Found], items: Sequence[Item]
+    pool: ProcessPoolExecutor,
+    most: int,
+    under_way: set[Future[Any]],
+    function: Callable[[Item], Found],
+    items: Sequence[Item],
 ) -> Iterator[Found]:
     """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given."""
     waiting = iter(items)
     running: set[Future[Found]] = {pool.submit(function, item) for item in islice(waiting, most)}
     failure: BaseException | None = None
     while running:
+        under_way |= running
         done, running = wait(running, return_when=FIRST_COMPLETED)
+        under_way -= done
         failure = failure or next((f.exception() for f in done if f.exception()), None)
         if failure is None:
             running |= {pool.submit(function, item) for item in islice(waiting, len(done))}

@@ -34,7 +34,7 @@ TOY = (
     "teacher.recipe.batch_size=16", "supernet.recipe.batch_size=16",
     "finetune.recipe.batch_size=16",
 )  # fmt: skip
-SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "finetune.recipe.epochs=4")
+SHORT = ("teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "finetune.recipe.epochs=20")
 MAIN = "stages=[teacher,supernet,latency,search,export]"
 PRUNING = (
     "method=one_step", "budget.macs=[0.3,0.9]", "search.evaluations=6",
@@ -198,7 +198,8 @@ def test_other_stages_keep_what_is_finished(tmp_path: Path, pictures: Path) -> N
     """Search workers, which have loader workers of their own, are told as well."""
     folder = tmp_path / "run"
     settings = (*TOY, *SHORT, "stages=[teacher,supernet,search,export]")
-    for stage, number, group in (("search", signal.SIGTERM, True), ("export", signal.SIGINT, False)):
+    told = (("search", signal.SIGTERM, True), ("finetune", signal.SIGTERM, False), ("export", signal.SIGINT, False))
+    for stage, number, group in told:
         command = Command(folder, pictures, *settings, "workers=2")
         command.reach(REACHED[stage])
         command.signal(number, group)
