@@ -437,6 +437,26 @@ def test_a_memory_that_cannot_be_used_costs_time_alone(
     assert ImageFolder(str(tmp_path / "pictures")).contents() == first
 
 
+def test_contents_change_with_pixels_names_and_classes(tmp_path: Path) -> None:
+    write_classes(tmp_path, dict.fromkeys(CLASSES, 9))
+    rows = [[*row, ("train", "val", "test")[i % 3]] for i, row in enumerate(rows_of(tmp_path))]
+
+    def told() -> dict[str, str]:
+        write_table(tmp_path / "table.csv", [["path", "label", "split"], *rows])
+        return ImageFolder(str(tmp_path), "table.csv").contents()
+
+    first, path = told(), tmp_path / rows[0][0]
+    Image.open(path).rotate(180).save(path)
+    turned = told()
+    path.rename(path.with_name("renamed.jpg"))
+    rows[0][0] = "flower/renamed.jpg"
+    renamed = told()
+    rows[0][1] = "sky"
+    assert len({said["train"] for said in (first, turned, renamed, told())}) == 4
+    assert {said["test"] for said in (first, turned, renamed, told())} == {first["test"]}
+    assert first["train"].startswith("9 pictures, ")
+
+
 def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path) -> None:
     write_classes(tmp_path)
     one, other = memory.Memory.of(tmp_path), memory.Memory.of(tmp_path)
