@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -435,6 +436,9 @@ def test_a_memory_that_cannot_be_used_costs_time_alone(
         shutil.rmtree(tmp_path / "cache")
         (tmp_path / "cache").write_text("a file where the folder should be")
     assert ImageFolder(str(tmp_path / "pictures")).contents() == first
+    remembered = memory.Memory.of(tmp_path / "pictures")
+    assert len(remembered.all()) == (120 if state == "damaged" else 0)
+    remembered.close()
 
 
 def test_contents_change_with_pixels_names_and_classes(tmp_path: Path) -> None:
@@ -457,7 +461,7 @@ def test_contents_change_with_pixels_names_and_classes(tmp_path: Path) -> None:
     assert first["train"].startswith("9 pictures, ")
 
 
-def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path) -> None:
+def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path)
     one, other = memory.Memory.of(tmp_path), memory.Memory.of(tmp_path)
     paths = sorted(tmp_path.rglob("*.jpg"))
@@ -465,6 +469,12 @@ def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path) -> N
     with one.adding() as added:
         added |= {state: inspection.inspect(path).facts for state, path in zip(states[:60], paths, strict=False)}
     assert other.some(states).keys() == set(states[:60]) == other.all().keys()
+    looked: list[Path] = []
+    real = inspection.inspect
+    monkeypatch.setattr(inspection, "inspect", lambda path: looked.append(path) or real(path))
+    with ThreadPoolExecutor(2) as pool:
+        assert inspection.inspected(states, other, pool).keys() == set(states) == one.all().keys()
+    assert sorted(looked) == paths[60:]
     one.close(), other.close()
 
 
