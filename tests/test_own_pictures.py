@@ -134,13 +134,12 @@ def test_a_table_says_what_is_where(tmp_path: Path, separator: str) -> None:
     write_table(tmp_path / "split.csv", [["path", "label", "split"], *split], separator)
     found = parts(ImageFolder(str(tmp_path), "split.csv"))
     assert found == {path: {"val": "validation"}.get(word, word) for path, _, word in split}
-    tested = [[*row, "test" if i % 4 else "train"] for i, row in enumerate(rows)]
-    write_table(tmp_path / "tested.csv", [["path", "label", "split"], *tested], separator)
-    found = parts(ImageFolder(str(tmp_path), "tested.csv"))
-    assert {part for (_, _, word), part in zip(tested, found.values(), strict=True) if word == "train"} == {
-        "train",
-        "validation",
-    }
+    for last in ("test", "val"):  # val alone is what is tested on
+        tested = [[*row, last if i % 4 else "train"] for i, row in enumerate(rows)]
+        write_table(tmp_path / "tested.csv", [["path", "label", "split"], *tested], separator)
+        found = parts(ImageFolder(str(tmp_path), "tested.csv"))
+        assert {found[path] for path, _, word in tested if word == last} == {"test"}
+        assert {found[path] for path, _, word in tested if word == "train"} == {"train", "validation"}
 
 
 def test_a_parquet_file_is_a_table_where_pyarrow_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
