@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,13 +134,12 @@ def test_a_table_says_what_is_where(tmp_path: Path, separator: str) -> None:
     write_table(tmp_path / "split.csv", [["path", "label", "split"], *split], separator)
     found = parts(ImageFolder(str(tmp_path), "split.csv"))
     assert found == {path: {"val": "validation"}.get(word, word) for path, _, word in split}
-    tested = [[*row, "test" if i % 4 else "train"] for i, row in enumerate(rows)]
-    write_table(tmp_path / "tested.csv", [["path", "label", "split"], *tested], separator)
-    found = parts(ImageFolder(str(tmp_path), "tested.csv"))
-    assert {part for (_, _, word), part in zip(tested, found.values(), strict=True) if word == "train"} == {
-        "train",
-        "validation",
-    }
+    for last in ("test", "val"):  # val alone is what is tested on
+        tested = [[*row, last if i % 4 else "train"] for i, row in enumerate(rows)]
+        write_table(tmp_path / "tested.csv", [["path", "label", "split"], *tested], separator)
+        found = parts(ImageFolder(str(tmp_path), "tested.csv"))
+        assert {found[path] for path, _, word in tested if word == last} == {"test"}
+        assert {found[path] for path, _, word in tested if word == "train"} == {"train", "validation"}
 
 
 def test_a_parquet_file_is_a_table_where_pyarrow_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,9 +435,32 @@ def test_a_memory_that_cannot_be_used_costs_time_alone(
         shutil.rmtree(tmp_path / "cache")
         (tmp_path / "cache").write_text("a file where the folder should be")
     assert ImageFolder(str(tmp_path / "pictures")).contents() == first
+    remembered = memory.Memory.of(tmp_path / "pictures")
+    assert len(remembered.all()) == (120 if state == "damaged" else 0)
+    remembered.close()
 
 
-def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path) -> None:
+def test_contents_change_with_pixels_names_and_classes(tmp_path: Path) -> None:
+    write_classes(tmp_path, dict.fromkeys(CLASSES, 9))
+    rows = [[*row, ("train", "val", "test")[i % 3]] for i, row in enumerate(rows_of(tmp_path))]
+
+    def told() -> dict[str, str]:
+        write_table(tmp_path / "table.csv", [["path", "label", "split"], *rows])
+        return ImageFolder(str(tmp_path), "table.csv").contents()
+
+    first, path = told(), tmp_path / rows[0][0]
+    Image.open(path).rotate(180).save(path)
+    turned = told()
+    path.rename(path.with_name("renamed.jpg"))
+    rows[0][0] = "flower/renamed.jpg"
+    renamed = told()
+    rows[0][1] = "sky"
+    assert len({said["train"] for said in (first, turned, renamed, told())}) == 4
+    assert {said["test"] for said in (first, turned, renamed, told())} == {first["test"]}
+    assert first["train"].startswith("9 pictures, ")
+
+
+def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_classes(tmp_path)
     one, other = memory.Memory.of(tmp_path), memory.Memory.of(tmp_path)
     paths = sorted(tmp_path.rglob("*.jpg"))
@@ -445,6 +468,12 @@ def test_processes_that_check_the_same_files_share_the_work(tmp_path: Path) -> N
     with one.adding() as added:
         added |= {state: inspection.inspect(path).facts for state, path in zip(states[:60], paths, strict=False)}
     assert other.some(states).keys() == set(states[:60]) == other.all().keys()
+    looked: list[Path] = []
+    real = inspection.inspect
+    monkeypatch.setattr(inspection, "inspect", lambda path: looked.append(path) or real(path))
+    with ThreadPoolExecutor(2) as pool:
+        assert inspection.inspected(states, other, pool).keys() == set(states) == one.all().keys()
+    assert sorted(looked) == paths[60:]
     one.close(), other.close()
 
 
