@@ -76,9 +76,10 @@ class OFAPruner:
 
         Where depthwise convolutions are in the majority only layers with a kernel and their expansions are elastic;
         elsewhere groups with a 1×1 convolution have the upper half of the widths. With `auto_add_excludes` the first
-        and last convolutions stay. What linear layers alone make stays, too, unless with `linear`. The largest subnet
-        is the network itself, bit for bit; narrower ones keep leading channels, which are the more important ones where
-        `importance` (l1, l2, …) sorts them before. `save_search_space` writes `searchspace.config`.
+        and last convolutions stay, and what has their channels. What linear layers alone make stays, too, unless with
+        `linear`. The largest subnet is the network itself, bit for bit; narrower ones keep leading channels, which are
+        the more important ones where `importance` (l1, l2, …) sorts them before. `save_search_space` writes
+        `searchspace.config`.
 
         Raises:
             ValueError: an argument makes no sense, an exclude matches nothing, or nothing can be made elastic.
