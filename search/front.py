@@ -250,16 +250,14 @@ class Front:
         `tested` are rows with figures of another split: they stand before the front that they were chosen from, named,
         with their intervals. Limits of the `budget` on what goes across are lines.
         """
-        whole = [*tested, *([] if self.teacher is None else [self.teacher])]
-        teacher = next((row for row in whole if row.name == TEACHER), None)
-        shown = [row for row in tested if row is not teacher]
+        teachers = [row for row in (*tested, self.teacher) if row is not None and row.name == TEACHER]
         return draw(
             Path(path),
             self.objectives,
-            front={row.name: row.metrics for row in self.rows},
+            front=[row.metrics for row in self.rows],
             evaluated=[row.metrics for row in self.evaluated],
-            teacher={} if teacher is None else {teacher.name: teacher.metrics},
-            tested={row.name: row.metrics for row in shown},
+            teacher={row.name: row.metrics for row in teachers[:1]},
+            tested={row.name: row.metrics for row in tested if row.name != TEACHER},
             across=across,
             up=up,
             title=title,

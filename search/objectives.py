@@ -162,12 +162,17 @@ class Accuracy(Objective):
 class BalancedAccuracy(Accuracy):
     """The mean over classes of the share of right ones: every class counts the same, however rare it is.
 
-    >>> BalancedAccuracy().axis(90.0)
-    ('Balanced accuracy (%)', 1.0)
+    How sure it is depends on how many there are of each class, so that no interval is given.
+
+    >>> BalancedAccuracy().axis(90.0), BalancedAccuracy().interval(90.0, samples=100)
+    (('Balanced accuracy (%)', 1.0), None)
     """
 
     name: ClassVar[str] = "balanced_accuracy"
     label: ClassVar[str] = "Balanced accuracy"
+
+    def interval(self, value: float, samples: int) -> tuple[float, float] | None:
+        return None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ Rows = Mapping[str, Metrics]
 def draw(
     path: Path,
     objectives: Sequence[Objective],
-    front: Rows,
+    front: Sequence[Metrics],
     evaluated: Sequence[Metrics],
     teacher: Rows,
     tested: Rows,
@@ -49,7 +49,7 @@ def draw(
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     x, y = _axes(objectives, across, up)
-    every = _points([*evaluated, *front.values(), *teacher.values(), *tested.values()], x, y)
+    every = _points([*evaluated, *front, *teacher.values(), *tested.values()], x, y)
     (across_label, x_unit), (up_label, y_unit) = (
         axis(name, objectives, max((point[i] for point in every), default=1.0)) for i, name in enumerate((x, y))
     )
@@ -57,7 +57,7 @@ def draw(
     axes: Any = figure.add_subplot()
     stairs = "steps-post" if {x, y} <= {objective.name for objective in objectives} else "default"
     line = (_BEHIND if tested else _FRONT) | {"drawstyle": stairs}
-    for label, rows, style in ("evaluated", evaluated, _EVALUATED), ("front", [*front.values()], line):
+    for label, rows, style in ("evaluated", evaluated, _EVALUATED), ("front", front, line):
         if points := _points(rows, x, y):
             places = [px / x_unit for px, _ in points], [py / y_unit for _, py in points]
             axes.plot(*places, label=f"{label} (validation)" if tested else label, **style)

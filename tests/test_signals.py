@@ -83,6 +83,12 @@ class Command:
     def signal(self, number: signal.Signals, group: bool) -> None:
         (os.killpg if group else os.kill)(self.process.pid, number)
 
+    def stop(self, reached: Callable[[Path], bool], number: signal.Signals, group: bool, stage: str) -> str:
+        """Stop it where it has reached something; gives its one line."""
+        self.reach(reached)
+        self.signal(number, group)
+        return self.stopped(number, stage)
+
     def stopped(self, number: signal.Signals, stage: str, program: str = "ofa") -> str:
         """Check how it ended; gives its one line."""
         output, errors = self.process.communicate(timeout=60)
@@ -200,10 +206,7 @@ def test_other_stages_keep_what_is_finished(tmp_path: Path, pictures: Path) -> N
     settings = (*TOY, *SHORT, "stages=[teacher,supernet,search,export]")
     told = (("search", signal.SIGTERM, True), ("finetune", signal.SIGTERM, False), ("export", signal.SIGINT, False))
     for stage, number, group in told:
-        command = Command(folder, pictures, *settings, "workers=2")
-        command.reach(REACHED[stage])
-        command.signal(number, group)
-        command.stopped(number, stage)
+        Command(folder, pictures, *settings, "workers=2").stop(REACHED[stage], number, group, stage)
         assert REACHED[stage](folder) and stage not in json.loads((folder / "done.json").read_text())
     assert rows(folder / "archive.sqlite") == 10
 
@@ -216,10 +219,7 @@ def test_stopped_in_every_stage_and_gone_on_equals_uninterrupted(
 ) -> None:
     folder = tmp_path / "run"
     for stage, reached in REACHED.items():
-        command = Command(folder, pictures, *TOY, *SHORT, MAIN, "workers=2")
-        command.reach(reached)
-        command.signal(number, group)
-        command.stopped(number, stage)
+        Command(folder, pictures, *TOY, *SHORT, MAIN, "workers=2").stop(reached, number, group, stage)
     Command(folder, pictures, *TOY, *SHORT, MAIN, "workers=2").finish()
     assert front(folder) == front(run)
 
@@ -234,10 +234,7 @@ def test_pruning_and_finetuning_are_stopped_like_the_rest(
     settings = (*(s for s in TOY if s not in OF_SEARCH and not s.startswith("search.")), *SHORT, *PRUNING)
     for place, reached in PRUNED.items():
         command = Command(folder, pictures, *settings, "pruning.finetuning.recipe.epochs=400")
-        command.reach(reached)
-        command.signal(number, group)
-        line = command.stopped(number, "prune")
-        assert place in line
+        assert place in command.stop(reached, number, group, "prune")
     assert (folder / "pruning/01/finetuned-partial.pt").exists()
 
 

@@ -69,6 +69,7 @@ def execute(config: DictConfig) -> int:
     from ofa.conf.program.course import Course
     from ofa.conf.program.proposals import FILE, Proposals
     from ofa.conf.program.run import Run
+    from ofa.conf.program.stages.export import PICTURES
     from ofa.search import Front
 
     course = Course.parse(config)
@@ -76,7 +77,9 @@ def execute(config: DictConfig) -> int:
     course.execute(run)
     if run.folder.writes and any("front.json" in stage.leaves for stage in course):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
-        run.say(front.table(run.title, ("balanced_accuracy",) if run.uneven else ()))
+        assert front.teacher is not None
+        title = run.title(front.teacher.metrics[PICTURES])
+        run.say(front.table(title, ("balanced_accuracy",) if run.uneven else ()))
         for remark in front.remarks():
             run.say(remark)
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")

@@ -89,11 +89,10 @@ class Run:
         """What one has to know of a network to use it, without what becomes of a picture: its backbone, its classes."""
         return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
 
-    @property
-    def title(self) -> str:
-        """What figures of the test split are of."""
+    def title(self, pictures: float) -> str:
+        """What figures of the test split are of, which has so many pictures."""
         name, data = self.settings.backbone[0], type(self.settings.data).__name__
-        return f"{name} on {data}: {len(self.splits.test):,} test pictures, 95 % intervals"
+        return f"{name} on {data}: {pictures:,.0f} test pictures, 95 % intervals"
 
     @property
     def picture(self) -> Tensor:

@@ -22,6 +22,8 @@ from ofa.search.front import EXECUTED
 from ofa.space import Subnet
 from ofa.train import evaluate
 
+PICTURES = "test_pictures"  # how many there are
+
 
 @dataclass(frozen=True)
 class ExportFront(Stage):
@@ -53,8 +55,8 @@ class ExportFront(Stage):
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
         front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
         run.folder.write("front.json", front.to_json())
-        path, limits = run.folder / "front.png", run.settings.constraints
-        proposals.front.picture(path, title=run.title, tested=rows, budget=limits)
+        path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])
+        proposals.front.picture(path, title=title, tested=rows, budget=run.settings.constraints)
 
 
 class Exported:
@@ -93,7 +95,7 @@ class Exported:
         seen = bounded({"accuracy": score}, objectives, len(run.splits.validation))
         metrics |= {f"{VALIDATION}{name}": end for name, end in seen.items()}
         metrics |= (found := evaluate(net, batches, run.settings.task))
-        metrics |= bounded(found, objectives, len(run.splits.test))
+        metrics |= bounded(found, objectives, len(run.splits.test)) | {PICTURES: len(run.splits.test)}
         plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
         if plan.zeros:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
