@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -150,9 +151,11 @@ def ignore() -> None:
 
 
 def follow() -> None:
-    """Leave both signals to the process that started this one, and end soon after it is gone."""
+    """Leave both signals to the process that started this one by `multiprocessing`, and end soon after it is gone."""
     ignore()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # who it was when this one began: it may be gone already
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:

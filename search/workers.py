@@ -21,8 +21,9 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ofa.signals import ignore, shielded
+from ofa.signals import deferred, ignore, shielded
 
+TURN = 0.2  # seconds in which signals wait
 SOCKET_BYTES = 104  # of the path of a socket, by which loaders in a worker send tensors
 
 Item = TypeVar("Item")
@@ -174,17 +175,22 @@ def spread(
     function: Callable[[Item], Found],
     items: Sequence[Item],
 ) -> Iterator[Found]:
-    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given."""
-    waiting = iter(items)
-    running: set[Future[Found]] = {pool.submit(function, item) for item in islice(waiting, most)}
+    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given.
+
+    A signal is answered between turns: raised where a future's lock is taken, it would leave the lock held for ever.
+    """
+    waiting, running = iter(items), set[Future[Found]]()
     failure: BaseException | None = None
-    while running:
-        under_way |= running
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        under_way -= done
-        failure = failure or next((f.exception() for f in done if f.exception()), None)
-        if failure is None:
-            running |= {pool.submit(function, item) for item in islice(waiting, len(done))}
+    while True:
+        with deferred():
+            if failure is None:
+                running |= {pool.submit(function, item) for item in islice(waiting, most - len(running))}
+            if not running:
+                break
+            under_way |= running
+            done, running = wait(running, TURN, FIRST_COMPLETED)
+            under_way -= done
+            failure = failure or next((f.exception() for f in done if f.exception()), None)
         yield from (future.result() for future in done if not future.exception())
     if failure is not None:
         raise failure

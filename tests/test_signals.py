@@ -102,12 +102,9 @@ class Command:
         self.gone()
         return line
 
-    def gone(self, seconds: float = 3.0) -> None:
+    def gone(self) -> None:
         """Nothing is left of it: no process, no temporary file, no name on the door."""
-        deadline = time.monotonic() + seconds
-        while left := session(self.process.pid):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.05)
+        vanish(self.process.pid)
         assert {path.name for path in self.scratch.iterdir()} <= {f"torchinductor_{getpass.getuser()}", ".ses"}
         shutil.rmtree(self.scratch)
         assert not list(self.folder.rglob("*.partial"))
@@ -118,6 +115,14 @@ class Command:
         assert self.process.returncode == 0, errors
         shutil.rmtree(self.scratch)
         return output
+
+
+def vanish(leader: int, seconds: float = 3.0) -> None:
+    """Wait until no process of a session is left."""
+    deadline = time.monotonic() + seconds
+    while left := session(leader):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def session(leader: int) -> list[str]:
@@ -244,6 +249,28 @@ class Fading:
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
+
+
+ORPHAN = """
+import multiprocessing, os, time
+from ofa.signals import follow
+
+def late():
+    time.sleep(1)
+    follow()
+    time.sleep(60)
+
+child = multiprocessing.get_context("fork").Process(target=late)
+child.start()
+print(child.pid, flush=True)
+os._exit(1)
+"""
+
+
+def test_a_loader_whose_parent_is_gone_before_it_began_ends_too() -> None:
+    process = subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, start_new_session=True)
+    process.communicate(timeout=30)  # the pipe ends with the last process
+    vanish(process.pid)
 
 
 def test_a_stop_that_a_finaliser_swallows_comes_again() -> None:
