@@ -86,7 +86,6 @@ def workers(
         listener, under_way = Listener(hearing, hear), set[Future[Any]]()
         try:
             start(pool, processes)
-            telling.close()  # so that the pipe ends with the last worker
             listener.start()
             yield _evaluate, partial(spread, pool, processes, under_way)
         except BrokenProcessPool as error:
@@ -102,13 +101,14 @@ def workers(
             end.close()
             pool.shutdown(cancel_futures=True)
             if listener.is_alive():
+                telling.send_bytes(b"")  # nothing to read: the end, whoever else still holds the pipe
                 listener.join()
         if listener.failure is not None:
             raise listener.failure
 
 
 class Listener(threading.Thread):
-    """Hands on what workers tell, until the last one is gone; after a failure it goes on to listen, and no more."""
+    """Hands on what workers tell, until the end of it; after a failure it goes on to listen, and no more."""
 
     def __init__(self, hearing: Connection, hear: Callable[[Any], object] | None) -> None:
         super().__init__(daemon=True)

@@ -260,3 +260,20 @@ class Brief:
         for _ in range(200):
             tell("x" * 1000)
         return {"accuracy": 1.0}
+
+
+class Leaving:
+    """Leaves a process behind, which holds what it was born with."""
+
+    def __call__(self, subnet: Subnet) -> dict[str, float]:
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        return {"accuracy": 1.0}
+
+
+def test_nobody_waits_for_what_an_evaluation_left_behind() -> None:
+    with workers(Leaving(), 1) as (held, spread):
+        assert len(list(spread(held, [Subnet({"stem": 8})]))) == 1
+        finished = time.monotonic()
+    assert time.monotonic() - finished < 15
