@@ -166,6 +166,37 @@ class Front:
             taken.append(int(distance.argmax()))
         return replace(self, rows=tuple(self.rows[i] for i in sorted(taken)))
 
+    def strata(self, number: int) -> Front:
+        """Both ends of the front, and between them the best of all that was evaluated in each of equal ranges of cost.
+
+        Costs are cut on a logarithmic scale, for `number` rows with the ends; dominated rows are among them: before
+        networks learn on by themselves, their sizes say more of what they will come to than their figures. Without a
+        positive cost it is `spread`.
+
+        >>> figures = ((90.0, 1e6), (89.0, 2e6), (88.0, 3e6), (91.0, 8e6), (90.0, 9e6))
+        >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+        >>> front = Front.of(rows, ["accuracy", "macs"])
+        >>> [row.name for row in front.rows], [row.name for row in front.strata(3).rows]
+        (['n0', 'n3'], ['n0', 'n1', 'n3'])
+
+        Raises:
+            ValueError: fewer than 1 row asked for.
+        """
+        first, axis = self.objectives[0], next((o for o in self.objectives if not o.maximise), None)
+        ends = [axis.value(row.metrics) for row in self.rows[:1] + self.rows[-1:]] if axis else []
+        if axis is None or number < 3 or not ends or not 0 < ends[0] < ends[-1]:
+            return self.spread(number)
+        walls = np.geomspace(ends[0], ends[-1], number - 1)
+        best: dict[int, ScoredNetwork] = {}
+        for row in sorted(self.evaluated, key=lambda row: axis.value(row.metrics)):
+            cost, gain = axis.value(row.metrics), first.gain(first.value(row.metrics))
+            if not ends[0] < cost < ends[-1] or not math.isfinite(gain):
+                continue
+            part = int(np.searchsorted(walls, cost))
+            if part not in best or gain > first.gain(first.value(best[part].metrics)):
+                best[part] = row
+        return replace(self, rows=(self.rows[0], *best.values(), self.rows[-1]))
+
     def apart(self, least: Callable[[float], float]) -> Front:
         """Without rows whose first objective is hardly better than that of one that costs less.
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from ofa.conf.program.command import execute
 from ofa.conf.program.course import Course
-from ofa.conf.program.finetuning import Pupil, improve, learner
+from ofa.conf.program.finetuning import Pupil, improve, learner, worthwhile
 from ofa.conf.program.proposals import NETWORK, Proposals, network
 from ofa.conf.program.run import Run
 from ofa.conf.program.students import FrontRule, pupil_of, scored
@@ -137,9 +137,11 @@ def test_export_takes_them_and_shows_before_and_after(finetuned: Path) -> None:
         assert row["validation_accuracy"] == facts["validation_accuracy"] == expected["accuracy"]
         assert row["proposed_accuracy"] == facts["proposed_accuracy"] == expected["proposed_accuracy"]
         assert row["latency_ms"] > 0
-    go(folder, "stages=[export]", "export.files=[weights]", "finetune=off", "finetune.recipe=null", "force=true")
+    off = ("finetune=off", "finetune.recipe=null")
+    go(folder, "stages=[export]", "export.files=[weights]", *off, "force=true")
     _, *others = json.loads((folder / "front.json").read_text())
-    assert [row["subnet"] for row in others] == [row["subnet"] for row in rows]
+    run = job(folder, *off)
+    assert [row["subnet"] for row in others] == [dict(row.subnet or {}) for row in Proposals.load(run).chosen(run)]
     assert not any("proposed_accuracy" in row for row in others)
 
 
@@ -226,8 +228,19 @@ def test_what_does_not_converge_or_gets_worse_keeps_its_weights(
     for name, kept in weights(folder).items():
         assert same(network(run, before[name]).state_dict(), kept)
         assert f"finetune-{name}: " in said
-    assert "it stays as it was, with" in said and "3 of them no better" in said
+    assert "it stays as it was, with" in said and "3 of them as they were" in said
     assert all(row["accuracy"] == row["proposed_accuracy"] for row in front(folder))
+
+
+def test_the_loss_decides_where_accuracies_are_a_standard_error_apart(
+    searched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = job(searched)
+    error = 100 * (0.9 * 0.1 / len(run.splits.validation)) ** 0.5
+    before = {"accuracy": 90.0, "loss": 0.5}
+    for share, loss, better in ((-0.9, 0.4, True), (-0.9, 0.6, False), (-1.1, 0.1, False), (1.1, 0.9, True)):
+        assert worthwhile(run, "finetune-a", before, {"accuracy": 90 + share * error, "loss": loss}) is better
+    assert capsys.readouterr().out.count("it stays as it was, with 90.00 % (loss 0.5)") == 2
 
 
 @pytest.mark.parametrize("name", ["short", "shared"])
@@ -403,5 +416,5 @@ def test_improving_says_why_a_network_stays(searched: Path, tmp_path: Path) -> N
     subnet = run.supernet.space.smallest
     pupil = Pupil.of(network(run, ScoredNetwork("smallest", subnet, {})), run.supernet, subnet)
     before = weights_digest(pupil.net)
-    told = improve(run, pupil, run.settings.finetune, tmp_path, "finetune-smallest", accuracy=101.0)
+    told = improve(run, pupil, run.settings.finetune, tmp_path, "finetune-smallest", {"accuracy": 101.0, "loss": 9.0})
     assert weights_digest(pupil.net) == before and set(told) == {"finetuned_accuracy", "finetuned_loss"}

@@ -19,6 +19,7 @@ from ofa.conf.program.journal import opened
 from ofa.conf.program.pruning import Finetuning
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
+from ofa.search.objectives import Accuracy
 from ofa.space import Subnet
 from ofa.sparsity import DENSE, Pattern, wanda_scores
 from ofa.train import Recipe, Supervised, fit
@@ -60,30 +61,39 @@ class Pupil:
             self.net.get_parameter(name).copy_(weight)
 
 
-def improve(run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str, accuracy: float) -> dict[str, float]:
+def improve(
+    run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str, was: Mapping[str, float]
+) -> dict[str, float]:
     """Train the network in place; gives its figures on the validation split.
 
-    Where its `accuracy` was better before, or the training did not converge, it stays as it was, and that is said.
+    Where those that it has before (`was`) are better, or it did not converge, it stays as it was, and that is said.
     """
     before = {name: tensor.clone() for name, tensor in pupil.net.state_dict().items()}
     try:
         figures = finetune(run, pupil, given, folder, stage)
     except Collapse as collapse:
-        run.say(f"{stage}: finetuning did not converge ({collapse}); it stays as it was, with {accuracy:.2f} %")
+        run.say(f"{stage}: finetuning did not converge ({collapse}); it stays as it was, with {was['accuracy']:.2f} %")
         figures = {}
     told = {f"finetuned_{name}": value for name, value in figures.items()}
-    if figures and worthwhile(run, stage, accuracy, figures["accuracy"]):
+    if figures and worthwhile(run, stage, was, figures):
         return figures | told
     pupil.net.load_state_dict(before)
     return told
 
 
-def worthwhile(run: Run, stage: str, before: float, after: float) -> bool:
-    """Whether the accuracy after a finetuning is at least that of before; where it is not, that is said."""
-    if after >= before:
-        return True
-    run.say(f"{stage}: {after:.2f} % after finetuning; it stays as it was, with {before:.2f} %")
-    return False
+def worthwhile(run: Run, stage: str, before: Mapping[str, float], after: Mapping[str, float]) -> bool:
+    """Whether a network is better after its finetuning; where it is not, that is said.
+
+    Accuracies a standard error apart are as good as each other, the more so as that of before was the best of many:
+    there the loss decides, which sees more of every picture.
+    """
+    error = 2 * Accuracy().step(before["accuracy"], len(run.splits.validation))
+    gain = after["accuracy"] - before["accuracy"]
+    better = after["loss"] <= before["loss"] if abs(gain) <= error else gain > 0
+    if not better:
+        then, now = (f"{row['accuracy']:.2f} % (loss {row['loss']:.3g})" for row in (before, after))
+        run.say(f"{stage}: {now} after finetuning; it stays as it was, with {then}")
+    return better
 
 
 def finetune(run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str) -> dict[str, float]:

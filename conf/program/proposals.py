@@ -63,11 +63,16 @@ class Proposals:
         return self.front.teacher
 
     def chosen(self, run: Run) -> tuple[ScoredNetwork, ...]:
-        """Those that leave, spread over the front: of near-ties the cheapest, unless each has weights of its own."""
+        """Those that leave, spread over the front, or over its range of costs where they are to be finetuned.
+
+        Of near-ties it is the cheapest, unless each has weights of its own.
+        """
         if self.file == FINETUNED:
             return self.front.rows
         if any(NETWORK in row.files for row in self.front.rows):
             return self.front.spread(run.settings.export.subnets).rows
+        if run.settings.finetune.trained:
+            return self.front.strata(run.settings.export.subnets).rows
         least = partial(self.front.objectives[0].step, samples=len(run.splits.validation))
         return self.front.apart(least).spread(run.settings.export.subnets).rows
 

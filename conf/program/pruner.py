@@ -158,7 +158,7 @@ class Pruner:
         metrics = {**found, "proposed_accuracy": found["accuracy"], "proposed_loss": found["loss"]}
         if self.given.finetuning is not None:
             pupil, stage = Pupil.of(net, self.supernet, subnet), f"prune-{number:02d}"
-            metrics |= improve(self.run, pupil, self.given.finetuning, folder, stage, metrics["accuracy"])
+            metrics |= improve(self.run, pupil, self.given.finetuning, folder, stage, metrics)
         self.supernet.absorb(net.state_dict())
         self.supernet.save(folder / "supernet.pt")
         checkpoints.save(folder / "network.pt", {"model": net.state_dict()})

@@ -113,7 +113,7 @@ class Alone:
         run, (row,), stage = desk.run, desk.rows, f"{STAGE}-{desk.name}"
         pupil, given = pupil_of(run, row), run.settings.finetune.lengthened
         before = scored(run, pupil)
-        told = improve(run, pupil, given, run.folder / desk.place, stage, before["accuracy"])
+        told = improve(run, pupil, given, run.folder / desk.place, stage, before)
         return desk.keep(row, pupil.net, proposed(before) | told | scored(run, pupil))
 
 
@@ -238,6 +238,6 @@ def _better(desk: Desk, row: ScoredNetwork, before: Pupil, after: Pupil) -> Scor
     run = desk.run
     was, found = scored(run, before), scored(run, after)
     told = proposed(was) | {f"finetuned_{name}": found[name] for name in ("accuracy", "loss")}
-    if worthwhile(run, f"{STAGE}-{row.name}", was["accuracy"], found["accuracy"]):
+    if worthwhile(run, f"{STAGE}-{row.name}", was, found):
         return desk.keep(row, after.net, told | found)
     return desk.keep(row, before.net, told | was)

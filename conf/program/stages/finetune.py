@@ -67,9 +67,9 @@ class FinetuneFront(Stage):
 def summary(run: Run, rows: Rows) -> str:
     """What it was good for."""
     before, after = (mean(row.metrics[name] for row in rows) for name in ("proposed_accuracy", "accuracy"))
-    kept = sum(row.metrics["accuracy"] <= row.metrics["proposed_accuracy"] for row in rows)
+    kept = sum(row.metrics["loss"] == row.metrics["proposed_loss"] for row in rows)
     networks = "1 network" if len(rows) == 1 else f"{len(rows)} networks"
     return (
         f"finetune: {networks}, {before:.2f} → {after:.2f} % on average on {len(run.splits.validation)} validation"
-        f" pictures{f', {kept} of them no better' if kept else ''}"
+        f" pictures{f', {kept} of them as they were' if kept else ''}"
     )
