@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from datetime import timedelta
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,6 +19,9 @@ from ofa.conf.program.console import Console as RunConsole
 from ofa.conf.program.ending import UNEXPECTED, complaints, stoppable
 from ofa.conf.program.manual import explain, wanted
 from ofa.conf.program.sweep import BUDGET_MISSED, FAILED
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def main() -> None:
@@ -74,7 +80,7 @@ def execute(config: DictConfig) -> int:
 
     course = Course.parse(config)
     run = Run.of(course.settings)
-    course.execute(run)
+    took = course.execute(run)
     if run.folder.writes and any("front.json" in stage.leaves for stage in course):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
         assert front.teacher is not None
@@ -83,10 +89,24 @@ def execute(config: DictConfig) -> int:
         for remark in front.remarks():
             run.say(remark)
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
+    if len(took) > 1:
+        run.say(times(took))
     missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
     if missed:
         run.say(missed)
     return BUDGET_MISSED if missed else 0
+
+
+def times(took: Mapping[str, float]) -> Table:
+    """What each stage took, and all of them."""
+    from rich.table import Column, Table
+
+    whole = sum(took.values())
+    table = Table("stage", Column("took", justify="right"), Column("share", justify="right"))
+    for name, seconds in {**took, "all": whole}.items():
+        style = "bold" if name == "all" else None
+        table.add_row(name, str(timedelta(seconds=round(seconds))), f"{100 * seconds / whole:.0f} %", style=style)
+    return table
 
 
 if __name__ == "__main__":

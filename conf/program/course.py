@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,15 +55,15 @@ class Course:
         own = {f"stage.{s.name}.{key}": value for s in self.until(stage) for key, value in flat(s.own).items()}
         return self.settings.plain(*names) | own
 
-    def execute(self, run: Run) -> None:
-        """Do what is wanted and not finished; what is finished is lost by no error.
+    def execute(self, run: Run) -> dict[str, float]:
+        """Do what is wanted and not finished; what is finished is lost by no error. Gives the seconds of each stage.
 
         Raises:
             ValueError: anything that the user can mend.
         """
         with run.folder.held():
             self.rehearse(run)
-            self._execute(run)
+            return self._execute(run)
 
     def rehearse(self, run: Run) -> None:
         """Refuse, before anything is done, what cannot work.
@@ -78,8 +79,8 @@ class Course:
                     stage.rehearse(run)
         vars(run).pop("outline", None)  # as large as the supernet that is trained
 
-    def _execute(self, run: Run) -> None:
-        stages = list(self)
+    def _execute(self, run: Run) -> dict[str, float]:
+        stages, took = list(self), dict[str, float]()
         shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
         try:
             with joined(run.settings.device):
@@ -87,13 +88,14 @@ class Course:
                     taken = self.take(run, stage)
                     barrier()
                     if not taken:
-                        self.complete(run, stage)
+                        took |= self.complete(run, stage)
                     barrier()
             for stage in stages[shared:]:
                 if not self.take(run, stage):
-                    self.complete(run, stage)
+                    took |= self.complete(run, stage)
         finally:
             run.tracker.close()
+        return took
 
     def check_files(self, run: Run) -> None:
         """Refuse a stage whose files are neither there nor made before it.
@@ -148,20 +150,21 @@ class Course:
         run.say(f"{stage.name}: taken from {source.path}, where it was made with the same settings")
         return True
 
-    def complete(self, run: Run, stage: Stage) -> None:
-        """Do one stage, unless the folder has it already.
+    def complete(self, run: Run, stage: Stage) -> dict[str, float]:
+        """Do one stage, unless the folder has it already; gives the seconds that it took, by its name.
 
         Raises:
             ValueError: it, or one before it, was made with other settings (see `refuse_others`).
         """
         if not (run.folder.writes or stage.together):
-            return
+            return {}
         self.refuse_others(run, stage)
         settings = self.made_with(stage)
         run.folder.begin(stage.name, settings)
         if run.folder.finished(stage.name, settings):
             run.say(f"{stage.name}: done before")
-            return
+            return {}
+        started = time.perf_counter()
         try:
             with writing(run.folder.path), run.console.busy(stage.name):
                 stage.run(run)
@@ -169,6 +172,7 @@ class Course:
             error.add_note(stage.name)
             raise
         run.folder.finish(stage.name, settings)
+        return {stage.name: time.perf_counter() - started}
 
 
 def ordered(asked: Sequence[Stage]) -> tuple[Stage, ...]:
