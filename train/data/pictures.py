@@ -61,6 +61,9 @@ class Pictures:
     seed: int = 0
     _reason: str = field(default="as data.size says", repr=False)
 
+    def __post_init__(self) -> None:
+        assert self._prepared(1 if self.size is None else self.size)  # it is checked when it is made
+
     def suited(self, backbone: str) -> Self:
         """What is null as timm's pretrained weights of `backbone` want it; unchanged where timm has none."""
         from ofa.train.timm_import import timm
@@ -94,10 +97,11 @@ class Pictures:
         """
         if self.size is None:
             raise ValueError("size is the edge of a picture in pixels, got None; `following` gives one")
+        return self._prepared(self.size)
+
+    def _prepared(self, size: int) -> Preprocessing:
         mean, std = self.mean or IMAGENET[0], self.std or IMAGENET[1]
-        return Preprocessing(
-            self.size, mean, std, CROP if self.crop is None else self.crop, self.interpolation or "bicubic"
-        )
+        return Preprocessing(size, mean, std, CROP if self.crop is None else self.crop, self.interpolation or "bicubic")
 
     def words(self, edge: int) -> str:
         """What the network sees of pictures whose shorter edge has so many pixels."""
@@ -193,6 +197,7 @@ class ImageFolder(Pictures):
         return Rules(self.validation, self.test, self.seed, self.broken, self.empty)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         assert self.rules  # they are checked when they are made
 
     @cached_property
