@@ -367,7 +367,7 @@ def test_figures_are_those_of_the_pixels(tmp_path: Path) -> None:
 # ------------------------------------------------------------ size and preprocessing
 
 
-@pytest.mark.parametrize(("edges", "size"), [((80, 64), 64), ((30, 20), 32), ((300, 240), 224)])
+@pytest.mark.parametrize(("edges", "size"), [((80, 64), 64), ((30, 20), 32), ((300, 260), 224)])
 def test_the_size_follows_the_pictures_and_is_said(tmp_path: Path, edges: tuple[int, int], size: int) -> None:
     write_classes(tmp_path, {"flower": 20, "temple": 20}, edges)
     splits = ImageFolder(str(tmp_path), workers=0).load()
@@ -377,6 +377,16 @@ def test_the_size_follows_the_pictures_and_is_said(tmp_path: Path, edges: tuple[
     assert ("pictures of 20 pixels are enlarged" in text) == (size == 32)
     images, _ = next(splits.test.ordered(1))
     assert images.shape == splits.example.shape == (1, 3, size, size)
+
+
+def test_a_few_small_or_large_pictures_do_not_decide_the_size(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"flower": 40, "temple": 20}, (110, 100))
+    for edges, seed in ((24, 20), 1), ((240, 200), 2):
+        write_classes(tmp_path / "other", {"flower": 9}, edges, seed)
+        for path in (tmp_path / "other/flower").iterdir():
+            path.rename(tmp_path / f"flower/{seed}-{path.name}")
+    shutil.rmtree(tmp_path / "other")
+    assert ImageFolder(str(tmp_path)).load().preprocessing.size == 96
 
 
 def test_a_size_of_ones_own_and_that_of_weights_are_said(tmp_path: Path) -> None:
