@@ -68,7 +68,7 @@ def write_broken(folder: Path) -> dict[str, Path]:
     place = folder / "sky"
     whole = (place / "000.jpg").read_bytes()
     contents = {
-        "cut.jpg": whole[: len(whole) // 2], "empty.png": b"", "text.jpg": b"<html>404</html>",
+        "cut.jpg": whole[: len(whole) * 9 // 10], "empty.png": b"", "text.jpg": b"<html>404</html>",
         "header.png": b"\x89PNG\r\n\x1a\n" + bytes(40),
     }  # fmt: skip
     for name, content in contents.items():

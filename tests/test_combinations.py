@@ -75,6 +75,10 @@ def test_some_are_refused_and_most_are_not(tmp_path: Path) -> None:
         ("method=uniform", "pruning.schedule=[0.8,0.6]"): "the schedule ends at 0.6, the budget is 0.5 of the network",
         ("method=iterative", "search=specified", "search.path=nowhere.json"): "nowhere.json holds no subnet",
         ("method=fine_grained", "pruning.schedule=[0.8,0.6]"): "this search stops by itself",
+        ("method=uniform", "budget=0.5"): "a budget is a limit by cost, such as budget.macs=0.5, got budget=0.5",
+        ("seed=first",): "^seed is a whole number, got 'first'",
+        ("threads=0",): "^threads is a number of torch, at least 1, got 0",
+        ("data=image_folder", "data.folder=pictures", "data.size=0"): "^data: size is the edge of a picture in pixels",
     }
     for overrides, words in wrong.items():
         with pytest.raises(ValueError, match=words.replace("[", r"\[")):

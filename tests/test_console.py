@@ -139,6 +139,7 @@ def test_every_setting_and_every_option_says_what_it_does(group: str) -> None:
     rows = [row for chapter in manual.chapters(group, sorted(options(group)), set()) for row in chapter.rows]
     assert not [row.name for row in rows if not row.sense], "a sentence in the class' docstring names it in backticks"
     assert all(row.kind and row.default for row in rows)
+    assert not [row for row in rows if row.sense.count("(") != row.sense.count(")")], "a sentence is torn"
 
 
 def test_settings_are_shown_with_type_and_default() -> None:

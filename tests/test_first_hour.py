@@ -204,14 +204,14 @@ def test_every_file_names_the_classes_and_gives_by_hand_what_the_table_says(desk
 
 
 def test_the_same_command_goes_on_and_other_pictures_are_noticed(desk: Desk, said: str) -> None:
-    assert desk.ofa(*MINE, *BRIEF).count("done before") == 4
+    assert desk.ofa(*MINE, *BRIEF).count("done before") == 5
     added = desk.folder / "my pictures/temple/added.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(added)
     refused = desk.ofa(*MINE, *BRIEF, status=2).splitlines()[-1]
     assert re.search(r"runs/mine holds a teacher made with other settings \(data\.contents\.\w+ was", refused)
     assert "teacher: accuracy" in desk.ofa(*MINE, *BRIEF, "run=runs/more", "reuse=true", "stages=[teacher]")
     added.unlink()
-    assert desk.ofa(*MINE, *BRIEF).count("done before") == 4
+    assert desk.ofa(*MINE, *BRIEF).count("done before") == 5
 
 
 # ------------------------------------------------------------ a network that is trained already

@@ -245,7 +245,7 @@ def test_broken_files_are_named_and_left_out_or_refused(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path))
     left_out = dict(data.collection.left_out)
     assert left_out.keys() == {f"sky/{path.name}" for path in broken.values()}
-    assert "truncated" in left_out["sky/cut.jpg"].lower() and left_out["sky/empty.png"] == "empty file"
+    assert left_out["sky/cut.jpg"].startswith("image file is truncated") and left_out["sky/empty.png"] == "empty file"
     assert left_out["sky/text.jpg"] == "no picture" and left_out["sky/header.png"]
     assert counts(data) == counts(ImageFolder(str(tmp_path)))
     overview = data.load().overview
@@ -260,6 +260,8 @@ def test_broken_files_are_named_and_left_out_or_refused(tmp_path: Path) -> None:
         ({"broken": "ignore"}, "broken is skip or refuse, got 'ignore'"),
         ({"empty": "keep"}, "empty is skip or refuse, got 'keep'"),
         ({"test": 0.0}, "test is a share of the pictures, between 0 and 1, got 0.0"),
+        ({"size": 0}, "size is the edge of a picture in pixels, at least 1, got 0"),
+        ({"crop": 1.5}, r"crop is the share of the shorter edge that is seen, in \(0, 1\], got 1.5"),
         ({"validation": 0.5, "test": 0.5}, "validation 0.5 and test 0.5 leave nothing to train with"),
     ],
 )
@@ -292,6 +294,14 @@ def test_copies_never_stand_in_two_parts(tmp_path: Path) -> None:
     overview = data.load().overview
     assert overview is not None and "copies 80 of a file that is in the same part, too" in shown(overview)
     assert re.search(r"40 pictures stand in two classes: flower/\d", shown(overview))
+
+
+def test_pictures_that_differ_in_their_last_pixel_are_no_copies(tmp_path: Path) -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    for value in (0, 1):
+        pixels[-1, -1, -1] = value
+        Image.fromarray(pixels).save(tmp_path / f"{value}.ppm")
+    assert inspection.inspect(tmp_path / "0.ppm").digest != inspection.inspect(tmp_path / "1.ppm").digest
 
 
 def test_what_is_tested_on_is_taken_out_of_the_training_pictures(tmp_path: Path) -> None:
@@ -357,7 +367,7 @@ def test_figures_are_those_of_the_pixels(tmp_path: Path) -> None:
 # ------------------------------------------------------------ size and preprocessing
 
 
-@pytest.mark.parametrize(("edges", "size"), [((80, 64), 64), ((30, 20), 32), ((300, 240), 224)])
+@pytest.mark.parametrize(("edges", "size"), [((80, 64), 64), ((30, 20), 32), ((300, 260), 224)])
 def test_the_size_follows_the_pictures_and_is_said(tmp_path: Path, edges: tuple[int, int], size: int) -> None:
     write_classes(tmp_path, {"flower": 20, "temple": 20}, edges)
     splits = ImageFolder(str(tmp_path), workers=0).load()
@@ -367,6 +377,16 @@ def test_the_size_follows_the_pictures_and_is_said(tmp_path: Path, edges: tuple[
     assert ("pictures of 20 pixels are enlarged" in text) == (size == 32)
     images, _ = next(splits.test.ordered(1))
     assert images.shape == splits.example.shape == (1, 3, size, size)
+
+
+def test_a_few_small_or_large_pictures_do_not_decide_the_size(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"flower": 40, "temple": 20}, (110, 100))
+    for edges, seed in ((24, 20), 1), ((240, 200), 2):
+        write_classes(tmp_path / "other", {"flower": 9}, edges, seed)
+        for path in (tmp_path / "other/flower").iterdir():
+            path.rename(tmp_path / f"flower/{seed}-{path.name}")
+    shutil.rmtree(tmp_path / "other")
+    assert ImageFolder(str(tmp_path)).load().preprocessing.size == 96
 
 
 def test_a_size_of_ones_own_and_that_of_weights_are_said(tmp_path: Path) -> None:
@@ -550,6 +570,11 @@ def run(folder: Path, pictures: Path, *overrides: str) -> int:
     given = ("data=image_folder", f"data.folder={pictures}", "data.size=16", "data.workers=0", "data.empty=skip")
     brief = ("backbone=networks.small", "threads=1", "teacher.recipe.epochs=1", "teacher.recipe.batch_size=16")
     return execute(composed(f"run={folder}", *given, *brief, *overrides))
+
+
+def test_runs_of_every_seed_are_tested_on_the_same_pictures() -> None:
+    first, other = (composed("data=image_folder", "data.folder=pictures", f"seed={seed}") for seed in (0, 1))
+    assert first.seed != other.seed and first.data == other.data
 
 
 def test_a_picture_that_is_added_later_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

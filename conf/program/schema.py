@@ -17,8 +17,8 @@ from ofa.train.tasks import AdaptiveSoft, DistillationLoss
 class Teacher:
     """How the backbone gets the weights that everything else comes from.
 
-    `pretrained` takes timm's, and `checkpoint` is a file of them. From there `recipe` says how they are trained, unless
-    `trained` is false: then they stay as they are. `label_smoothing` softens the labels.
+    `pretrained` takes timm's weights. `checkpoint` is a file of weights, a state_dict as torch saves it. From there
+    `recipe` says how they are trained. `trained` false leaves them as they are. `label_smoothing` softens the labels.
     """
 
     recipe: Recipe = field(default_factory=Recipe)

@@ -64,6 +64,7 @@ class Settings:
                 together, a device that is not here.
         """
         values: Any = OmegaConf.to_container(config, resolve=True)
+        seed = whole(values, "seed", 0)  # components have it as theirs: what is wrong with it is said once, of itself
         groups = {name: build(values[name], name, kind) for name, kind in kinds().items()}
         if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):
             groups["data"] = groups["data"].suited(str(values["backbone"]))
@@ -79,7 +80,7 @@ class Settings:
             device=device(values["device"]),
             reuse=flag(values, "reuse"),
             force=flag(values, "force"),
-            seed=whole(values, "seed", 0),
+            seed=seed,
             threads=whole(values, "threads", 1, " of torch"),
             workers=whole(values, "workers", 1, " of processes"),
         )
@@ -128,8 +129,10 @@ def kinds() -> dict[str, type]:
     return {name: hints[name] for name in names}
 
 
-def budget(limits: Mapping[str, Any], objectives: tuple[Objective, ...]) -> tuple[Constraint, ...]:
+def budget(limits: Any, objectives: tuple[Objective, ...]) -> tuple[Constraint, ...]:
     """The limits on costs, which are objectives or others by name."""
+    if not isinstance(limits, Mapping):
+        raise ValueError(f"a budget is a limit by cost, such as budget.macs=0.5, got budget={limits}")
     known = {objective.name: objective for objective in objectives}
     given = {name: limit for name, limit in limits.items() if limit is not None}
     costs = {name: known.get(name) or converted(name, Objective, f"budget.{name}") for name in given}

@@ -30,14 +30,15 @@ SAMPLE = 64
 class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
-    `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
-    `validation` of the training part are held out of it; `balanced` draws every class equally often. `size`, `crop`,
-    `mean`, `std` and `interpolation` are, where they are null, those of the weights that training starts from
-    (`suited`); without such weights, `size` follows the pictures, and the others are ImageNet's.
+    `size` is the edge in pixels of what the network sees (null: that of the weights that training starts from, or else
+    it follows the pictures). `crop` is the share of the shorter edge that is seen where nothing is augmented (null:
+    that of the weights, or 0.875). `mean`, `std` and `interpolation` are, where they are null, those of the weights, or
+    else ImageNet's; the method `suited` takes those of the weights over.
 
-    Pictures are (3, size, size): `size` is the edge that they are brought to, `crop` the share of the shorter edge that
-    is seen where nothing is augmented; `workers` processes read them. Crops in training have areas between the shares
-    in `scale`; `flip` is the probability of a mirror image; `seed` decides what is held out.
+    `validation` is the share of the training pictures that is held out; `seed` decides which. `workers` is the number
+    of processes that read pictures. Crops in training have areas between the shares in `scale`; `flip` is the
+    probability of a mirror image. `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of
+    pictures that lose a rectangle. `balanced` draws every class equally often.
 
     >>> from ofa.train.data import ImageFolder
     >>> suited = ImageFolder(folder="pictures").suited("vit_tiny_patch16_224")
@@ -59,6 +60,9 @@ class Pictures:
     balanced: bool = False
     seed: int = 0
     _reason: str = field(default="as data.size says", repr=False)
+
+    def __post_init__(self) -> None:
+        assert self._prepared(1 if self.size is None else self.size)  # it is checked when it is made
 
     def suited(self, backbone: str) -> Self:
         """What is null as timm's pretrained weights of `backbone` want it; unchanged where timm has none."""
@@ -93,10 +97,11 @@ class Pictures:
         """
         if self.size is None:
             raise ValueError("size is the edge of a picture in pixels, got None; `following` gives one")
+        return self._prepared(self.size)
+
+    def _prepared(self, size: int) -> Preprocessing:
         mean, std = self.mean or IMAGENET[0], self.std or IMAGENET[1]
-        return Preprocessing(
-            self.size, mean, std, CROP if self.crop is None else self.crop, self.interpolation or "bicubic"
-        )
+        return Preprocessing(size, mean, std, CROP if self.crop is None else self.crop, self.interpolation or "bicubic")
 
     def words(self, edge: int) -> str:
         """What the network sees of pictures whose shorter edge has so many pixels."""
@@ -159,10 +164,14 @@ class Pictures:
 class ImageFolder(Pictures):
     """Own pictures: in `folder`/<class>/, in `folder`/train/<class>/ and test/<class>/ (or val/), or as `table` says.
 
-    What is not given as a part is cut by the content of each file: `validation` and `test` are shares of what is cut.
-    A picture stays in its part when others are added, and copies of it never stand in two. A table is a CSV or Parquet
-    file with the columns path (below the folder), label and, in all rows or none, split. All files are read once before
-    anything is made with them: `broken` ones are left out or refused (skip, refuse), and so are `empty` classes.
+    `folder` holds a folder of pictures for each class, or train/ and test/ (or val/) with such folders in them.
+    `table` is a CSV or Parquet file with the columns path (below the folder), label and, in all rows or none, split.
+    What is not given as a part is cut by the content of each file: a picture stays in its part when others are added,
+    and copies of it never stand in two. `validation` is the share of what is cut that networks are chosen by; `test` is
+    the share that they are tested on in the end. `seed` gives another cut.
+
+    All files are read once before anything is made with them. `broken` says whether files that cannot be read are left
+    out (skip) or stop the run (refuse); `empty` says whether classes without pictures do.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -188,6 +197,7 @@ class ImageFolder(Pictures):
         return Rules(self.validation, self.test, self.seed, self.broken, self.empty)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         assert self.rules  # they are checked when they are made
 
     @cached_property
