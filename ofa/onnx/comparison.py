@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from ofa.backbone import as_call
 from ofa.tracing import evaluating
@@ -28,20 +28,26 @@ def run(network: nn.Module, example: Any) -> list[Tensor]:
 def difference(path: str | Path, network: nn.Module, example: Any) -> float:
     """The largest difference between a file's outputs and its network's, relative to the largest of each output.
 
-    Both see the example, and where the file takes any number of samples a batch of it, itself mirrored, and noise.
+    Both see the example, the same mirrored, and noise, one by one and, where the file takes it, as a batch.
 
     >>> from tempfile import TemporaryDirectory
     >>> from ofa.export import export_onnx
+    >>> network, other, example = nn.Linear(4, 2), nn.Linear(4, 2), torch.ones(1, 4)
     >>> with TemporaryDirectory() as folder:
-    ...     export_onnx(network := nn.Linear(4, 2), torch.ones(1, 4), path := Path(folder) / "model.onnx")
-    ...     same, other = difference(path, network, torch.ones(1, 4)), difference(path, nn.Linear(4, 2), torch.ones(1, 4))
-    >>> same < 1e-6, other > 0.1
+    ...     export_onnx(network, example, path := Path(folder) / "model.onnx")
+    ...     difference(path, network, example) < 1e-6, difference(path, other, example) > 0.1
     (True, True)
     """
-    session = session_of(path)
-    whole = all(isinstance(node.shape[0], str) for node in session.get_inputs() if node.shape)
-    examples = [example, varied(example)] if whole else [example]
+    session, examples = session_of(path), samples(example)
+    if all(isinstance(node.shape[0], str) for node in session.get_inputs() if node.shape):
+        examples.append(tree_map(lambda *parts: torch.cat(parts) if is_batch(parts[0]) else parts[0], *examples))
     return max(apart(answer(session, one), run(network, one)) for one in examples)
+
+
+def moved(network: nn.Module, example: Any) -> float:
+    """How far a network's outputs for the example, the same mirrored, and noise are apart; 0 is one answer for all."""
+    first, *others = (run(network, one) for one in samples(example))
+    return max(apart(other, first) for other in others)
 
 
 def session_of(path: str | Path) -> Any:
@@ -63,22 +69,23 @@ def answer(session: Any, example: Any) -> list[Tensor]:
     return [torch.from_numpy(array) for array in session.run(None, feed)]
 
 
-def varied(example: Any) -> Any:
-    """A batch of an example, itself mirrored, and noise where it holds fractions."""
+def samples(example: Any) -> list[Any]:
+    """An example, the same mirrored, and noise where it holds fractions."""
     generator = torch.Generator().manual_seed(0)
 
-    def batch(tensor: Tensor) -> Tensor:
-        if not tensor.dim():
-            return tensor
-        noise = torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
-        return torch.cat([tensor, tensor.flip(-1), noise])
+    def noise(tensor: Tensor) -> Tensor:
+        drawn = torch.randn(tensor.shape, generator=generator)
+        return drawn.to(tensor) if tensor.is_floating_point() and is_batch(tensor) else tensor
 
-    return tree_map_only(Tensor, batch, example)
+    def mirrored(tensor: Tensor) -> Tensor:
+        return tensor.flip(-1) if is_batch(tensor) else tensor
+
+    return [example, tree_map_only(Tensor, mirrored, example), tree_map_only(Tensor, noise, example)]
 
 
-def moved(outputs: Sequence[Tensor]) -> float:
-    """How far the samples of a batch are apart, relative to the largest of each output; 0 is one answer for all."""
-    return max((apart([output], [output[:1].expand_as(output)]) for output in outputs if output.dim()), default=0.0)
+def is_batch(leaf: Any) -> bool:
+    """Whether an input is one for every sample."""
+    return isinstance(leaf, Tensor) and leaf.dim() > 0
 
 
 def apart(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -116,8 +116,8 @@ class Learned:
 
 def even(rows: FloatArray) -> npt.NDArray[np.bool_]:
     """Which rows hold one number, as exact as single precision."""
-    same: npt.NDArray[np.bool_] = np.isclose(rows, rows[:, :1], rtol=1e-6, atol=0).all(axis=1)
-    return same
+    close: npt.NDArray[np.bool_] = np.abs(rows - rows[:, :1]) <= 1e-6 * np.abs(rows[:, :1])
+    return np.asarray(close.all(axis=1))
 
 
 def inside(module: str, block: str) -> bool:

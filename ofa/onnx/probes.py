@@ -23,7 +23,7 @@ def probes(supernet: Supernet, example: Any) -> Iterator[nn.Module]:
     >>> network = nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 2))
     >>> found = probes(Supernet(network, torch.zeros(1, 4)), torch.zeros(1, 4))
     >>> [[layer.out_features for layer in next(found)] for _ in range(3)]
-    [[16, 16, 2], [14, 11, 2], [12, 13, 2]]
+    [[16, 16, 2], [14, 12, 2], [12, 9, 2]]
     """
     found, rng = supernet.conversion, np.random.default_rng(0)
     depths = np.array([len(stage.blocks) for stage in found.stages], dtype=np.int64)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ofa.export import export_onnx
 from ofa.interruptions import interrupts
-from ofa.onnx.comparison import difference, moved, run, varied
+from ofa.onnx.comparison import difference, moved
 from ofa.onnx.formulas import Sizes, sizes_of
 from ofa.onnx.graphs import Unsliceable, open_graph
 from ofa.onnx.probes import probes
@@ -33,9 +33,9 @@ def silent(text: str) -> None:
 class OnnxSupernet:
     """Writes ONNX files of a supernet's subnets, as `ofa.export.export_onnx` does, in a fraction of its time.
 
-    The first one takes longer: a template is learned, once for every size of the example inputs that needs its own. Each
-    file is compared with its network in onnxruntime; where it differs, or the graph cannot be sliced, the exporter
-    writes it, and `say` hears why, once. Weights are the network's own, whatever it has learned meanwhile.
+    The first one takes longer: a template is learned, once for every size of the example inputs that needs its own.
+    Each file is compared with its network in onnxruntime; where it differs, or the graph cannot be sliced, the
+    exporter writes it, and `say` hears why, once. Weights are the network's own, whatever it has learned meanwhile.
 
     >>> from tempfile import TemporaryDirectory
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.ones(1, 4))
@@ -73,7 +73,7 @@ class OnnxSupernet:
         Raises:
             Unsliceable: none does, or nobody could tell.
         """
-        if moved(run(network, varied(example))) <= TOLERANCE:
+        if moved(network, example) <= TOLERANCE:
             raise Unsliceable("the network answers the same whatever it is given, which would hide a wrong slice")
         shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
         if shapes not in self._learners:
@@ -125,13 +125,17 @@ class Learner:
 
 
 def fits(template: Template, network: nn.Module, example: Any, path: Path, metadata: Mapping[str, str]) -> bool:
-    """Write a network's file from a template; whether it is the network, on examples."""
+    """Write a network's file from a template, and keep it where it is the network, on examples."""
+    equal = False
     try:
         model = template.filled(network, example)
         model.metadata_props.update(metadata)
         torch.onnx.ONNXProgram(model, None).save(str(path))
-        return difference(path, network, example) <= TOLERANCE
+        equal = difference(path, network, example) <= TOLERANCE
     except Exception as error:  # what onnx_ir and onnxruntime say of graphs that are none has no common base
         if interrupts(error):
             raise
-        return False
+    finally:
+        if not equal:
+            path.unlink(missing_ok=True)
+    return equal

@@ -182,11 +182,13 @@ def explained(values: Sequence[npt.NDArray[Any]], node: ir.Node, learned: Learne
 def put(model: ir.Model, node: ir.Node, place: str | int, value: npt.NDArray[Any]) -> None:
     """A constant in its place."""
     if isinstance(place, str):
-        kind = node.attributes[place].type
-        node.attributes[place] = ir.convenience.convert_attribute(place, value.tolist(), kind)
+        old = node.attributes[place]
+        node.attributes[place] = ir.convenience.convert_attribute(place, value.tolist(), old.type)
         return
     tensor = ir.tensor(value, name=f"{node.name}_{place}")
-    constant = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+    constant = ir.Value(
+        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(value.shape), const_value=tensor
+    )
     model.graph.register_initializer(constant)
     node.replace_input_with(place, constant)
 
@@ -204,9 +206,9 @@ def fill(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
         model.graph.inputs.remove(value)
         if not value.uses():
             continue
-        if value.name not in tensors:
+        if (known := tensors.get(str(value.name))) is None:
             raise Unsliceable(f"the network has no {value.name}")
-        tensor = TorchTensor(tensors[value.name].detach(), name=value.name)
+        tensor = TorchTensor(known.detach(), name=value.name)
         value.const_value, value.shape = tensor, tensor.shape
         model.graph.register_initializer(value)
 
