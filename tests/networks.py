@@ -21,7 +21,6 @@ TIMM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "ghostnet": ("ghostnet_050", 64, {}),
     "dla": ("dla46_c", 64, {}),
     "mixer": ("mixer_s32_224", 64, {"img_size": 64}),
-    "convnextv2": ("convnextv2_atto", 64, {"depths": (2, 2, 2, 2), "dims": (16, 32, 48, 64)}),
 }
 
 

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,9 +56,12 @@ FAMILIES = [
 
 
 def family(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    if name == "convnextv2":
+        small = timm.create_model("convnextv2_atto", num_classes=10, depths=(2, 2, 2, 2), dims=(16, 32, 48, 64))
+        return small.eval(), torch.randn(1, 3, 64, 64)
     if not name.startswith("torchvision/"):
         return build(name)
-    torch.manual_seed(0)
     return get_model(name.partition("/")[2], num_classes=10).eval(), torch.randn(1, 3, 64, 64)
 
 

@@ -16,6 +16,7 @@ import ofa
 from ofa.conf.program.console import Console
 from ofa.conf.program.folder import RunFolder
 from ofa.conf.program.settings import Settings
+from ofa.onnx import OnnxSupernet
 from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
@@ -146,6 +147,11 @@ class Run:
         supernet = self.convert()
         supernet.load_state_dict(weights)
         return supernet.eval()
+
+    @cached_property
+    def onnx(self) -> OnnxSupernet:
+        """What writes the ONNX files of the trained supernet's subnets."""
+        return OnnxSupernet(self.supernet, self.say)
 
     def learner(self, supernet: ofa.Supernet) -> Sandwich:
         """The supernet as it is trained and scored."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ofa.onnx import OnnxSupernet
 from ofa.slicing import Plan
 
 Facts = Mapping[str, Any]
@@ -28,6 +29,10 @@ class Exporter(ABC):
     def fits(self, plan: Plan) -> bool:
         """Whether there is something to write of a network that was cut out so."""
         return True
+
+    def sliced(self, onnx: OnnxSupernet) -> Exporter:
+        """The same for subnets of a supernet whose ONNX files come from one graph; itself where that is no help."""
+        return self
 
     @abstractmethod
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
