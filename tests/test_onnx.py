@@ -23,7 +23,7 @@ import ofa
 import ofa.onnx.supernet as sliced
 from ofa.export import export_onnx
 from ofa.onnx import OnnxSupernet, difference
-from ofa.onnx.formulas import Formula
+from ofa.onnx.formulas import Formula, sizes_of
 from ofa.onnx.template import Template
 from ofa.space import Subnet
 from tests.networks import build
@@ -306,18 +306,6 @@ class Branching(nn.Module):
         return self.down(x.relu() if x.shape[1] == 16 else x.tanh())
 
 
-class Computed(nn.Module):
-    """A table that is computed from a size, where the exporter does not see it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(4, 16), nn.Linear(16, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.up(x)
-        return self.down(x * torch.tensor([math.sin(i) for i in range(x.shape[1])]))
-
-
 class Constant(nn.Module):
     """One answer for every input."""
 
@@ -334,7 +322,6 @@ class Constant(nn.Module):
     ("kind", "reason"),
     [
         (Branching, "another size has other operators: "),
-        (Computed, "Mul in the network holds a table that no size explains"),
         (Constant, "the network answers the same whatever it is given, which would hide a wrong slice"),
     ],
 )
@@ -368,3 +355,24 @@ def test_what_runs_on_the_options_alone_is_learned_from_them(tmp_path: Path) -> 
     network = supernet.extract(supernet.space.smallest)
     OnnxSupernet(supernet, say=refuse).export(network, torch.randn(1, 4), tmp_path / "model.onnx")
     assert difference(tmp_path / "model.onnx", network, torch.randn(1, 4)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (lambda n: [math.sin(i) for i in range(n)], "Mul in the network holds a table that no size explains"),
+        (lambda n: [float(n**3)], r"Mul in the network holds \[512.0, 216.0\] in networks of several sizes, which no"),
+    ],
+)
+def test_a_number_that_follows_no_size_is_named(numbers: Callable[[int], list[float]], message: str) -> None:
+    class Computed(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.up = nn.Linear(4, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x) * torch.tensor(numbers(self.up.out_features))
+
+    networks, example = [Computed(8), Computed(6)], torch.randn(1, 4)
+    with pytest.raises(ValueError, match=message):
+        Template.of([sliced.open_graph(one, example) for one in networks], [sizes_of(one) for one in networks])
