@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torchvision.models import get_model
 
 import ofa
-import ofa.onnx.supernet as sliced
+import ofa.onnx_files.supernet as sliced
 from ofa.export import export_onnx
-from ofa.onnx import OnnxSupernet, difference
-from ofa.onnx.formulas import Formula, sizes_of
-from ofa.onnx.template import Template
+from ofa.onnx_files import OnnxSupernet, difference
+from ofa.onnx_files.formulas import Formula, sizes_of
+from ofa.onnx_files.template import Template
 from ofa.space import Subnet
 from tests.networks import build
 
@@ -208,8 +208,8 @@ def test_a_wrong_slice_never_leaves(
     (supernet, images), said = small, []
     network, right = random_network(supernet, 0), Template.filled
 
-    def wrong(self: Template, network: nn.Module, example: Any) -> ir.Model:
-        model = right(self, network, example)
+    def wrong(self: Template, *given: Any) -> ir.Model:
+        model = right(self, *given)
         fault(model)
         return model
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,7 +16,6 @@ import ofa
 from ofa.conf.program.console import Console
 from ofa.conf.program.folder import RunFolder
 from ofa.conf.program.settings import Settings
-from ofa.onnx import OnnxSupernet
 from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
@@ -24,6 +23,9 @@ from ofa.train.backbones import load_weights
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 
 class Run:
@@ -151,6 +153,8 @@ class Run:
     @cached_property
     def onnx(self) -> OnnxSupernet:
         """What writes the ONNX files of the trained supernet's subnets."""
+        from ofa.onnx_files import OnnxSupernet
+
         return OnnxSupernet(self.supernet, self.say)
 
     def learner(self, supernet: ofa.Supernet) -> Sandwich:

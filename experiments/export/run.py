@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import ofa
 from experiments import results
 from ofa.export import export_onnx
-from ofa.onnx import OnnxSupernet, difference
+from ofa.onnx_files import OnnxSupernet, difference
 from ofa.train.timm_import import timm
 
 RESULTS = Path(__file__).parent / "results.csv"

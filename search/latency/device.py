@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from ofa.onnx import OnnxSupernet
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from ofa.export import export_onnx
-from ofa.onnx import OnnxSupernet
 from ofa.search.latency.device import Latency, LatencyDevice
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 Inputs = Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike] | npt.NDArray[Any]
 

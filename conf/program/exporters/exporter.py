@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ofa.onnx import OnnxSupernet
 from ofa.slicing import Plan
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 Facts = Mapping[str, Any]
 """What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""

@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.export import export_onnx
-from ofa.onnx import OnnxSupernet, difference
 from ofa.slicing import Plan
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Onnx(Exporter):
             raise ValueError(f"a tolerance above 0, got {self.tolerance}")
 
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
+        from ofa.onnx_files import difference
+
         words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
         self.export(network, example, path, words)
         found = difference(path, network, example)

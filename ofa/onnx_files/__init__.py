@@ -4,7 +4,7 @@ In: a `Supernet`; networks that it extracts. Out: files, each compared with its 
 Uses the rooms before it, `ofa.supernet` and `ofa.export`.
 """
 
-from ofa.onnx.comparison import difference
-from ofa.onnx.supernet import OnnxSupernet
+from ofa.onnx_files.comparison import difference
+from ofa.onnx_files.supernet import OnnxSupernet
 
 __all__ = ["OnnxSupernet", "difference"]

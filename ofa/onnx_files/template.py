@@ -12,12 +12,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from ofa.export import quiet
-from ofa.onnx.comparison import run
-from ofa.onnx.formulas import Formula, Learned, Sizes, sizes_of
-from ofa.onnx.graphs import (
+from ofa.onnx_files.formulas import Formula, Learned, Sizes, sizes_of
+from ofa.onnx_files.graphs import (
     WEIGHT,
     Place,
     Unsliceable,
@@ -91,10 +89,10 @@ class Template:
     `blocks` are modules that may be the identity in other networks.
 
     >>> networks = [nn.Sequential(nn.Linear(4, n), nn.Linear(n, 2)) for n in (8, 6, 3)]
-    >>> from ofa.onnx.graphs import open_graph
+    >>> from ofa.onnx_files.graphs import open_graph
     >>> graphs = [open_graph(network, torch.zeros(1, 4)) for network in networks[:2]]
     >>> template = Template.of(graphs, [sizes_of(network) for network in networks[:2]])
-    >>> model = template.filled(networks[2], torch.zeros(1, 4))
+    >>> model = template.filled(networks[2], [torch.zeros(1, 4)], [torch.zeros(1, 2)])
     >>> [tuple(value.shape) for value in model.graph.initializers.values()]
     [(3, 4), (3,), (2, 3), (2,)]
     """
@@ -120,8 +118,10 @@ class Template:
                 holes[place] = explained(values, nodes[place[0]], learned)
         return cls(models[0], holes, tuple(blocks))
 
-    def filled(self, network: nn.Module, example: Any) -> ir.Model:
+    def filled(self, network: nn.Module, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> ir.Model:
         """The graph of another network of the family, with its weights, as the exporter gives it.
+
+        `inputs` and `outputs` say how large these are.
 
         Raises:
             Unsliceable: the network is of another family.
@@ -136,7 +136,7 @@ class Template:
         for block in skipped:
             skip(model, block)
         fill(model, dict(tensors_of(network)))
-        resize(model, tree_leaves(example), run(network, example))
+        resize(model, inputs, outputs)
         with quiet():
             torch.onnx.ONNXProgram(model, None).optimize()
         return model

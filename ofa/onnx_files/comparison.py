@@ -25,29 +25,47 @@ def run(network: nn.Module, example: Any) -> list[Tensor]:
         return [leaf.cpu() for leaf in tree_leaves(network(*args, **kwargs)) if isinstance(leaf, Tensor)]
 
 
-def difference(path: str | Path, network: nn.Module, example: Any) -> float:
-    """The largest difference between a file's outputs and its network's, relative to the largest of each output.
-
-    Both see the example, the same mirrored, and noise, one by one and, where the file takes it, as a batch.
+class Expected:
+    """What a network gives for an example, for the same mirrored, and for noise.
 
     >>> from tempfile import TemporaryDirectory
     >>> from ofa.export import export_onnx
-    >>> network, other, example = nn.Linear(4, 2), nn.Linear(4, 2), torch.ones(1, 4)
+    >>> network, example = nn.Linear(4, 2), torch.ones(1, 4)
     >>> with TemporaryDirectory() as folder:
     ...     export_onnx(network, example, path := Path(folder) / "model.onnx")
-    ...     difference(path, network, example) < 1e-6, difference(path, other, example) > 0.1
+    ...     difference(path, network, example) < 1e-6, difference(path, nn.Linear(4, 2), example) > 0.1
     (True, True)
     """
-    session, examples = session_of(path), samples(example)
-    if all(isinstance(node.shape[0], str) for node in session.get_inputs() if node.shape):
-        examples.append(tree_map(lambda *parts: torch.cat(parts) if is_batch(parts[0]) else parts[0], *examples))
-    return max(apart(answer(session, one), run(network, one)) for one in examples)
+
+    def __init__(self, network: nn.Module, example: Any) -> None:
+        self.samples = samples(example)
+        self.outputs = [run(network, one) for one in self.samples]
+
+    @property
+    def moved(self) -> float:
+        """How far the outputs are apart; 0 is one answer for all."""
+        return max(apart(output, self.outputs[0]) for output in self.outputs[1:])
+
+    def difference(self, path: str | Path) -> float:
+        """The largest difference between a file's outputs and the network's, relative to the largest of each output.
+
+        The file is given the samples one by one and, where it takes any number, as a batch.
+        """
+        session = session_of(path)
+        pairs = [(answer(session, one), output) for one, output in zip(self.samples, self.outputs, strict=True)]
+        if all(isinstance(node.shape[0], str) for node in session.get_inputs() if node.shape):
+            pairs.append((answer(session, together(self.samples)), together(self.outputs)))
+        return max(apart(*pair) for pair in pairs)
 
 
-def moved(network: nn.Module, example: Any) -> float:
-    """How far a network's outputs for the example, the same mirrored, and noise are apart; 0 is one answer for all."""
-    first, *others = (run(network, one) for one in samples(example))
-    return max(apart(other, first) for other in others)
+def difference(path: str | Path, network: nn.Module, example: Any) -> float:
+    """How far a file is from its network, as `Expected` tells it."""
+    return Expected(network, example).difference(path)
+
+
+def together(trees: list[Any]) -> Any:
+    """Samples as one batch."""
+    return tree_map(lambda *parts: torch.cat(parts) if is_batch(parts[0]) else parts[0], *trees)
 
 
 def session_of(path: str | Path) -> Any:

@@ -11,7 +11,7 @@ from torch import nn
 from ofa.arrays import IntArray
 from ofa.conversion import Conversion
 from ofa.interruptions import interrupts
-from ofa.onnx.comparison import run
+from ofa.onnx_files.comparison import run
 from ofa.slicing import make_plan, reduced
 from ofa.supernet import Supernet
 

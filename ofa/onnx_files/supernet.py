@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves
 
 from ofa.export import export_onnx
 from ofa.interruptions import interrupts
-from ofa.onnx.comparison import difference, moved
-from ofa.onnx.formulas import Sizes, sizes_of
-from ofa.onnx.graphs import Unsliceable, open_graph
-from ofa.onnx.probes import probes
-from ofa.onnx.template import Template
+from ofa.onnx_files.comparison import Expected
+from ofa.onnx_files.formulas import Sizes, sizes_of
+from ofa.onnx_files.graphs import Unsliceable, open_graph
+from ofa.onnx_files.probes import probes
+from ofa.onnx_files.template import Template
 from ofa.supernet import Supernet
 
 TOLERANCE = 1e-5  # of a sliced file, relative to the network's largest output; real ones differ by 1e-6
@@ -38,6 +38,7 @@ class OnnxSupernet:
     exporter writes it, and `say` hears why, once. Weights are the network's own, whatever it has learned meanwhile.
 
     >>> from tempfile import TemporaryDirectory
+    >>> from ofa.onnx_files import difference
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.ones(1, 4))
     >>> network = supernet.extract(supernet.space.smallest)
     >>> with TemporaryDirectory() as folder:
@@ -73,17 +74,18 @@ class OnnxSupernet:
         Raises:
             Unsliceable: none does, or nobody could tell.
         """
-        if moved(network, example) <= TOLERANCE:
+        expected = Expected(network, example)
+        if expected.moved <= TOLERANCE:
             raise Unsliceable("the network answers the same whatever it is given, which would hide a wrong slice")
         shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(example) if isinstance(leaf, Tensor))
         if shapes not in self._learners:
             for learner in dict.fromkeys(self._learners.values()):
-                if any(fits(known, network, example, path, metadata) for known in learner.known):
+                if any(fits(known, network, expected, path, metadata) for known in learner.known):
                     self._learners[shapes] = learner
                     return
             self._learners[shapes] = Learner(self.supernet, example, self.blocks)
         for template in self._learners[shapes].templates():
-            if fits(template, network, example, path, metadata):
+            if fits(template, network, expected, path, metadata):
                 return
         raise Unsliceable("a sliced file is not its network")
 
@@ -124,14 +126,14 @@ class Learner:
         self.known = [Template.of(self.models, self.sizes, self.blocks)]
 
 
-def fits(template: Template, network: nn.Module, example: Any, path: Path, metadata: Mapping[str, str]) -> bool:
+def fits(template: Template, network: nn.Module, expected: Expected, path: Path, metadata: Mapping[str, str]) -> bool:
     """Write a network's file from a template, and keep it where it is the network, on examples."""
     equal = False
     try:
-        model = template.filled(network, example)
+        model = template.filled(network, tree_leaves(expected.samples[0]), expected.outputs[0])
         model.metadata_props.update(metadata)
         torch.onnx.ONNXProgram(model, None).save(str(path))
-        equal = difference(path, network, example) <= TOLERANCE
+        equal = expected.difference(path) <= TOLERANCE
     except Exception as error:  # what onnx_ir and onnxruntime say of graphs that are none has no common base
         if interrupts(error):
             raise

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ofa.arrays import FloatArray
-from ofa.onnx.graphs import Unsliceable, tensors_of
+from ofa.onnx_files.graphs import Unsliceable, tensors_of
 
 
 class Size(NamedTuple):
