@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, Facts
+from ofa.conf.program.exporters.exporter import Exporter, Facts, words
 from ofa.export import export_onnx
 from ofa.slicing import Plan
 
@@ -36,8 +35,7 @@ class Onnx(Exporter):
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         from ofa.onnx_files import difference
 
-        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-        self.export(network, example, path, words)
+        self.export(network, example, path, words(facts))
         found = difference(path, network, example)
         if not found <= self.tolerance:
             raise ValueError(f"{path} differs from the network by {found:.1e}, above {self.tolerance:.1e}")

@@ -13,7 +13,7 @@ import numpy as np
 from ofa.conf.program.records import read_lines
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.files import write_text
+from ofa.files import write_text, writing
 from ofa.search import LatencyPredictor
 from ofa.search.sampling import skewed, spread
 from ofa.space import Genome, Subnet
@@ -52,7 +52,7 @@ def measured(run: Run, genomes: Genome) -> list[float]:
     supernet, device, path = run.supernet, run.settings.latency.sliced(run.onnx), run.folder / "latency.jsonl"
     known = {Subnet(row["subnet"]): float(row["latency_ms"]) for row in read_lines(path)}
     subnets = [supernet.space.decode(genome) for genome in genomes]
-    with run.progress("latency", len(subnets)) as bar, path.open("a") as file:
+    with run.progress("latency", len(subnets)) as bar, writing(path), path.open("a") as file:
         bar.expect(len(subnets), 0)
         for subnet in subnets:
             if subnet not in known:
