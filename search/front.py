@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.search.budget import Constraint
-from ofa.search.objectives import Floats, Objective, found
+from ofa.search.objectives import Floats, LatencyMs, Objective, found
 from ofa.search.picture import draw
 from ofa.space import Subnet
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 EXECUTED = "executed_macs"  # zeros of N:M patterns included
+PREDICTED = "predicted_latency_ms"  # before it was measured
 _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
@@ -190,6 +191,9 @@ class Front:
         table.add_column("name", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
+        foretold = any(PREDICTED in row.metrics for row in rows)
+        if foretold:
+            table.add_column("predicted", justify="right", no_wrap=True)
         patterned = any(EXECUTED in row.metrics for row in rows)
         for title in ("of its MACs", "on N:M hardware")[: 1 + patterned]:
             table.add_column(title, justify="right", no_wrap=True)
@@ -197,8 +201,10 @@ class Front:
         for row in rows:
             macs = row.metrics.get("macs", math.nan)
             counted = [row.metrics.get(EXECUTED, macs), macs][: 1 + patterned]
-            shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
             cells = [objective.written(row.metrics.get(name)) for name, objective in shown.items()]
+            if foretold:
+                cells.append(LatencyMs().written(row.metrics.get(PREDICTED)))
+            shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
             style = "bold" if row is self.teacher else None
             table.add_row(row.name, *cells, *shares, style=style)
         return table

@@ -44,6 +44,7 @@ def test_every_configuration_composes_and_builds(option: tuple[str, str], experi
         "cifar100": FOLDER,
         "specified": ["search.path=subnet.json"],
         "given": ["teacher.checkpoint=mine.pt"],
+        "remote": ["latency.command='run {onnx} {runs}'"],
         "timm": ["data.name=x", "data.num_classes=2"],
     }
     config = composed(*overrides, *given.get(name, []))

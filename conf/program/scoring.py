@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 
 import ofa
+from ofa.conf.program.latencies import MODEL, model_of
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
-from ofa.search import Constraint, LatencyPredictor
+from ofa.search import Constraint
 from ofa.search.evaluation import Evaluate, Map
 from ofa.search.objectives import Floats, priced
 from ofa.search.problem import Costs, Problem, UnitScores
@@ -31,10 +32,10 @@ def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     costs = priced(supernet, [*settings.objectives, *(constraint.objective for constraint in settings.constraints)])
     if not settings.latency_matters:
         return costs
-    path = run.folder / "latency.json"
-    if not path.exists():
-        raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
-    return LatencyPredictor.from_json(path.read_text()).attach(costs)
+    model = model_of(run)
+    if model is None:
+        raise ValueError(f"latency_ms is wanted and {run.folder / MODEL} is missing: run the stage 'latency' first")
+    return model.attach(costs, supernet.features)
 
 
 def check_budget(run: Run, limits: Sequence[Constraint]) -> None:

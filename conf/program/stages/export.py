@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 import ofa
+from ofa.conf.program.latencies import Verdict, Verification
 from ofa.conf.program.proposals import NETWORK, Proposals
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
@@ -23,6 +25,8 @@ from ofa.space import Subnet
 from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
 
+TIMED = "timed.json"
+
 
 @dataclass(frozen=True)
 class ExportFront(Stage):
@@ -32,7 +36,7 @@ class ExportFront(Stage):
     after: ClassVar[str | None] = "prune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
+    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets", TIMED)
     repeatable: ClassVar[bool] = True
 
     def forecast(self, run: Run) -> float | None:
@@ -46,13 +50,27 @@ class ExportFront(Stage):
         front.picture(run.folder / "front.png")
         chosen = front.spread(run.settings.export.subnets)
         assert front.teacher is not None
-        wanted, rows = (front.teacher, *chosen.rows), []
+        wanted, rows = self._timed(run, (front.teacher, *chosen.rows), front), []
         with run.progress(self.name, len(wanted)) as bar:
             bar.expect(len(wanted), 0)
             for row in wanted:
                 rows.append(Exported(run, row).row())
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
+        verdict = Verdict.of_rows(rows[1:])
+        if verdict is not None:
+            run.say(f"latency: {verdict}")
         run.folder.write("front.json", Front(tuple(rows[1:]), front.objectives, rows[0]).to_json())
+
+    def _timed(self, run: Run, wanted: Sequence[ScoredNetwork], front: Front) -> list[ScoredNetwork]:
+        """Networks with their latencies, which a run that was cut off has in its folder already."""
+        key = digest([[row.to_json() for row in wanted], weights_digest(run.supernet), run.folder.made_with(self.name)])
+        known = run.folder.read(TIMED, {})
+        if known.get("key") == key:
+            return [ScoredNetwork.from_json(row) for row in known["rows"]]
+        spare = [row for row in front.rows if row not in wanted]
+        rows = Verification(run).verified(wanted, spare)
+        run.folder.write(TIMED, {"key": key, "rows": [row.to_json() for row in rows]})
+        return rows
 
 
 class Exported:
@@ -92,7 +110,6 @@ class Exported:
         exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
             metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
-        metrics["latency_ms"] = run.settings.latency.measure(net, fitted(run.example)).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {
             **known,
