@@ -57,9 +57,9 @@ class Work:
     """An operator that computes something from the input, and what it costs: views do not.
 
     `macs` are those of its contractions, two of an attention; `reads` and `writes` the bytes of activations, `weights`
-    those of parameters. A contraction has so many `positions` for each of its channels, in the whole batch.
+    those of parameters. The result has so many `positions` for each of its labels, in the whole batch.
 
-    >>> Work("relu", CostTerm(256, (), "relu", "act"), (), (), ()).writes.constant
+    >>> Work("relu", CostTerm(256, (), "relu", "act"), (), (), (), positions=64).writes.constant
     256
     """
 
@@ -68,7 +68,7 @@ class Work:
     reads: tuple[CostTerm, ...]
     weights: tuple[CostTerm, ...]
     macs: tuple[CostTerm, ...]
-    positions: int = 1
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -267,9 +267,8 @@ class Tracer(TorchDispatchMode):
         if out is None or not reads or view:
             return
         weights = tuple(term for term, dependent in moved if not dependent)
-        positions = out.numel() // out.shape[1 if "convolution" in call.name else -1] if macs else 1
         [(writes, _)] = self._bytes(call.name, [out])
-        self.work.append(Work(call.name, writes, reads, weights, macs, positions))
+        self.work.append(Work(call.name, writes, reads, weights, macs, writes.constant // out.element_size()))
 
     def _remember(self, call: Call, result: Any, layers: Any, dependent: bool) -> None:
         outputs = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
