@@ -84,7 +84,8 @@ class FeatureModel:
             return
         level = next(x for x in LEVELS if x <= max(1, work.positions // self.batch))
         for term in work.macs:
-            self._note(("macs", f"macs_{term.kind}", f"macs_at_{level}"), term, CHANNELS.get(term.kind, 0))
+            size = (f"macs_at_{level}",) if term.kind in CHANNELS else ()  # attention has its own kind alone
+            self._note(("macs", f"macs_{term.kind}", *size), term, CHANNELS.get(term.kind, 0))
             self._note(("kernels",), once)
         for term in work.reads:
             self._note(("read_bytes",), term)
