@@ -17,7 +17,7 @@ from ofa.search.latency.device import Latency, LatencyDevice, Stopwatch
 CHUNK_MS = 8.0  # of one network, before it is the other's turn
 CHUNKS = 2  # of a load
 LEAST, MOST = 4, 64  # loads of a network
-ANCHORS = 6  # loads of the anchor that are taken in turn
+ANCHORS = 4  # loads of the anchor that are taken in turn
 JUMPS = 8  # impossible times in a row after which a clock is given up
 
 
