@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -20,17 +21,24 @@ def told(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def rows_of(file: Path) -> int:
+    with sqlite3.connect(file) as database:
+        return int(database.execute("select count(*) from measurement").fetchone()[0])
+
+
 def test_networks_of_several_families_are_measured_and_kept(tmp_path: Path) -> None:
     file, table = tmp_path / "cpu.sqlite", tmp_path / "cpu.csv"
     done = told("net=lcnet_050,torchvision/squeezenet1_1", *QUICK, f"file={file}", f"csv={table}")
     assert done.returncode == 0, done.stderr
     assert "lcnet_050" in done.stdout and "torchvision/squeezenet1_1" in done.stdout and "predicted" not in done.stdout
     with table.open() as rows:
-        slow, quick = sorted(csv.DictReader(rows), key=lambda row: -float(row["ms"]))
-    assert slow["name"] == "torchvision/squeezenet1_1" and float(quick["macs_depthwise"]) > 0
-    before = file.read_bytes()
-    answer(Question.parse(["net=lcnet_050", *QUICK, f"file={file}"]))
-    assert file.read_bytes() == before, "what is known is not measured again"
+        found = {row["name"]: row for row in csv.DictReader(rows)}
+    assert set(found) == {"lcnet_050", "torchvision/squeezenet1_1"}
+    assert float(found["lcnet_050"]["macs_depthwise"]) > 0 and all(float(row["ms"]) > 0 for row in found.values())
+    for words, more in (((), 0), (("afresh=true",), 1)):
+        before = rows_of(file)
+        answer(Question.parse(["net=lcnet_050", *QUICK, f"file={file}", *words]))
+        assert rows_of(file) == before + more, "what is known is not measured again"
 
 
 def test_networks_measured_before_predict_others(tmp_path: Path) -> None:
