@@ -1,6 +1,6 @@
 """Measure networks of several spaces on several devices, and see how well few of them predict the others.
 
-python experiments/latency/run.py [--devices onnxruntime_cpu …] [--spaces resnet18 …] [--networks 120] [--seconds 0.5]
+python experiments/latency/run.py [--devices onnxruntime_cpu …] [--spaces resnet18 …] [--every 2] [--seconds 1]
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for device in given.devices:
         for space in given.spaces:
-            measure(device, space, given.networks, given.seconds)
+            measure(device, space, given.every, given.seconds)
             predict(device, space)
     for new in ("torch_cpu", "openvino_cpu", "onnxruntime_cpu-2", "torch_cpu-2"):
         for space in given.spaces:
@@ -67,21 +67,21 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", nargs="+", choices=list(DEVICES), default=["onnxruntime_cpu"])
     parser.add_argument("--spaces", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--networks", type=int, default=120)
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--every", type=int, default=2, help="measure every so many of 120 networks")
+    parser.add_argument("--seconds", type=float, default=1.0, help="at most, a network")
     return parser.parse_args()
 
 
-def measure(device: str, space: str, number: int, seconds: float) -> None:
+def measure(device: str, space: str, every: int, seconds: float) -> None:
     """Rows of measured.csv, unless they are there."""
     if known(device, space):
         return
     supernet, example = FAMILIES[space].supernet()
-    genomes = np.concatenate([supernet.space.encode(supernet.space.largest)[None], population(supernet, number - 1)])
-    networks, started = artefacts(supernet, example, genomes), time.perf_counter()
+    networks, started = artefacts(supernet, example, population(supernet)[::every]), time.perf_counter()
+    [anchor] = artefacts(supernet, example, supernet.space.encode(supernet.space.largest)[None])
     tool = type(DEVICES[device])(**{**vars(DEVICES[device]), "seconds": seconds})
     with DeviceFile(HERE / "devices.sqlite", tool) as file:
-        meter = Meter(tool, file, networks[0])
+        meter = Meter(tool, file, anchor)
         latencies = [one.latency for one in meter.measure(networks, [space] * len(networks))]
         took, noise = time.perf_counter() - started, meter.noise_percent(networks)
     rows = [

@@ -45,10 +45,10 @@ FAMILIES = {
 }
 
 
-def population(supernet: ofa.Supernet, number: int) -> Genome:
-    """Networks spread evenly along the logarithm of their MACs."""
+def population(supernet: ofa.Supernet) -> Genome:
+    """120 networks, spread evenly along the logarithm of their MACs."""
     pool = skewed(supernet.space, np.random.default_rng(1), 4000)
-    return pool[spread(supernet.costs(pool)["macs"], number)]
+    return pool[spread(supernet.costs(pool)["macs"], 120)]
 
 
 def artefacts(supernet: ofa.Supernet, example: Tensor, genomes: Genome) -> list[Artefact]:
