@@ -20,8 +20,8 @@ from ofa.interruptions import interrupts
 from ofa.tracing import evaluating
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors; weights that are tied are written once.
+def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """All parameters and buffers as safetensors, with metadata; weights that are tied are written once.
 
     >>> import tempfile
     >>> from safetensors.torch import load_file
@@ -32,7 +32,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import save_model
 
-    save_model(net, str(path))
+    save_model(net, str(path), dict(metadata or {}))
 
 
 def export_onnx(
@@ -85,8 +85,10 @@ def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram
         return None
 
 
-def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
+def export_program(net: nn.Module, example_inputs: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`).
+
+    Each entry of `metadata` is an extra file in it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +98,9 @@ def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
     """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
-        torch.export.save(torch.export.export(net, args, kwargs), path)
+        extra, program = dict(metadata or {}), torch.export.export(net, args, kwargs)
+        torch.export.save(program, whole := io.BytesIO(), extra_files=extra)
+    path.write_bytes(whole.getbuffer())  # torch ends the process where it writes itself and the disk is full
 
 
 @contextlib.contextmanager

@@ -29,7 +29,8 @@ from ofa.train.data.splits import TensorSplit
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
+    "latency.samples=6", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
+    "stages=[teacher,supernet,latency,search,export]",
     "reuse=false",
 )  # fmt: skip
 
@@ -78,8 +79,8 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     assert len(rows) == 3
     for row in rows:
         assert {"name", "accuracy", "macs", "params", "latency_ms", "subnet", "files"} <= set(row)
-        assert 0 <= row["accuracy"] <= 100 and 0 < row["latency_low_ms"] <= row["latency_ms"] <= row["latency_high_ms"]
-        low, middle, high = (row[f"predicted_latency_{name}ms"] for name in ("low_", "", "high_"))
+        assert 0 <= row["accuracy"] <= 100 and 0 < row["latency_ms_low"] <= row["latency_ms"] <= row["latency_ms_high"]
+        low, middle, high = (row[f"predicted_latency_ms{end}"] for end in ("_low", "", "_high"))
         assert 0 < low < middle < high
         weights = load_file(run / row["files"]["weights"])
         trainable = [v for name, v in weights.items() if "running" not in name and "num_batches" not in name]
@@ -95,7 +96,8 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
         times = database.execute("select graph, max(taken) from measurement group by graph").fetchall()
     assert all(line["written"] < dict(times)[line["graph"]] for line in foretold)
     stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
-    assert stages == {"teacher", "supernet", "search"}
+    named = {f"finetune-{row['name']}" for row in rows if row["subnet"]}
+    assert stages == {"teacher", "supernet", "search", *named}
     output = (run.parent / "output.txt").read_text()
     assert "latency model (" in output and "held-out error" in output and "MACs alone" in output
     assert "chosen networks, predicted before they were measured: error" in output
@@ -134,7 +136,7 @@ def test_a_second_run_does_nothing_again(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.suffix in (".pt", ".onnx", ".safetensors", ".json")}
     started = time.perf_counter()
     output = finish(run)
-    assert output.count("done before") == 5
+    assert output.count("done before") == 6
     assert time.perf_counter() - started < 60
     changed = [p.name for p, t in before.items() if p.stat().st_mtime_ns != t]
     assert set(changed) <= {"settings.json", "done.json"}
@@ -167,6 +169,7 @@ INTERRUPTIONS: dict[str, Callable[[Path], bool]] = {
     "supernet": lambda f: lines(f / "metrics.jsonl", "supernet") >= 1,
     "latency": lambda f: len(measured(f)) >= 2,
     "search": lambda f: len(archived(f)) >= 3,
+    "finetune": lambda f: '"stage": "finetune-' in (f / "metrics.jsonl").read_text(),
     "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
 }
 
@@ -201,8 +204,8 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("budget.macs=50",), r"macs at most 50; this space reaches macs from .*; if 50 per cent is meant, say 0.5"),
         (("budget.macs=0.001",), r"no subnet was found in the budget of macs at most \d+; this space reaches"),
         (("method=one_step", "budget.macs=0.001"), r"no subnet was found in the budget of macs"),
-        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 898 pictures"),
-        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 898 pictures"),
+        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 1077 pictures"),
+        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 1077 pictures"),
         (("search.evaluations=0",), r"search: a search needs at least 1 evaluation, and 1 at a time, got 0 and 4"),
         (("data.size=[64,64]",), r"data.size is a whole number, got \[64, 64\]"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +12,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import ofa
+from ofa.conf.program.proposals import Proposals
+from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
-from ofa.search import LatencyModel, ScoredNetwork
+from ofa.search import Constraint, LatencyModel, ScoredNetwork
+from ofa.search.certainty import HIGH, LOW
+from ofa.search.front import PREDICTED
 from ofa.search.latency import Artefact, DeviceFile, Meter
+from ofa.search.objectives import LatencyMs
 from ofa.search.prediction import Table
 from ofa.space import Genome, Subnet
 
-MODEL, LEDGER = "latency.json", "predictions.jsonl"
+MODEL, LEDGER, TIMED = "latency.json", "predictions.jsonl", "timed.json"
 
 
 def artefact_of(run: Run, supernet: ofa.Supernet, subnet: Subnet) -> Artefact:
@@ -69,8 +73,8 @@ class Verdict:
     @classmethod
     def of_rows(cls, rows: Sequence[ScoredNetwork]) -> Verdict | None:
         """From networks with both figures; None where no one predicted any."""
-        names = ("predicted_latency_ms", "latency_ms", "predicted_latency_low_ms", "predicted_latency_high_ms")
-        known = [[row.metrics[name] for name in names] for row in rows if names[0] in row.metrics]
+        names = (PREDICTED, "latency_ms", f"{PREDICTED}{LOW}", f"{PREDICTED}{HIGH}")
+        known = [[row.metrics[name] for name in names] for row in rows if PREDICTED in row.metrics]
         return cls.of(*zip(*known, strict=True)) if known else None
 
     @classmethod
@@ -89,58 +93,93 @@ class Verdict:
         )
 
 
+def timed(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
+    """The teacher, and the networks that leave: predicted, measured, and within the limits on latency.
+
+    What was measured of them stays in the run folder, so that they are the same before and after they are finetuned.
+    """
+    chosen, among = proposals.chosen(run), proposals.front.rows
+    spare = [row for row in among if row not in chosen]
+    with metering(run) as meter:
+        whole, *rows = Verification(run, meter).verified((proposals.teacher, *chosen), spare)
+    names = [row.name for row in among]
+    return (whole, *sorted(rows, key=lambda row: names.index(row.name)))
+
+
+def leaving(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
+    """The networks that leave, as proposed; where there is a limit on latency, those that keep it when measured."""
+    if not limits(run):
+        return proposals.chosen(run)
+    names = [row.name for row in timed(run, proposals)]
+    return tuple(row for row in proposals.front.rows if row.name in names)
+
+
+def limits(run: Run) -> list[Constraint]:
+    """The limits on latency."""
+    return [limit for limit in run.settings.constraints if limit.name == "latency_ms"]
+
+
 class Verification:
     """Measures networks that were chosen, after what is predicted of them is on the disk."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.model = run, model_of(run)
+    def __init__(self, run: Run, meter: Meter) -> None:
+        self.run, self.meter, self.model = run, meter, model_of(run)
+        model = "" if self.model is None else self.model.to_json()
+        self._basis = [run.settings.plain("latency"), model, run.supernet.digest]
+        self._known: dict[str, dict[str, float]] = run.folder.read(TIMED, {})
 
     def verified(self, chosen: Sequence[ScoredNetwork], spare: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
-        """The chosen networks with their latencies, but for those that break a limit of latency when measured.
+        """The chosen networks, the whole one first, with their latencies: those that break a limit make room.
 
-        Each of these makes room for the first of the `spare` ones that keeps it; of the teacher nothing is asked.
+        Each of these is replaced by the best of the `spare` ones that is expected to keep the limit and does; of the
+        whole network nothing is asked.
         """
-        with metering(self.run) as meter:
-            rows, spares = self._measured(meter, chosen), list(spare)
-            while broken := [row for row in rows if not self._keeps(row, rows[0])]:
-                row = broken[0]
-                self.run.say(f"{row.name} takes {row.metrics['latency_ms']:.4g} ms and breaks the limit: left out")
-                nearest = sorted(spares, key=lambda other: abs(math.log(other.metrics["macs"] / row.metrics["macs"])))
-                more = self._measured(meter, nearest[:1])
-                spares = [other for other in spares if other is not nearest[0]] if nearest else []
-                place = rows.index(row)
-                rows[place : place + 1] = more
-        return rows
+        (whole, *rows), spares = self._measured(chosen), list(spare)
+        while broken := next((row for row in rows if not self._keeps(row.metrics["latency_ms"], whole)), None):
+            place, successor = rows.index(broken), self._successor(broken, spares, whole)
+            found = f"{broken.name} takes {LatencyMs().written(broken.metrics['latency_ms'])} and breaks its limit"
+            self.run.say(f"{found}: {successor[0].name} in its place" if successor else f"{found}: left out")
+            rows[place : place + 1] = self._measured(successor)
+            spares = [row for row in spares if row not in successor]
+        return [whole, *rows]
 
-    def _keeps(self, row: ScoredNetwork, teacher: ScoredNetwork) -> bool:
-        limits = [c for c in self.run.settings.constraints if c.name == "latency_ms"]
-        whole, own = teacher.metrics["latency_ms"], np.array([row.metrics["latency_ms"]])
-        return row is teacher or all(c.resolved(whole).violation(own)[0] == 0 for c in limits)
+    def _keeps(self, latency_ms: float, whole: ScoredNetwork) -> bool:
+        own, others = np.array([latency_ms]), whole.metrics["latency_ms"]
+        return all(limit.resolved(others).violation(own)[0] == 0 for limit in limits(self.run))
 
-    def _measured(self, meter: Meter, rows: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
-        """Networks with `latency_ms`, and `predicted_latency_ms` where there is a model, and their intervals."""
-        if not rows:
-            return []
-        largest = self.run.supernet.space.largest
-        artefacts = [artefact_of(self.run, self.run.supernet, row.subnet or largest) for row in rows]
-        predicted = self._predicted(rows, artefacts)
-        found = meter.measure(artefacts, [row.name for row in rows], afresh=True)
-        latencies = [one.latency for one in found]
-        measured = [
-            {"latency_ms": one.median_ms, "latency_low_ms": one.low_ms, "latency_high_ms": one.high_ms}
-            for one in latencies
-        ]
-        known = zip(rows, predicted, measured, strict=True)
-        return [replace(row, metrics={**row.metrics, **before, **after}) for row, before, after in known]
+    def _successor(
+        self, broken: ScoredNetwork, spares: Sequence[ScoredNetwork], whole: ScoredNetwork
+    ) -> list[ScoredNetwork]:
+        """The best one that keeps the limits if its prediction is as far off as that of the broken one; or none."""
+        off, first = broken.metrics["latency_ms"] / broken.metrics[PREDICTED], self.run.settings.objectives[0]
+        fitting = [row for row in spares if self._keeps(off * row.metrics["latency_ms"], whole)]
+        return sorted(fitting, key=lambda row: -first.gain(first.value(row.metrics)))[:1]
+
+    def _measured(self, rows: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
+        """Networks with `latency_ms`, and `predicted_latency_ms` where there is a model, and the ends of both."""
+        missing = [row for row in rows if self._key(row) not in self._known]
+        if missing:
+            whole, supernet = self.run.supernet.space.largest, self.run.supernet
+            artefacts = [artefact_of(self.run, supernet, row.subnet or whole) for row in missing]
+            predicted = self._predicted(missing, artefacts)
+            measured = self.meter.measure(artefacts, [row.name for row in missing], afresh=True)
+            for row, before, after in zip(missing, predicted, measured, strict=True):
+                latency = (after.latency.median_ms, after.latency.low_ms, after.latency.high_ms)
+                self._known[self._key(row)] = before | named("latency_ms", *latency)
+            self.run.folder.write(TIMED, self._known)
+        return [replace(row, metrics={**row.metrics, **self._known[self._key(row)]}) for row in rows]
+
+    def _key(self, row: ScoredNetwork) -> str:
+        """Identifies a network, and what was predicted and measured of it."""
+        return digest([row.name, None if row.subnet is None else dict(row.subnet), *self._basis])
 
     def _predicted(self, rows: Sequence[ScoredNetwork], artefacts: Sequence[Artefact]) -> list[dict[str, float]]:
         """What the model says, in the ledger before anything is measured."""
         if self.model is None:
             return [{} for _ in rows]
         features = Table.of_rows([artefact.features for artefact in artefacts]).features
-        middle, (low, high) = self.model.predict(features), self.model.interval(features)
-        names = ("predicted_latency_ms", "predicted_latency_low_ms", "predicted_latency_high_ms")
-        found = [dict(zip(names, map(float, values), strict=True)) for values in zip(middle, low, high, strict=True)]
+        figures = zip(self.model.predict(features), *self.model.interval(features), strict=True)
+        found = [named(PREDICTED, *map(float, values)) for values in figures]
         with (self.run.folder / LEDGER).open("a") as file:
             for row, artefact, before in zip(rows, artefacts, found, strict=True):
                 line = {"name": row.name, "graph": artefact.digest, **before, "written": time.time()}
@@ -148,3 +187,8 @@ class Verification:
             file.flush()
             os.fsync(file.fileno())
         return found
+
+
+def named(name: str, middle: float, low: float, high: float) -> dict[str, float]:
+    """A figure and the ends of its interval, as metrics call them."""
+    return {name: middle, f"{name}{LOW}": low, f"{name}{HIGH}": high}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,15 @@ from ofa.slicing import Plan
 
 Facts = Mapping[str, Any]
 """What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""
+
+
+def words(facts: Facts) -> dict[str, str]:
+    """Facts as a file's metadata: texts as they are, the others as JSON.
+
+    >>> words({"backbone": "net.make", "classes": ["cat", "dog"]})
+    {'backbone': 'net.make', 'classes': '["cat", "dog"]'}
+    """
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
 
 
 class Exporter(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output
+from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output, words
 from ofa.export import export_onnx
 from ofa.slicing import Plan
 
@@ -34,8 +33,7 @@ class Onnx(Exporter):
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         import onnxruntime
 
-        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-        export_onnx(network, example, path, metadata=words)
+        export_onnx(network, example, path, metadata=words(facts))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (node,) = session.get_inputs()
         batches = [example] if node.shape[0] == 1 else [example, torch.cat([example, example.flip(-1), -example])]
