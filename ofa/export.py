@@ -55,20 +55,35 @@ def export_onnx(
     ...     session.get_inputs()[0].shape
     ['batch', 4]
     """
-    args, kwargs = as_call(example_inputs)
-    with evaluating(net), torch.no_grad(), quiet():
-        program = (_any_batch(net, args, kwargs) if dynamic_batch else None) or _as_given(net, args, kwargs)
+    program = onnx_program(net, example_inputs, dynamic_batch)
     program.model.metadata_props.update(metadata or {})
     program.save(str(path))
 
 
-def _as_given(net: nn.Module, args: Any, kwargs: Any, shapes: Any = None) -> torch.onnx.ONNXProgram:
-    program = torch.onnx.export(net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+def onnx_program(
+    net: nn.Module, example_inputs: Any, dynamic_batch: bool = True, optimize: bool = True
+) -> torch.onnx.ONNXProgram:
+    """What `export_onnx` writes; without `optimize` as the exporter translates it, operator by operator.
+
+    >>> program = onnx_program(nn.Linear(4, 2), torch.zeros(1, 4), optimize=False)
+    >>> [node.op_type for node in program.model.graph]
+    ['Gemm']
+    """
+    args, kwargs = as_call(example_inputs)
+    with evaluating(net), torch.no_grad(), quiet():
+        program = _any_batch(net, args, kwargs, optimize) if dynamic_batch else None
+        return program or _as_given(net, args, kwargs, optimize)
+
+
+def _as_given(net: nn.Module, args: Any, kwargs: Any, optimize: bool, shapes: Any = None) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(
+        net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False, optimize=optimize
+    )
     assert program is not None
     return program
 
 
-def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram | None:
+def _any_batch(net: nn.Module, args: Any, kwargs: Any, optimize: bool) -> torch.onnx.ONNXProgram | None:
     """The program whose tensors' first dimension may be any, or None where the network fixes it.
 
     The exporter takes a dimension of 1 as fixed, so that it sees the example twice.
@@ -78,7 +93,7 @@ def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram
     shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) and leaf.dim() else None, more)
     named = inspect.signature(net.forward).bind(*shapes[0], **shapes[1]).arguments
     try:
-        return _as_given(net, *more, named)
+        return _as_given(net, *more, optimize, named)
     except Exception as error:  # the exporter's errors share no base
         if interrupts(error):
             raise

@@ -27,10 +27,10 @@ MODEL, LEDGER, TIMED = "latency.json", "predictions.jsonl", "timed.json"
 
 
 def artefact_of(run: Run, supernet: ofa.Supernet, subnet: Subnet) -> Artefact:
-    """A subnet as devices time it: its network, its input, its features; its ONNX file, where one is asked for."""
+    """A subnet as devices time it: its network, its input, its features; its ONNX file is sliced when it is needed."""
     features = supernet.features(supernet.space.encode(subnet)[None])
     known = {name: float(values[0]) for name, values in features.items()}
-    return Artefact(supernet.extract(subnet).eval(), supernet.resize(run.example, subnet), features=known)
+    return Artefact(supernet.extract(subnet).eval(), supernet.resize(run.example, subnet), run.onnx.export, known)
 
 
 def artefacts_of(run: Run, genomes: Genome) -> list[Artefact]:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -24,6 +24,9 @@ from ofa.train.backbones import load_weights
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 DATA = "data.json"
 
@@ -166,6 +169,13 @@ class Run:
         supernet = self.convert()
         supernet.load_state_dict(weights)
         return supernet.eval()
+
+    @cached_property
+    def onnx(self) -> OnnxSupernet:
+        """What writes the ONNX files of the trained supernet's subnets."""
+        from ofa.onnx_files import OnnxSupernet
+
+        return OnnxSupernet(self.supernet, self.say)
 
     def learner(self, supernet: ofa.Supernet) -> Sandwich:
         """The supernet as it is trained and scored."""

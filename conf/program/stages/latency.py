@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ofa.conf.program.latencies import MODEL, artefacts_of, metering
+from ofa.conf.program.latencies import MODEL, artefact_of, artefacts_of, metering
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
 from ofa.files import write_text
@@ -33,11 +33,16 @@ class MeasureLatency(Stage):
     leaves: ClassVar[tuple[str, ...]] = (MODEL, "latency.png")
 
     def forecast(self, run: Run) -> float | None:
-        """A network is loaded and timed for as long as it may take, for every sample and those measured again."""
-        device, started = run.settings.latency, time.perf_counter()
-        with metering(run) as meter:
-            device.load(meter.anchor)
-        return (time.perf_counter() - started + device.seconds) * device.samples * 1.1
+        """Every sample, and those measured again, as long as the smallest network takes to load and may take to time.
+
+        The first takes longer.
+        """
+        device, space, times = run.settings.latency, run.supernet.space, []
+        for subnet in (space.largest, space.smallest):
+            started = time.perf_counter()
+            device.load(artefact_of(run, run.supernet, subnet))
+            times.append(time.perf_counter() - started)
+        return times[0] + (times[1] + device.seconds) * device.samples * 1.1
 
     def run(self, run: Run) -> None:
         with run.progress("latency", run.settings.latency.samples) as bar, metering(run) as meter:
