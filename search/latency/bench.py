@@ -23,7 +23,11 @@ JUMPS = 8  # impossible times in a row after which a clock is given up
 
 @dataclass(frozen=True)
 class Reading:
-    """How many times the anchor's time a network takes: median over loads, deviation (MAD), and a 95 % interval."""
+    """How many times the anchor's time a network takes: median over loads, deviation (MAD), and a 95 % interval.
+
+    >>> str(Reading(ratio=0.5, mad=0.01, low=0.49, high=0.51, runs=30).times(anchor_ms=4.0))
+    '2 ms ± 2.0 %'
+    """
 
     ratio: float
     mad: float

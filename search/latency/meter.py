@@ -21,6 +21,7 @@ class Meter:
     """Measures networks on a device, beside one anchor, into the device's file.
 
     >>> import tempfile
+    >>> from pathlib import Path
     >>> from ofa.search.latency import TorchCpu
     >>> device, nets = TorchCpu(seconds=0.02), [nn.Linear(n, n) for n in (64, 1024)]
     >>> small, large = (Artefact(net, torch.zeros(1, net.in_features)) for net in nets)

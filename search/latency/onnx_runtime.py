@@ -18,6 +18,9 @@ from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_thr
 class OnnxRuntime(LatencyDevice):
     """The network as an ONNX file in onnxruntime, with so many `threads` of the CPU, or by another `provider`.
 
+    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
+    thread and the second with more.
+
     >>> watch = OnnxRuntime().load(Artefact(nn.Linear(4, 2), torch.zeros(1, 4)))
     >>> min(watch(3)) >= 0
     True

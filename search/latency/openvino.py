@@ -16,6 +16,9 @@ from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_thr
 class OpenVino(LatencyDevice):
     """The network as an ONNX file in OpenVINO's CPU plugin, with so many `threads`.
 
+    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
+    thread and the second with more.
+
     >>> OpenVino(threads=2).fingerprint["threads"]
     '2'
 

@@ -22,7 +22,7 @@ class Remote(LatencyDevice):
 
     Every number that `pattern` finds is the time of a run, in `unit_ms` milliseconds; a single one may be their mean.
     `name` tells one device from another. `copy` is run once a network before, such as
-    `adb push {onnx} /data/local/tmp/model.onnx`.
+    `adb push {onnx} /data/local/tmp/model.onnx`. A command that takes more than `timeout_s` seconds has failed.
 
     >>> clock = Remote(command="echo {runs} runs of {onnx}: latency 3.5 ms", pattern=r"latency ([0-9.]+) ms")
     >>> clock.load(Artefact(nn.Linear(4, 2), torch.zeros(1, 4)))(10)
@@ -34,8 +34,8 @@ class Remote(LatencyDevice):
 
     loads: ClassVar[bool] = False
 
-    command: str = ""
-    copy: str = ""
+    command: str
+    copy: str | None = None
     pattern: str = rf"({NUMBER}) *ms"
     unit_ms: float = 1.0
     timeout_s: float = 120.0
@@ -43,7 +43,7 @@ class Remote(LatencyDevice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if "{onnx}" not in self.command + self.copy or not self.command:
+        if not self.command.strip() or "{onnx}" not in self.command + (self.copy or ""):
             raise ValueError(
                 f"latency.command, or latency.copy before it, takes the file as {{onnx}}, got {self.command!r}"
             )

@@ -20,6 +20,9 @@ from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_thr
 class TorchCpu(LatencyDevice):
     """The network as torch runs it on the CPU, operator by operator, with so many `threads`.
 
+    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
+    thread and the second with more.
+
     >>> min(TorchCpu().load(Artefact(nn.Linear(4, 2), torch.zeros(1, 4)))(3)) >= 0
     True
 
@@ -56,6 +59,8 @@ class TorchCpu(LatencyDevice):
 @dataclass(frozen=True)
 class TorchCuda(LatencyDevice):
     """The network on a GPU, timed by the GPU's own events; with `graph` its kernels are launched as one CUDA graph.
+
+    `index` is which GPU it is.
 
     >>> TorchCuda(index=1, graph=False).index
     1
