@@ -26,10 +26,10 @@ USAGE = """ofa-latency: how long networks take on a device, measured in turns, a
 
   ofa-latency net=resnet50,mobilenetv3_small_100,my.pkg.net size=224
   ofa-latency net=resnet50 device=torch_cpu device.threads=2 device.clock=wall
-  ofa-latency net=resnet18 device=remote 'device.command=ssh board bench {onnx} {runs}' 'device.copy=scp {onnx} board:'
+  ofa-latency net=lcnet_050 device=remote 'device.command=ssh pi run m.onnx {{runs}}' 'device.copy=scp {{onnx}} pi:m.onnx'
 
   net      networks of timm, torchvision/NAME, package.module.factory, path/to/net.py:make, with commas between
-  device   a file of conf/latency: onnxruntime_cpu; its settings below it, such as device.seconds=2
+  device   {devices}; its settings below it, such as device.seconds=2
   size     pixels of an edge of the picture: 224
   classes  outputs of the networks: 1000
   file     where measurements are kept and known ones are found: cache (~/.cache/ofa-lab/devices), or a path
@@ -175,7 +175,7 @@ def main() -> None:
     stand()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words):
-        print(USAGE)
+        print(USAGE.format(devices=", ".join(sorted(options("latency")))))
         return
     try:
         from rich.console import Console
