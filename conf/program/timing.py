@@ -26,7 +26,7 @@ USAGE = """ofa-latency: how long networks take on a device, measured in turns, a
 
   ofa-latency net=resnet50,mobilenetv3_small_100,my.pkg.net size=224
   ofa-latency net=resnet50 device=torch_cpu device.threads=2 device.clock=wall
-  ofa-latency net=lcnet_050 device=remote 'device.command=ssh pi run m.onnx {{runs}}' 'device.copy=scp {{onnx}} pi:m.onnx'
+  ofa-latency net=resnet18 device=remote 'device.command=ssh pi run m {{runs}}' 'device.copy=scp {{onnx}} pi:m'
 
   net      networks of timm, torchvision/NAME, package.module.factory, path/to/net.py:make, with commas between
   device   {devices}; its settings below it, such as device.seconds=2
