@@ -76,8 +76,7 @@ class Objective(ABC):
         """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms; 97.3 ± 1.2 % with `ends`."""
         if value is None:
             return "-"
-        if ends is not None and ends[0] < ends[1]:
-            half = (ends[1] - ends[0]) / 2
+        if ends is not None and (half := (ends[1] - ends[0]) / 2) > 1e-4 * abs(value):
             digits = max(1, -math.floor(math.log10(half)))
             return f"{value:.{digits}f} ± {half:.{digits}f} {self.unit}".rstrip()
         divisor, prefix = self._prefix(abs(value))

@@ -65,7 +65,8 @@ class ExportFront(Stage):
         front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
         run.folder.write("front.json", front.to_json())
         path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])
-        proposals.front.picture(path, title=title, tested=rows, budget=run.settings.constraints)
+        chosen_from = replace(proposals.front, teacher=rows[0])  # limits are shares of its figures, latency among them
+        chosen_from.picture(path, title=title, tested=rows, budget=run.settings.constraints)
 
 
 class Exported:
