@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ofa.search.budget import Constraint
 from ofa.search.certainty import Metrics, ends_of, overlap, shrinkage
-from ofa.search.objectives import Floats, LatencyMs, Objective, found
+from ofa.search.objectives import Floats, Objective, found
 from ofa.search.picture import draw
 from ofa.space import Subnet
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 EXECUTED = "executed_macs"  # zeros of N:M patterns included
-PREDICTED = "predicted_latency_ms"  # before it was measured
+PREDICTED = "predicted_"  # what a figure is called before it was measured
 _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
@@ -213,14 +213,14 @@ class Front:
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
         names = (_COLUMNS[0], *beside, *_COLUMNS[1:], *(objective.name for objective in self.objectives))
         wanted = [found(name, self.objectives) for name in names]
-        shown = {o.name: o for o in wanted if o is not None and any(o.name in row.metrics for row in rows)}
+        own = {o.name: o for o in wanted if o is not None}
+        both = [(f"{before}{name}", o) for name, o in own.items() for before in ("", PREDICTED)]
+        shown = {name: o for name, o in both if any(name in row.metrics for row in rows)}
         table = Table(title=title or " against ".join(objective.name for objective in self.objectives))
         table.add_column("name", no_wrap=True)
         for name in shown:
-            table.add_column(name, justify="right", no_wrap=True)
-        foretold = any(PREDICTED in row.metrics for row in rows)
-        if foretold:
-            table.add_column("predicted", justify="right", no_wrap=True)
+            title = PREDICTED.strip("_") if name.startswith(PREDICTED) else name
+            table.add_column(title, justify="right", no_wrap=True)
         patterned = any(EXECUTED in row.metrics for row in rows)
         for title in ("of its MACs", "on N:M hardware")[: 1 + patterned]:
             table.add_column(title, justify="right", no_wrap=True)
@@ -230,8 +230,6 @@ class Front:
             counted = [row.metrics.get(EXECUTED, macs), macs][: 1 + patterned]
             shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
             cells = [o.written(row.metrics.get(name), ends_of(row.metrics, name)) for name, o in shown.items()]
-            if foretold:
-                cells.append(LatencyMs().written(row.metrics.get(PREDICTED), ends_of(row.metrics, PREDICTED)))
             style = "bold" if row is self.teacher else None
             table.add_row(row.name, *cells, *shares, style=style)
         return table

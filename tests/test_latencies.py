@@ -108,3 +108,38 @@ def test_figures_stay_when_an_export_is_made_again(folder: Path) -> None:
     assert [row["latency_ms"] for row in again.values()] == [row["latency_ms"] for row in first.values()]
     other = exported(folder, "stages=[export]", "finetune=off", "export.subnets=3", "export.files=[plan]", "force=true")
     assert len(other) >= len(again) and all(row["latency_ms_low"] <= row["latency_ms"] for row in other.values())
+
+
+def test_several_devices_are_objectives_and_limits(searched: Path, tmp_path: Path) -> None:
+    SLOWER.clear()
+    folder, other = tmp_path / "run", "latency_ms@torch_cpu"
+    shutil.copytree(searched, folder, ignore=shutil.ignore_patterns("latency*", "search.json", "archive*", "done.json"))
+    settings = (f"objectives=[accuracy,latency_ms,{other}]", f"budget.{other}=0.95", "latency.seconds=0.05")
+    stages = ("stages=[teacher,supernet,search,export]", "finetune=off")
+    rows = exported(folder, *settings, *stages)
+    models = json.loads((folder / "latency.json").read_text())
+    assert models["predictor"] == "macs" or models["held_out"]["percent"] < 1, "the played device follows the MACs"
+    assert set(models["others"]) == {other} and models["others"][other]["latency_ms"] != models["latency_ms"]
+    for name, row in rows.items():
+        assert row["latency_ms"] == pytest.approx(row["predicted_latency_ms"], rel=1e-3) == 1e-6 * row["macs"]
+        assert row[f"{other}_low"] <= row[other] <= row[f"{other}_high"] and row[f"predicted_{other}"] > 0
+        assert name == "teacher" or row[other] <= 0.95 * rows["teacher"][other]
+    assert (folder / "latency@torch_cpu.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "objectives=[accuracy,latency_ms@abacus]",
+            "latency_ms@abacus: there is no latency device 'abacus'",
+        ),
+        ("objectives=[accuracy,latency_ms@torch_cuba]", "did you mean torch_cuda, torch_cpu"),
+        ("budget.macs@torch_cpu=0.5", "macs@torch_cpu"),
+        ("objectives=[accuracy,macs@torch_cpu]", "name is no setting of Macs"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        Run.parse(composed(f"run={tmp_path}", "backbone=networks.small", override))
+    assert message in str(raised.value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,21 +40,29 @@ def artefacts_of(run: Run, genomes: Genome) -> list[Artefact]:
 
 
 @contextmanager
-def metering(run: Run) -> Iterator[Meter]:
-    """The run's device with its file, beside the largest subnet as the anchor."""
-    device, supernet = run.settings.latency, run.supernet
+def metering(run: Run, name: str) -> Iterator[Meter]:
+    """The device that gives latencies of a name, with its file, beside the largest subnet as the anchor."""
+    device, supernet = run.settings.timers[name], run.supernet
     with DeviceFile.of(device, run.folder.path) as file:
         yield Meter(device, file, artefact_of(run, supernet, supernet.space.largest))
 
 
-def model_of(run: Run) -> LatencyModel | None:
-    """The latency model in the run folder, if there is one.
+def keep_models(run: Run, models: Mapping[str, LatencyModel]) -> None:
+    """Leave the models of latencies by their names in the run folder: those of other devices among `others`."""
+    rows = {name: json.loads(model.to_json()) for name, model in models.items()}
+    run.folder.write(MODEL, rows.pop(LatencyMs.name) | {"others": rows})
+
+
+def model_of(run: Run, name: str) -> LatencyModel | None:
+    """The model of latencies of a name in the run folder, if there is one.
 
     Raises:
         ValueError: the file is damaged.
     """
-    path = run.folder / MODEL
-    return LatencyModel.from_json(path.read_text()) if path.exists() else None
+    row = run.folder.read(MODEL)
+    if row is not None and name != LatencyMs.name:
+        row = row["others"].get(name)
+    return None if row is None else LatencyModel.from_json(json.dumps(row))
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,11 @@ class Verdict:
     covered: int
 
     @classmethod
-    def of_rows(cls, rows: Sequence[ScoredNetwork]) -> Verdict | None:
-        """From networks with both figures; None where no one predicted any."""
-        names = (PREDICTED, "latency_ms", f"{PREDICTED}{LOW}", f"{PREDICTED}{HIGH}")
-        known = [[row.metrics[name] for name in names] for row in rows if PREDICTED in row.metrics]
+    def of_rows(cls, rows: Sequence[ScoredNetwork], name: str) -> Verdict | None:
+        """From networks with both figures of a latency; None where no one predicted any."""
+        before = f"{PREDICTED}{name}"
+        names = (before, name, f"{before}{LOW}", f"{before}{HIGH}")
+        known = [[row.metrics[name] for name in names] for row in rows if before in row.metrics]
         return cls.of(*zip(*known, strict=True)) if known else None
 
     @classmethod
@@ -100,8 +109,8 @@ def timed(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
     """
     chosen, among = proposals.chosen(run), proposals.front.rows
     spare = [row for row in among if row not in chosen]
-    with metering(run) as meter:
-        whole, *rows = Verification(run, meter).verified((proposals.teacher, *chosen), spare)
+    with Verification(run) as verification:
+        whole, *rows = verification.verified((proposals.teacher, *chosen), spare)
     names = [row.name for row in among]
     return (whole, *sorted(rows, key=lambda row: names.index(row.name)))
 
@@ -116,16 +125,19 @@ def leaving(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
 
 def limits(run: Run) -> list[Constraint]:
     """The limits on latency."""
-    return [limit for limit in run.settings.constraints if limit.name == "latency_ms"]
+    return [limit for limit in run.settings.constraints if isinstance(limit.objective, LatencyMs)]
 
 
-class Verification:
-    """Measures networks that were chosen, after what is predicted of them is on the disk."""
+class Verification(ExitStack):
+    """Measures networks that were chosen, on every device, after what is predicted of them is on the disk."""
 
-    def __init__(self, run: Run, meter: Meter) -> None:
-        self.run, self.meter, self.model = run, meter, model_of(run)
-        model = "" if self.model is None else self.model.to_json()
-        self._basis = [run.settings.plain("latency"), model, run.supernet.digest]
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run, self.names = run, tuple(run.settings.timers)
+        self.meters = {name: self.enter_context(metering(run, name)) for name in self.names}
+        self.models = {name: model_of(run, name) for name in self.names}
+        written = [None if model is None else model.to_json() for model in self.models.values()]
+        self._basis = [run.settings.plain("latency"), *written, run.supernet.digest]
         self._known: dict[str, dict[str, float]] = run.folder.read(TIMED, {})
 
     def verified(self, chosen: Sequence[ScoredNetwork], spare: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
@@ -135,37 +147,45 @@ class Verification:
         whole network nothing is asked.
         """
         (whole, *rows), spares = self._measured(chosen), list(spare)
-        while broken := next((row for row in rows if not self._keeps(row.metrics["latency_ms"], whole)), None):
+        while (broken := next((row for row in rows if self._broken(row.metrics, whole)), None)) is not None:
             place, successor = rows.index(broken), self._successor(broken, spares, whole)
-            found = f"{broken.name} takes {LatencyMs().written(broken.metrics['latency_ms'])} and breaks its limit"
+            limit = self._broken(broken.metrics, whole)[0]
+            found = f"{broken.name} takes {limit.objective.written(broken.metrics[limit.name])} and breaks {limit}"
             self.run.say(f"{found}: {successor[0].name} in its place" if successor else f"{found}: left out")
             rows[place : place + 1] = self._measured(successor)
             spares = [row for row in spares if row not in successor]
         return [whole, *rows]
 
-    def _keeps(self, latency_ms: float, whole: ScoredNetwork) -> bool:
-        own, others = np.array([latency_ms]), whole.metrics["latency_ms"]
-        return all(limit.resolved(others).violation(own)[0] == 0 for limit in limits(self.run))
+    def _broken(self, metrics: Mapping[str, float], whole: ScoredNetwork) -> list[Constraint]:
+        """The limits that latencies break."""
+        resolved = [limit.resolved(whole.metrics[limit.name]) for limit in limits(self.run)]
+        return [limit for limit in resolved if limit.violation(np.array([metrics[limit.name]]))[0] > 0]
 
     def _successor(
         self, broken: ScoredNetwork, spares: Sequence[ScoredNetwork], whole: ScoredNetwork
     ) -> list[ScoredNetwork]:
         """The best one that keeps the limits if its prediction is as far off as that of the broken one; or none."""
-        off, first = broken.metrics["latency_ms"] / broken.metrics[PREDICTED], self.run.settings.objectives[0]
-        fitting = [row for row in spares if self._keeps(off * row.metrics["latency_ms"], whole)]
+        names, first = [limit.name for limit in limits(self.run)], self.run.settings.objectives[0]
+        off = {name: broken.metrics[name] / broken.metrics[f"{PREDICTED}{name}"] for name in names}
+        expected = [{name: off[name] * row.metrics[name] for name in names} for row in spares]
+        fitting = [row for row, found in zip(spares, expected, strict=True) if not self._broken(found, whole)]
         return sorted(fitting, key=lambda row: -first.gain(first.value(row.metrics)))[:1]
 
     def _measured(self, rows: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
-        """Networks with `latency_ms`, and `predicted_latency_ms` where there is a model, and the ends of both."""
+        """Networks with their latencies, those predicted where there is a model, and the ends of both."""
         missing = [row for row in rows if self._key(row) not in self._known]
         if missing:
             whole, supernet = self.run.supernet.space.largest, self.run.supernet
             artefacts = [artefact_of(self.run, supernet, row.subnet or whole) for row in missing]
-            predicted = self._predicted(missing, artefacts)
-            measured = self.meter.measure(artefacts, [row.name for row in missing], afresh=True)
-            for row, before, after in zip(missing, predicted, measured, strict=True):
-                latency = (after.latency.median_ms, after.latency.low_ms, after.latency.high_ms)
-                self._known[self._key(row)] = before | named("latency_ms", *latency)
+            found: list[dict[str, float]] = [{} for _ in missing]
+            for name in self.names:
+                for row, before in zip(found, self._predicted(name, missing, artefacts), strict=True):
+                    row |= before
+            for name, meter in self.meters.items():
+                measured = meter.measure(artefacts, [row.name for row in missing], afresh=True)
+                for row, after in zip(found, measured, strict=True):
+                    row |= named(name, after.latency.median_ms, after.latency.low_ms, after.latency.high_ms)
+            self._known |= {self._key(row): figures for row, figures in zip(missing, found, strict=True)}
             self.run.folder.write(TIMED, self._known)
         return [replace(row, metrics={**row.metrics, **self._known[self._key(row)]}) for row in rows]
 
@@ -173,13 +193,16 @@ class Verification:
         """Identifies a network, and what was predicted and measured of it."""
         return digest([row.name, None if row.subnet is None else dict(row.subnet), *self._basis])
 
-    def _predicted(self, rows: Sequence[ScoredNetwork], artefacts: Sequence[Artefact]) -> list[dict[str, float]]:
+    def _predicted(
+        self, name: str, rows: Sequence[ScoredNetwork], artefacts: Sequence[Artefact]
+    ) -> list[dict[str, float]]:
         """What the model says, in the ledger before anything is measured."""
-        if self.model is None:
+        model = self.models[name]
+        if model is None:
             return [{} for _ in rows]
         features = Table.of_rows([artefact.features for artefact in artefacts]).features
-        figures = zip(self.model.predict(features), *self.model.interval(features), strict=True)
-        found = [named(PREDICTED, *map(float, values)) for values in figures]
+        figures = zip(model.predict(features), *model.interval(features), strict=True)
+        found = [named(f"{PREDICTED}{name}", *map(float, values)) for values in figures]
         with (self.run.folder / LEDGER).open("a") as file:
             for row, artefact, before in zip(rows, artefacts, found, strict=True):
                 line = {"name": row.name, "graph": artefact.digest, **before, "written": time.time()}

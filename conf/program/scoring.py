@@ -16,7 +16,7 @@ from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
 from ofa.search import Constraint
 from ofa.search.evaluation import Evaluate, Map
-from ofa.search.objectives import Floats, priced
+from ofa.search.objectives import Floats, LatencyMs, priced
 from ofa.search.problem import Costs, Problem, UnitScores
 from ofa.search.workers import Spread, workers
 from ofa.slicing import Importance
@@ -36,10 +36,12 @@ def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     costs = priced(supernet, [*settings.objectives, *(constraint.objective for constraint in settings.constraints)])
     if not settings.latency_matters:
         return costs
-    model = model_of(run)
-    if model is None:
-        raise ValueError(f"latency_ms is wanted and {run.folder / MODEL} is missing: run the stage 'latency' first")
-    return model.attach(costs, supernet.features)
+    for name in run.settings.timers:
+        model = model_of(run, name)
+        if model is None:
+            raise ValueError(f"{name} is wanted and not in {run.folder / MODEL}: run the stage 'latency' first")
+        costs = model.attach(costs, supernet.features, name)
+    return costs
 
 
 def check_budget(run: Run, limits: Sequence[Constraint]) -> None:
@@ -48,7 +50,7 @@ def check_budget(run: Run, limits: Sequence[Constraint]) -> None:
     Raises:
         ValueError: says what the space reaches.
     """
-    known = [limit for limit in limits if limit.name != "latency_ms"]
+    known = [limit for limit in limits if not isinstance(limit.objective, LatencyMs)]
     if known and not run.folder.has("supernet.pt"):
         outline = run.outline
         costs = priced(outline, [*run.settings.objectives, *(limit.objective for limit in known)])

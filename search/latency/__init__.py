@@ -6,7 +6,7 @@ Uses what is below `ofa.search`. A new device is one class.
 
 from ofa.search.latency.artefact import Artefact
 from ofa.search.latency.bench import Bench, Reading
-from ofa.search.latency.device import Latency, LatencyDevice, Stopwatch, stopwatch
+from ofa.search.latency.device import PROTOCOL, Latency, LatencyDevice, Stopwatch, stopwatch
 from ofa.search.latency.device_file import DeviceFile, Measurement
 from ofa.search.latency.meter import NOISY_PERCENT, Meter
 from ofa.search.latency.onnx_runtime import OnnxRuntime
@@ -16,6 +16,7 @@ from ofa.search.latency.torch_eager import TorchCpu, TorchCuda
 
 __all__ = [
     "NOISY_PERCENT",
+    "PROTOCOL",
     "Artefact",
     "Bench",
     "DeviceFile",

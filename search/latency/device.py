@@ -18,7 +18,7 @@ Stopwatch = Callable[[int], Sequence[float]]
 """Runs a loaded network so many times, and gives the milliseconds of each run, or one mean of them."""
 
 Clock = Literal["auto", "cpu", "wall"]
-PROTOCOL = ("samples", "error_percent", "precision", "seconds", "file")
+PROTOCOL = ("samples", "error_percent", "precision", "seconds", "file")  # settings of how, not where
 
 
 @dataclass(frozen=True)

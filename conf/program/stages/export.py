@@ -60,8 +60,9 @@ class ExportFront(Stage):
             for row in wanted:
                 rows.append(Exported(run, row).row())
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
-        if (verdict := Verdict.of_rows(rows[1:])) is not None:
-            run.say(f"latency: {verdict}")
+        for name in run.settings.timers:
+            if (verdict := Verdict.of_rows(rows[1:], name)) is not None:
+                run.say(f"{name}: {verdict}")
         front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
         run.folder.write("front.json", front.to_json())
         path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ofa.conf.program.finetuning import learner
-from ofa.conf.program.latencies import TIMED, leaving
+from ofa.conf.program.latencies import leaving
 from ofa.conf.program.proposals import FINETUNED, Proposals
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
@@ -28,7 +28,7 @@ class FinetuneFront(Stage):
     after: ClassVar[str | None] = "prune"
     depends: ClassVar[tuple[str, ...]] = ("finetune", "export.subnets")
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = (FINETUNED, "finetuned", TIMED)
+    leaves: ClassVar[tuple[str, ...]] = (FINETUNED, "finetuned")
     repeatable: ClassVar[bool] = True
 
     def check(self, settings: Settings) -> None:

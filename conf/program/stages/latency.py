@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ofa.conf.program.latencies import MODEL, artefact_of, artefacts_of, metering
+from ofa.conf.program.latencies import MODEL, artefact_of, artefacts_of, keep_models, metering
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.files import write_text
 from ofa.search import LatencyModel
 from ofa.search.latency import NOISY_PERCENT, Artefact, Meter
 from ofa.search.prediction import Table, d_optimal, draw_predictions, maximin
@@ -45,17 +44,23 @@ class MeasureLatency(Stage):
         return times[0] + (times[1] + device.seconds) * device.samples * 1.1
 
     def run(self, run: Run) -> None:
-        with run.progress("latency", run.settings.latency.samples) as bar, metering(run) as meter:
-            survey = Survey(run, meter, bar)
-            survey.go_on()
-            model = survey.fitted(meter.noise_percent(survey.artefacts))
-        write_text(run.folder / MODEL, model.to_json())
-        held_out, names = model.held_out, [f"n{i}" for i in range(len(survey.taken))]
-        predicted = model.predict(survey.table.rows(survey.taken).features)
-        draw_predictions(run.folder / "latency.png", model.latency_ms, predicted, model.band, names, str(held_out))
-        run.say(f"latency model ({model.predictor}): {held_out}")
-        if held_out is not None and held_out.noise_percent > NOISY_PERCENT:
-            run.say("latency: this machine is too noisy now to say more; latency.seconds=4 measures longer")
+        keep_models(run, {name: surveyed(run, name) for name in run.settings.timers})
+
+
+def surveyed(run: Run, name: str) -> LatencyModel:
+    """The model of latencies of a name, from measurements; a picture of both stays."""
+    with run.progress(name, run.settings.latency.samples) as bar, metering(run, name) as meter:
+        networks = Survey(run, meter, bar)
+        networks.go_on()
+        model = networks.fitted(meter.noise_percent(networks.artefacts))
+    held_out, labels = model.held_out, [f"n{i}" for i in range(len(networks.taken))]
+    predicted = model.predict(networks.table.rows(networks.taken).features)
+    path = run.folder / f"{name.replace('_ms', '')}.png"
+    draw_predictions(path, model.latency_ms, predicted, model.band, labels, f"{name}, {held_out}")
+    run.say(f"{name}, model ({model.predictor}): {held_out}")
+    if held_out is not None and held_out.noise_percent > NOISY_PERCENT:
+        run.say(f"{name}: this machine is too noisy now to say more; latency.seconds=4 measures longer")
+    return model
 
 
 class Survey:
