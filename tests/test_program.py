@@ -29,7 +29,7 @@ from ofa.train.data.splits import TensorSplit
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
+    "latency.samples=6", "latency.seconds=0.1", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
     "stages=[teacher,supernet,latency,search,export]",
     "reuse=false",
 )  # fmt: skip
