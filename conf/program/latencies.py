@@ -25,8 +25,6 @@ from ofa.space import Genome, Subnet
 
 MODEL, LEDGER, TIMED = "latency.json", "predictions.jsonl", "timed.json"
 
-PATIENCE = 4.0  # times the seconds that a network has for a model are for one that leaves, whose figure is shown
-
 
 def artefact_of(run: Run, supernet: ofa.Supernet, subnet: Subnet) -> Artefact:
     """A subnet as devices time it: its network, its input, its features; its ONNX file is sliced when it is needed."""
@@ -42,13 +40,9 @@ def artefacts_of(run: Run, genomes: Genome) -> list[Artefact]:
 
 
 @contextmanager
-def metering(run: Run, name: str, patience: float = 1.0) -> Iterator[Meter]:
-    """The device that gives latencies of a name, with its file, beside the largest subnet as the anchor.
-
-    Each network has so many times the device's seconds.
-    """
+def metering(run: Run, name: str) -> Iterator[Meter]:
+    """The device that gives latencies of a name, with its file, beside the largest subnet as the anchor."""
     device, supernet = run.settings.timers[name], run.supernet
-    device = replace(device, seconds=patience * device.seconds)
     with DeviceFile.of(device, run.folder.path) as file:
         yield Meter(device, file, artefact_of(run, supernet, supernet.space.largest))
 
@@ -140,7 +134,7 @@ class Verification(ExitStack):
     def __init__(self, run: Run) -> None:
         super().__init__()
         self.run, self.names = run, tuple(run.settings.timers)
-        self.meters = {name: self.enter_context(metering(run, name, PATIENCE)) for name in self.names}
+        self.meters = {name: self.enter_context(metering(run, name)) for name in self.names}
         self.models = {name: model_of(run, name) for name in self.names}
         written = [None if model is None else model.to_json() for model in self.models.values()]
         self._basis = [run.settings.plain("latency"), *written, run.supernet.digest]
