@@ -63,7 +63,10 @@ def test_costs_equal_what_the_extracted_network_does(name: str) -> None:
         assert memory.peak == cost.peak_bytes
 
 
-@pytest.mark.parametrize("name", sorted(TIMM))
+QUICK = ("efficientnet", "mixer", "resnet")  # with grouped and depthwise convolutions, matrix products, and neither
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TIMM)])
 def test_features_are_those_of_the_extracted_network(name: str) -> None:
     model, x = build(name)
     x = x[:1].clone()
