@@ -280,6 +280,13 @@ class Supernet(nn.Module):
         """
         return self._costs(np.atleast_2d(genomes))
 
+    def features(self, genomes: Genome) -> dict[str, FloatArray]:
+        """What latencies of a population of genomes, (population, choices), follow from, as arrays (population,).
+
+        Keys and meaning are those of `complexity(network, inputs).features`.
+        """
+        return self._costs.features(np.atleast_2d(genomes))
+
     def _report(self) -> Report:
         found = self.conversion
         scores = [rows.mean(axis=0) for rows in unit_scores(self.model, found.groups, found.trace.parameters)]

@@ -5,8 +5,8 @@ from ofa.search.budget import Constraint
 from ofa.search.engines import Engine, Evolution, RandomSearch, Search
 from ofa.search.evaluation import run
 from ofa.search.front import Front, ScoredNetwork
-from ofa.search.latency import LatencyPredictor
 from ofa.search.objectives import Objective
+from ofa.search.prediction import LatencyModel
 from ofa.search.problem import Problem
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Engine",
     "Evolution",
     "Front",
-    "LatencyPredictor",
+    "LatencyModel",
     "Objective",
     "Problem",
     "RandomSearch",

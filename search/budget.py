@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ofa.search.objectives import CostObjective, Floats, Objective, objective_of, objectives
+from ofa.search.objectives import CostObjective, Floats, Objective, objective_of, objectives, ours
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def limited(cost: Objective | str) -> CostObjective:
     Raises:
         ValueError: it is none.
     """
-    given = cost if isinstance(cost, Objective) or cost not in objectives() else objective_of(cost)
+    given = objective_of(cost) if isinstance(cost, str) and ours(cost) else cost
     if not isinstance(given, CostObjective):
         names = [name for name, kind in objectives().items() if issubclass(kind, CostObjective)]
         raise ValueError(f"a budget limits {', '.join(names)}, got {getattr(given, 'name', given)!r}")

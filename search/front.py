@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TEACHER = "teacher"
 EXECUTED = "executed_macs"  # zeros of N:M patterns included
+PREDICTED = "predicted_"  # what a figure is called before it was measured
 _COLUMNS = ("accuracy", "macs", "params", "latency_ms")
 
 
@@ -243,11 +244,14 @@ class Front:
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
         names = (_COLUMNS[0], *beside, *_COLUMNS[1:], *(objective.name for objective in self.objectives))
         wanted = [found(name, self.objectives) for name in names]
-        shown = {o.name: o for o in wanted if o is not None and any(o.name in row.metrics for row in rows)}
+        own = {o.name: o for o in wanted if o is not None}
+        both = [(f"{before}{name}", o) for name, o in own.items() for before in ("", PREDICTED)]
+        shown = {name: o for name, o in both if any(name in row.metrics for row in rows)}
         table = Table(title=title or " against ".join(objective.name for objective in self.objectives))
         table.add_column("name", no_wrap=True)
         for name in shown:
-            table.add_column(name, justify="right", no_wrap=True)
+            title = PREDICTED.strip("_") if name.startswith(PREDICTED) else name
+            table.add_column(title, justify="right", no_wrap=True)
         patterned = any(EXECUTED in row.metrics for row in rows)
         for title in ("of its MACs", "on N:M hardware")[: 1 + patterned]:
             table.add_column(title, justify="right", no_wrap=True)

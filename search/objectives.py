@@ -76,8 +76,7 @@ class Objective(ABC):
         """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms; 97.3 ± 1.2 % with `ends`."""
         if value is None:
             return "-"
-        if ends is not None and ends[0] < ends[1]:
-            half = (ends[1] - ends[0]) / 2
+        if ends is not None and (half := (ends[1] - ends[0]) / 2) > 1e-4 * abs(value):
             digits = max(1, -math.floor(math.log10(half)))
             return f"{value:.{digits}f} ± {half:.{digits}f} {self.unit}".rstrip()
         divisor, prefix = self._prefix(abs(value))
@@ -245,13 +244,24 @@ class PeakBytes(CostObjective):
 class LatencyMs(CostObjective):
     """Milliseconds for one sample on the latency device: predicted in the search, measured at the export.
 
-    >>> LatencyMs().written(0.4123)
-    '0.412 ms'
+    `name` is latency_ms, or latency_ms@torch_cpu for that on another device, a file of `conf/latency`.
+
+    >>> LatencyMs().written(0.4123), LatencyMs("latency_ms@torch_cpu").device
+    ('0.412 ms', 'torch_cpu')
     """
 
-    name: ClassVar[str] = "latency_ms"
     label: ClassVar[str] = "Latency"
     unit: ClassVar[str] = "ms"
+    name: str = "latency_ms"  # type: ignore[misc]  # of the others the class knows it
+
+    @property
+    def device(self) -> str:
+        """The other device, empty where it is the one that the run has chosen."""
+        return self.name.partition("@")[2]
+
+    def axis(self, largest: float) -> tuple[str, float]:
+        text, divisor = super().axis(largest)
+        return (f"{text}, {self.device}" if self.device else text), divisor
 
     def number(self, value: float) -> str:
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
@@ -272,14 +282,23 @@ def objective_of(name: Objective | str) -> Objective:
     """
     if isinstance(name, Objective):
         return name
-    if name not in objectives():
+    if not ours(name):
         raise ValueError(f"no objective {name!r}; the objectives are {', '.join(objectives())}")
-    return objectives()[name]()
+    return objectives()[name]() if name in objectives() else LatencyMs(name)
+
+
+def ours(name: str) -> bool:
+    """Whether there is an objective of a name.
+
+    >>> ours("macs"), ours("latency_ms@torch_cpu"), ours("macs@torch_cpu")
+    (True, True, False)
+    """
+    return name in objectives() or name.startswith(f"{LatencyMs.name}@")
 
 
 def found(name: str, among: Iterable[Objective]) -> Objective | None:
     """The objective of a figure's name: one `among` those given, or ours; None for a figure that is none."""
-    own = objective_of(name) if name in objectives() else None
+    own = objective_of(name) if ours(name) else None
     return next((objective for objective in among if objective.name == name), own)
 
 

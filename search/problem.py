@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa.search import sampling
 from ofa.search.budget import Constraint
-from ofa.search.objectives import Floats, Objective
+from ofa.search.objectives import Floats, LatencyMs, Objective
 from ofa.slicing import Importance
 from ofa.space import Genome, SearchSpace, Subnet
 
@@ -71,7 +71,7 @@ class Problem:
         largest = costs(space.encode(space.largest)[None])
         for constraint in constraints:
             if constraint.name not in largest:
-                hint = "; attach a latency predictor to the costs" if constraint.name == "latency_ms" else ""
+                hint = "; attach a latency predictor to the costs" if constraint.name.startswith(LatencyMs.name) else ""
                 raise ValueError(f"{constraint}: the costs are {', '.join(sorted(largest))}{hint}")
         resolved = tuple(c.resolved(float(largest[c.name][0])) for c in constraints)
         return cls(space, Objective.parse(objectives), costs, resolved, importance)

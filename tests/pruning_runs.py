@@ -13,7 +13,7 @@ from ofa.conf.program.command import execute
 TOY = (
     "backbone=networks.small", "data.size=16", "threads=1", "space.divisor=4", "space.proof=quick",
     "teacher.recipe.epochs=6", "supernet.calibration_batches=2", "export.subnets=4",
-    "reuse=false",
+    "latency.seconds=0.1", "reuse=false",
 )  # fmt: skip
 SHORT = ("pruning.finetuning.recipe.epochs=2", "pruning.finetuning.trials=0")
 

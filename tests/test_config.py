@@ -56,6 +56,7 @@ def test_every_configuration_composes_and_builds(option: tuple[str, str], experi
         "cifar100": FOLDER,
         "specified": ["search.path=subnet.json"],
         "given": ["teacher.checkpoint=mine.pt"],
+        "remote": ["latency.command='run {onnx} {runs}'"],
         "timm": ["data.name=x", "data.num_classes=2"],
     }
     config = composed(*overrides, *given.get(name, []))
@@ -139,7 +140,7 @@ def test_yaml_holds_no_value_that_is_the_default_already() -> None:
     for group, name in OPTIONS:
         node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / group / f"{name}.yaml"))
         node = node.get(group, node)
-        if "_target_" not in node or name in ("image_folder", "cifar10", "cifar100", "timm", "specified"):
+        if "_target_" not in node or name in ("image_folder", "cifar10", "cifar100", "timm", "specified", "remote"):
             continue
         default = build({"_target_": node["_target_"]}, group)
         for key, value in node.items():

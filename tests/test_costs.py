@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import ofa
+from ofa.costs import complexity
 
 
 class PeakCounter(TorchDispatchMode):
@@ -60,6 +61,41 @@ def test_costs_equal_what_the_extracted_network_does(name: str) -> None:
         with torch.no_grad(), PeakCounter(net, x) as memory:
             net(x)
         assert memory.peak == cost.peak_bytes
+
+
+QUICK = ("efficientnet", "mixer", "resnet")  # with grouped and depthwise convolutions, matrix products, and neither
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(TIMM)])
+def test_features_are_those_of_the_extracted_network(name: str) -> None:
+    model, x = build(name)
+    x = x[:1].clone()
+    supernet = ofa.Supernet(model, x, ofa.SpaceConfig(proof="off"))
+    rng = np.random.default_rng(0)
+    for subnet in [supernet.space.largest, supernet.space.smallest, *(supernet.space.sample(rng) for _ in range(3))]:
+        found = supernet.features(supernet.space.encode(subnet))
+        true = complexity(supernet.extract(subnet), x)
+        own = {feature: float(values[0]) for feature, values in found.items() if values[0]}
+        assert own == pytest.approx({feature: value for feature, value in true.features.items() if value})
+        assert own["macs"] == pytest.approx(true.macs) and own["weight_bytes"] >= 4 * true.params * 0.9
+
+
+def test_channels_that_a_tile_does_not_divide_are_counted() -> None:
+    even, uneven = (
+        complexity(nn.Conv2d(c, 32, 3, padding=1, bias=False), torch.zeros(1, c, 8, 8)).features for c in (16, 18)
+    )
+    assert even["padding_4"] == even["padding_16"] == even["kernels_uneven_4"] == 0
+    assert uneven["padding_4"] == 64 * 9 * 2 * 32 and uneven["padding_16"] == 64 * 9 * 14 * 32
+    assert uneven["macs_uneven_8"] == uneven["macs_conv"] == 64 * 9 * 18 * 32 and uneven["kernels_uneven_16"] == 1
+    assert even["weight_bytes"] == 4 * 9 * 16 * 32 and even["read_bytes"] == 4 * 16 * 64
+    assert even["written_bytes"] == 4 * 32 * 64 and even["macs_at_64"] == even["macs"]
+
+
+def test_features_do_not_depend_on_the_batch() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardswish(), nn.Flatten(), nn.Linear(8 * 36, 10))
+    one, four = (complexity(net, torch.zeros(n, 3, 8, 8)).features for n in (1, 4))
+    assert one == pytest.approx(four)
+    assert one["smooth_bytes"] == one["normal_bytes"] == 4 * 8 * 36 and one["operators"] == 2 and one["kernels"] == 2
 
 
 def test_a_population_of_ten_thousand_takes_a_moment() -> None:

@@ -20,8 +20,9 @@ from toy_space import (
 )
 
 from ofa import Choice, SearchSpace, Subnet
-from ofa.search import Archive, Evolution, Front, LatencyPredictor, RandomSearch, Search, run
+from ofa.search import Archive, Evolution, Front, LatencyModel, RandomSearch, Search, run
 from ofa.search.evaluation import Result
+from ofa.search.prediction import MacsLine
 from ofa.search.problem import Problem
 from ofa.search.pruning import OneStep
 from ofa.search.sampling import spread
@@ -185,7 +186,8 @@ def test_run_reports_archives_and_maps(engine: Any, tmp_path: Path) -> None:
 
 @each_engine
 def test_a_predicted_latency_is_an_objective_and_a_budget_until_measured(engine: Any, tmp_path: Path) -> None:
-    costs = LatencyPredictor({"macs": 1e-6}, intercept_ms=0.1).attach(toy_costs)
+    known = {"macs": np.linspace(1e5, 2e6, 12)}
+    costs = LatencyModel.fit(known, 0.1 + 1e-6 * known["macs"], predictors=[MacsLine()]).attach(toy_costs, toy_costs)
     settings = engine(population=8, evaluations=24)
     with Archive(tmp_path / "predicted.sqlite") as archive:
         search = settings.start(Problem.parse(toy_space(), ["accuracy", "latency_ms"], costs, {"latency_ms": 0.5}))

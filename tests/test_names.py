@@ -213,4 +213,9 @@ def test_a_program_finds_its_configuration_as_an_installed_script_calls_it(name:
     module, _, function = PROGRAMS[name].partition(":")
     script = f"import sys; from {module} import {function}; sys.argv = [{name!r}, '--help']; {function}()"
     found = printed(["-c", script], crowded)
-    assert "search=evolution" in found and ("tuning.trials" in found or name == "ofa")
+    shown = {
+        "ofa": ["search=evolution"],
+        "ofa-tune": ["search=evolution", "tuning.trials"],
+        "ofa-latency": ["torch_cpu"],
+    }
+    assert all(text in found for text in shown[name])

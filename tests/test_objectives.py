@@ -41,6 +41,8 @@ def test_figures_are_written_with_units() -> None:
     assert objective_of("macs").written(12_345_678) == "12.35 M"
     assert objective_of("params").written(12) == "12"
     assert objective_of("latency_ms").written(0.41234) == "0.412 ms"
+    assert objective_of("latency_ms").written(0.41234, (0.4103, 0.4144)) == "0.412 ± 0.002 ms"
+    assert objective_of("latency_ms").written(0.41234, (0.4123399, 0.4123401)) == "0.412 ms"
     assert objective_of("loss").written(None) == "-"
     assert axis("macs", [], 3e6) == ("MACs (M)", 1e6)
     assert PeakBytes().written(2_500_000) == "2.500 MB" and PeakBytes().axis(2.5e6) == ("Peak of activations (MB)", 1e6)

@@ -35,7 +35,7 @@ from ofa.train.data.splits import TensorSplit
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
+    "latency.samples=6", "latency.seconds=0.1", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
     "stages=[teacher,supernet,latency,search,export]",
     "reuse=false",
 )  # fmt: skip
@@ -85,7 +85,9 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     assert len(rows) == 3
     for row in rows:
         assert {"name", "accuracy", "macs", "params", "latency_ms", "subnet", "files"} <= set(row)
-        assert 0 <= row["accuracy"] <= 100 and row["latency_ms"] > 0
+        assert 0 <= row["accuracy"] <= 100 and 0 < row["latency_ms_low"] <= row["latency_ms"] <= row["latency_ms_high"]
+        low, middle, high = (row[f"predicted_latency_ms{end}"] for end in ("_low", "", "_high"))
+        assert 0 < low < middle < high
         weights = load_file(run / row["files"]["weights"])
         trainable = [v for name, v in weights.items() if "running" not in name and "num_batches" not in name]
         assert sum(v.numel() for v in trainable) == row["params"]
@@ -93,12 +95,18 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
         (logits,) = session.run(None, {session.get_inputs()[0].name: np.zeros((1, 1, 32, 32), np.float32)})
         assert logits.shape == (1, 10)
         assert row["subnet"] is None or dict(load_subnet(run / row["files"]["subnet"])) == row["subnet"]
-    assert (run / "front.png").stat().st_size > 10_000
+    assert (run / "front.png").stat().st_size > 10_000 and (run / "latency.png").stat().st_size > 10_000
+    foretold = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in foretold] == [row["name"] for row in rows]
+    with sqlite3.connect(run / "latency.sqlite") as database:
+        times = database.execute("select graph, max(taken) from measurement group by graph").fetchall()
+    assert all(line["written"] < dict(times)[line["graph"]] for line in foretold)
     stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
     named = {f"finetune-{row['name']}" for row in rows if row["subnet"]}
     assert stages == {"teacher", "supernet", "search", *named}
     output = (run.parent / "output.txt").read_text()
-    assert "latency predictor: held-out error" in output and "MACs alone" in output
+    assert "latency model (" in output and "held-out error" in output and "MACs alone" in output
+    assert "chosen networks, predicted before they were measured: error" in output
     assert "exported, not sliced" not in output
 
 
@@ -169,10 +177,22 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+def measured(folder: Path) -> list[Any]:
+    """Measurements in the device's file, in the order in which they were made."""
+    path = folder / "latency.sqlite"
+    if not path.exists():
+        return []
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+            return connection.execute("select graph, ratio from measurement order by position").fetchall()
+    except sqlite3.Error:
+        return []
+
+
 INTERRUPTIONS: dict[str, Callable[[Path], bool]] = {
     "teacher": lambda f: lines(f / "metrics.jsonl", "teacher") >= 1,
     "supernet": lambda f: lines(f / "metrics.jsonl", "supernet") >= 1,
-    "latency": lambda f: lines(f / "latency.jsonl") >= 2,
+    "latency": lambda f: len(measured(f)) >= 2,
     "search": lambda f: len(archived(f)) >= 3,
     "finetune": lambda f: '"stage": "finetune-' in (f / "metrics.jsonl").read_text(),
     "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
@@ -190,11 +210,10 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (folder / "front.json").exists()
-    measured = (folder / "latency.jsonl").read_text().splitlines()[:2]
+    first = measured(folder)[:2]
     finish(folder)
-    assert (folder / "latency.jsonl").read_text().splitlines()[:2] == measured
-    volatile = ("latency_ms",)
-    expected, got = ([{k: v for k, v in row.items() if k not in volatile} for row in front(f)] for f in (run, folder))
+    assert measured(folder)[:2] == first
+    expected, got = ([{k: v for k, v in row.items() if "latency" not in k} for row in front(f)] for f in (run, folder))
     assert got == expected
     assert len(archived(folder)) == len(archived(run)) == 10
     assert figures(folder) == figures(run)
@@ -234,7 +253,7 @@ def test_a_backbone_of_which_nothing_is_elastic_is_refused(run: Path) -> None:
 def test_latency_is_an_objective_and_a_limit_too(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "copy")
     predicted = json.loads((folder / "latency.json").read_text())
-    assert all(slope >= 0 for slope in predicted["coefficients"].values())
+    assert set(predicted["held_out"]) == {"percent", "macs_only_percent", "noise_percent", "networks"}
     execute(
         composed(
             f"run={folder}",

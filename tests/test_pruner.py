@@ -79,7 +79,8 @@ def test_a_budget_of_latency_has_it_measured_before(tmp_path: Path) -> None:
     execute(composed(*settings(first, *given, *iterative)))
     shutil.copytree(first, second, ignore=shutil.ignore_patterns("pruning"))
     execute(config := composed(*settings(second, *given, *one_step)))
-    assert len((second / "latency.jsonl").read_text().splitlines()) == 6  # they were measured once
+    with sqlite3.connect(second / "latency.sqlite") as database:
+        assert database.execute("select count(*) from measurement").fetchone() == (6,)  # they were measured once
     whole = Pruner(Run.parse(config)).whole["latency_ms"]
     shares = [step["metrics"]["latency_ms"] / whole for step in (*steps(first), *steps(second))]
     assert 0.7 < shares[0] <= 0.7**0.5 and shares[1] <= 0.7 and 0.5 <= shares[2] <= 0.7

@@ -139,14 +139,13 @@ def session(leader: int) -> list[str]:
 
 
 def rows(path: Path) -> int:
-    """Rows of a file of lines, or of an archive."""
+    """Rows of an archive, or measurements of a device."""
     if not path.exists():
         return 0
-    if path.suffix == ".jsonl":
-        return len(path.read_text().splitlines())
+    table = "measurement" if path.name == "latency.sqlite" else "evaluations"
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
-            return int(database.execute("select count(*) from evaluations").fetchone()[0])
+            return int(database.execute(f"select count(*) from {table}").fetchone()[0])
     except sqlite3.Error:
         return 0
 
@@ -160,7 +159,7 @@ def epochs(folder: Path, stage: str) -> list[int]:
 REACHED: dict[str, Callable[[Path], bool]] = {
     "teacher": lambda f: bool(epochs(f, "teacher")),
     "supernet": lambda f: bool(epochs(f, "supernet")),
-    "latency": lambda f: rows(f / "latency.jsonl") >= 2,
+    "latency": lambda f: rows(f / "latency.sqlite") >= 2,
     "search": lambda f: rows(f / "archive.sqlite") >= 3,
     "finetune": lambda f: '"stage": "finetune-' in (f / "metrics.jsonl").read_text(),
     "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
@@ -173,7 +172,7 @@ PRUNED: dict[str, Callable[[Path], bool]] = {
 
 def front(folder: Path) -> list[dict[str, Any]]:
     found = json.loads((folder / "front.json").read_text())
-    return [{name: value for name, value in row.items() if name != "latency_ms"} for row in found]
+    return [{name: value for name, value in row.items() if "latency" not in name} for row in found]
 
 
 @pytest.fixture(scope="module")

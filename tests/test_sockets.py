@@ -123,7 +123,7 @@ def test_the_main_job_runs_with_foreign_classes_in_all_sockets(tmp_path: Path) -
         ),
         ("stages=[teacher,{_target_:foreign.task.Brier}]", "stages._target_: 'foreign.task.Brier' is no Stage"),
         ("stages=[teacher,cart]", "stages: there is no stage 'cart'; did you mean card"),
-        ("latency.runs=many", "latency.runs is a whole number, got 'many'"),
+        ("latency.warm_ups=many", "latency.warm_ups is a whole number, got 'many'"),
     ],
 )
 def test_a_mistake_in_a_foreign_part_is_said_in_one_line(override: str, message: str, tmp_path: Path) -> None:

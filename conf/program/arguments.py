@@ -150,9 +150,18 @@ def search_path(folder: str | None) -> list[str]:
 
 
 def relaxed(argument: str) -> str:
-    """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
-    key, equals, _ = argument.partition("=")
+    """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults.
+
+    What stands behind an @ would be a package to Hydra, unless it is a key of a dictionary.
+
+    >>> relaxed("budget.latency_ms@torch_cpu=2.5")
+    '++budget={latency_ms@torch_cpu: 2.5}'
+    """
+    key, equals, value = argument.partition("=")
     nested = equals and "." in key and key.partition(".")[0] in nodes() and key[0] not in "+~-"
+    if nested and "@" in key:
+        node, _, name = key.partition(".")
+        return f"++{node}={{{name}: {value}}}"
     return f"++{quoted(argument)}" if nested else quoted(argument)
 
 

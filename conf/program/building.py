@@ -143,17 +143,19 @@ def converted(value: Any, hint: Any, path: str) -> Any:
 def option(kind: type, name: str, path: str) -> DictConfig:
     """The node in `<kind>/<name>.yaml`, such as objective/macs.yaml: ours, or one on Hydra's search path.
 
+    What stands behind an @ goes with the name that the component is given: latency_ms@torch_cpu.
+
     Raises:
         ValueError: there is no such file.
     """
     group = group_of(kind)
-    known = options(group)
-    if name not in known:
+    known, (file, at, _) = options(group), name.partition("@")
+    if file not in known:
         words = f"there is no {group.replace('_', ' ')} {name!r}; {hint(name, sorted(known))}"
         raise ValueError(f"{path}: {words} A class of yours goes by {{_target_: …}}")
-    node = OmegaConf.create(known[name].read_text(encoding="utf-8"))
+    node = OmegaConf.create(known[file].read_text(encoding="utf-8"))
     assert isinstance(node, DictConfig)
-    return node
+    return OmegaConf.merge(node, {"name": name}) if at else node  # type: ignore[return-value]
 
 
 def hint(name: str, known: Iterable[str]) -> str:

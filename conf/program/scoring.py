@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 import ofa
+from ofa.conf.program.latencies import MODEL, model_of
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
-from ofa.search import Constraint, LatencyPredictor
+from ofa.search import Constraint
 from ofa.search.evaluation import Evaluate, Map
-from ofa.search.objectives import Floats, priced
+from ofa.search.objectives import Floats, LatencyMs, priced
 from ofa.search.problem import Costs, Problem, UnitScores
 from ofa.search.workers import Spread, workers
 from ofa.slicing import Importance
@@ -35,10 +36,12 @@ def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
     costs = priced(supernet, [*settings.objectives, *(constraint.objective for constraint in settings.constraints)])
     if not settings.latency_matters:
         return costs
-    path = run.folder / "latency.json"
-    if not path.exists():
-        raise ValueError(f"latency_ms is wanted and {path} is missing: run the stage 'latency' first")
-    return LatencyPredictor.from_json(path.read_text()).attach(costs)
+    for name in run.settings.timers:
+        model = model_of(run, name)
+        if model is None:
+            raise ValueError(f"{name} is wanted and not in {run.folder / MODEL}: run the stage 'latency' first")
+        costs = model.attach(costs, supernet.features, name)
+    return costs
 
 
 def check_budget(run: Run, limits: Sequence[Constraint]) -> None:
@@ -47,7 +50,7 @@ def check_budget(run: Run, limits: Sequence[Constraint]) -> None:
     Raises:
         ValueError: says what the space reaches.
     """
-    known = [limit for limit in limits if limit.name != "latency_ms"]
+    known = [limit for limit in limits if not isinstance(limit.objective, LatencyMs)]
     if known and not run.folder.has("supernet.pt"):
         outline = run.outline
         costs = priced(outline, [*run.settings.objectives, *(limit.objective for limit in known)])

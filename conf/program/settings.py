@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,12 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import ofa
-from ofa.conf.program.building import build, converted
+from ofa.conf.program.building import build, converted, hint, options
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import flat
 from ofa.conf.program.schema import Export, FrontFinetuning, SupernetTraining, Teacher
 from ofa.search import Constraint, Engine, Objective
-from ofa.search.latency import LatencyDevice
+from ofa.search.latency import PROTOCOL, LatencyDevice
+from ofa.search.objectives import LatencyMs
 from ofa.search.pruning import Smallest
 from ofa.sparsity import FineGrained, Pattern
 from ofa.train.data import DataSet, Pictures, contents
@@ -30,7 +31,8 @@ from ofa.train.tracking import Tracking
 class Settings:
     """The settings of a run; those of a group are the component that its `_target_` names.
 
-    `values` are all of them as composed, in plain words: what stages are made with is told by these.
+    `values` are all of them as composed, in plain words: what stages are made with is told by these. `timers` are the
+    latency devices by what they give: latency_ms, and latency_ms@NAME where an objective or a limit names it.
     """
 
     values: Mapping[str, Any]
@@ -40,6 +42,7 @@ class Settings:
     space: ofa.SpaceConfig
     supernet: SupernetTraining
     latency: LatencyDevice
+    timers: Mapping[str, LatencyDevice]
     search: Engine
     pruning: Pruning
     finetune: FrontFinetuning
@@ -70,12 +73,14 @@ class Settings:
             groups["data"] = groups["data"].suited(str(values["backbone"]))
         check_engine(groups["search"], groups["space"])
         objectives = Objective.parse(converted(values["objectives"], tuple[Objective, ...], "objectives"))
+        limits = budget(values["budget"] or {}, objectives)
         return cls(
             values,
             **groups,
+            timers=timers(groups["latency"], (*objectives, *(limit.objective for limit in limits))),
             tracking=build(values["tracking"], "tracking", Tracking) if values["tracking"] else None,
             objectives=objectives,
-            constraints=budget(values["budget"] or {}, objectives),
+            constraints=limits,
             activations=activations(groups["supernet"], groups["space"], groups["search"]),
             device=device(values["device"]),
             reuse=flag(values, "reuse"),
@@ -88,11 +93,13 @@ class Settings:
     def plain(self, *names: str) -> dict[str, Any]:
         """What was composed under these names, such as `search` or `export.subnets`, under dotted names.
 
-        With `data` goes what its pictures are.
+        With `data` goes what its pictures are, with `latency` which other devices there are.
         """
         values, chosen = dict(self.values), tuple(f"{name}." for name in names)
         if "data" in names:
             values["data"] = values["data"] | {"contents": self.contents}
+        if "latency" in names and len(self.timers) > 1:
+            values["latency"] = values["latency"] | {"others": sorted(self.timers)[1:]}
         return {key: value for key, value in flat(values).items() if f"{key}.".startswith(chosen)}
 
     @cached_property
@@ -111,7 +118,8 @@ class Settings:
     @property
     def latency_matters(self) -> bool:
         """Whether an objective or the budget names it."""
-        return "latency_ms" in [o.name for o in self.objectives] + [c.name for c in self.constraints]
+        wanted = (*self.objectives, *(limit.objective for limit in self.constraints))
+        return any(isinstance(objective, LatencyMs) for objective in wanted)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -137,6 +145,23 @@ def budget(limits: Any, objectives: tuple[Objective, ...]) -> tuple[Constraint, 
     given = {name: limit for name, limit in limits.items() if limit is not None}
     costs = {name: known.get(name) or converted(name, Objective, f"budget.{name}") for name in given}
     return Constraint.parse({costs[name]: limit for name, limit in given.items()})
+
+
+def timers(chosen: LatencyDevice, among: Iterable[Objective]) -> dict[str, LatencyDevice]:
+    """The devices by what they give: the chosen one, and those that objectives name, which measure as it does.
+
+    Raises:
+        ValueError: there is no device of that name.
+    """
+    protocol = {name: getattr(chosen, name) for name in PROTOCOL}
+    others = {o.name: o.device for o in among if isinstance(o, LatencyMs) and o.device}
+    known = options("latency")
+    for name, device in others.items():
+        if device not in known:
+            raise ValueError(f"{name}: there is no latency device {device!r}; {hint(device, sorted(known))}")
+    nodes = {name: OmegaConf.create(known[device].read_text(encoding="utf-8")) for name, device in others.items()}
+    built = {name: build(node, name, LatencyDevice) for name, node in nodes.items()}  # type: ignore[arg-type]
+    return {LatencyMs.name: chosen} | {name: replace(device, **protocol) for name, device in built.items()}
 
 
 def check_engine(engine: Engine, space: ofa.SpaceConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ofa.backbone import as_call, unwrapped
+from ofa.costs.features import FeatureModel
 from ofa.tracing import CostTerm, trace
 
 
@@ -29,7 +30,8 @@ class Complexity:
 
     Multiply–accumulates of convolutions and matrix products (1 MAC = 2 FLOPs) and activation bytes alive at once are
     per sample of the `batch` that was given. Shared parameters count once; `trainable` are those that want a gradient.
-    `modules` has the MACs of each module that runs some itself, by its name.
+    `modules` has the MACs of each module that runs some itself, by its name; `features` are what a latency follows
+    from, as `FeatureModel` lists them.
 
     >>> found = complexity(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), torch.zeros(1, 4))
     >>> [(row.type, row.modules, row.macs, row.params) for row in found.types[:1]]
@@ -45,6 +47,7 @@ class Complexity:
     batch: int
     types: tuple[TypeCost, ...]
     modules: Mapping[str, int]
+    features: Mapping[str, float]
 
     @property
     def flops(self) -> int:
@@ -71,7 +74,8 @@ def complexity(model: nn.Module, inputs: Any) -> Complexity:
         macs[product.module] = macs.get(product.module, 0) + size(product) / flow.batch
     params, trainable = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (1, 0))
     total, modules = round(sum(macs.values())), {name: round(cost) for name, cost in macs.items()}
-    return Complexity(total, params, trainable, round(peak), flow.batch, by_type(model, macs), modules)
+    features = FeatureModel(flow).network()
+    return Complexity(total, params, trainable, round(peak), flow.batch, by_type(model, macs), modules, features)
 
 
 def size(product: CostTerm) -> int:

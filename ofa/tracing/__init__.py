@@ -7,13 +7,14 @@ Uses no other room. A new operator is one rule, in the file of its kind.
 from ofa.tracing.flow import slow_attention, trace
 from ofa.tracing.operations import operations_of
 from ofa.tracing.resolution import resized, traces
-from ofa.tracing.tracer import CostTerm, ModuleCall, SizeUse, Trace, evaluating
+from ofa.tracing.tracer import CostTerm, ModuleCall, SizeUse, Trace, Work, evaluating
 
 __all__ = [
     "CostTerm",
     "ModuleCall",
     "SizeUse",
     "Trace",
+    "Work",
     "evaluating",
     "operations_of",
     "resized",

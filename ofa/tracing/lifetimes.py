@@ -10,8 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ofa.tracing.labels import varying
-from ofa.tracing.tracer import CostTerm
+from ofa.tracing.tracer import CostTerm, bytes_of
 
 
 @dataclass
@@ -42,13 +41,8 @@ class Lifetimes:
         storage = tensor.untyped_storage()
         if not tensor.numel() or storage._cdata in self._live or storage._cdata in self._ignored:
             return
-        labelled = {d for layer in layers for d in varying(layer)}
-        constant = tensor.element_size()
-        for d, size in enumerate(tensor.shape):
-            constant *= 1 if d in labelled else size
-        vectors = tuple(layer.numpy().ravel() for layer in layers)
         self._live[storage._cdata] = (StorageWeakRef(storage), len(self.products))
-        self.products.append(CostTerm(constant, vectors, "bytes", self.modules[-1] if self.modules else ""))
+        self.products.append(bytes_of(tensor, layers, "bytes", self.modules[-1] if self.modules else ""))
         self.born.append(max(len(self.modules) - 1, 0))
         self.died.append(None)
 

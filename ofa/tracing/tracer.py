@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,25 @@ class CostTerm:
     vectors: tuple[IntArray, ...]
     kind: str
     module: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """An operator that computes something from the input, and what it costs: views do not.
+
+    `macs` are those of its contractions, two of an attention; `reads` and `writes` the bytes of activations, `weights`
+    those of parameters. The result has so many `positions` for each of its labels, in the whole batch.
+
+    >>> Work("relu", CostTerm(256, (), "relu", "act"), (), (), (), positions=64).writes.constant
+    256
+    """
+
+    kind: str
+    writes: CostTerm
+    reads: tuple[CostTerm, ...]
+    weights: tuple[CostTerm, ...]
+    macs: tuple[CostTerm, ...]
+    positions: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +122,9 @@ class Trace:
     """Everything that one run of a network told.
 
     `parameters` are the labels along each dimension of each parameter and buffer, `demands` what operators want of
-    labels, `macs` and `bytes` (of activations, per operator that allocates) the costs, `size_uses` the sizes that the
-    network's code may know, `calls` the modules that may be residual blocks, `faults` rules that failed, and how.
+    labels, `macs` and `bytes` (of activations, per operator that allocates) the costs, `work` the operators in order,
+    `size_uses` the sizes that the network's code may know, `calls` the modules that may be residual blocks, `faults`
+    rules that failed, and how.
     `alive` are, at each moment at which memory is taken, the module that runs, (moments,), and which of `bytes` are in
     memory, (moments, buffers); `ran` the modules that ran, `batch` the samples that costs are for.
 
@@ -118,6 +139,7 @@ class Trace:
     macs: tuple[CostTerm, ...]
     bytes: tuple[CostTerm, ...]
     alive: tuple[list[str], npt.NDArray[np.bool_]]
+    work: tuple[Work, ...]
     size_uses: tuple[SizeUse, ...]
     kernels: tuple[Kernel, ...]
     calls: tuple[ModuleCall, ...]
@@ -154,6 +176,7 @@ class Tracer(TorchDispatchMode):
         self.labels = Labels()
         self.parameters: dict[str, list[IntArray | None]] = {}
         self.macs: list[CostTerm] = []
+        self.work: list[Work] = []
         self.size_uses: list[SizeUse] = []
         self.kernels: list[Kernel] = []
         self.calls: list[ModuleCall] = []
@@ -175,6 +198,7 @@ class Tracer(TorchDispatchMode):
             tuple(self.macs),
             tuple(self.memory.products),
             self.memory.alive(),
+            tuple(self.work),
             tuple(self.size_uses),
             tuple(self.kernels),
             tuple(self.calls),
@@ -218,13 +242,33 @@ class Tracer(TorchDispatchMode):
         shapes, strides = tuple(tuple(t.shape) for t in tensors), tensors[0].stride() if tensors else ()
         self.memory.begin(self.module)
         before = Call(func.overloadpacket.__name__, inputs, tensors, shapes, strides)
+        moved, counted = self._bytes(before.name, tensors), len(self.macs)
         result = func(*args, **kwargs)
         self.why = f"{before.name} in {self.module or 'the network'}{site()}"
         dependent = any(self.tracked(t).dependent for t in tensors)
         rule = self.rule_for(func, before)
         layers = rule(self, before, result)
         self._remember(before, result, layers, dependent)
+        self._note_work(before, result, moved, tuple(self.macs[counted:]))
         return result
+
+    def _bytes(self, name: str, tensors: Sequence[Tensor]) -> list[tuple[CostTerm, bool]]:
+        """The bytes of tensors, and whether they depend on the input."""
+        known = ((tensor, self.tracked(tensor)) for tensor in tensors if tensor.numel())
+        return [(bytes_of(tensor, own.layers, name, self.module), own.dependent) for tensor, own in known]
+
+    def _note_work(
+        self, call: Call, result: Any, moved: list[tuple[CostTerm, bool]], macs: tuple[CostTerm, ...]
+    ) -> None:
+        """An operator that reads an activation and is no view of it."""
+        reads = tuple(term for term, dependent in moved if dependent)
+        out = next((t for t in tree_leaves(result) if isinstance(t, Tensor) and t.numel()), None)
+        view = not call.name.endswith("_") and any(out is not None and share_memory(out, t) for t in call.tensors)
+        if out is None or not reads or view:
+            return
+        weights = tuple(term for term, dependent in moved if not dependent)
+        [(writes, _)] = self._bytes(call.name, [out])
+        self.work.append(Work(call.name, writes, reads, weights, macs, writes.constant // out.element_size()))
 
     def _remember(self, call: Call, result: Any, layers: Any, dependent: bool) -> None:
         outputs = [result] if isinstance(result, Tensor) else list(result) if isinstance(result, (tuple, list)) else []
@@ -307,6 +351,23 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         return self.inputs.get(name)
+
+
+def bytes_of(tensor: Tensor, layers: Sequence[Tensor], kind: str, module: str) -> CostTerm:
+    """The bytes of a tensor as a cost, its labels in `layers`.
+
+    >>> bytes_of(torch.zeros(1, 3, 8), [torch.arange(1, 4).reshape(1, 3, 1)], "relu", "act").constant  # of a channel
+    32
+    """
+    labelled = {d for layer in layers for d in varying(layer)}
+    free = (size for d, size in enumerate(tensor.shape) if d not in labelled)
+    vectors = tuple(layer.numpy().ravel() for layer in layers)
+    return CostTerm(tensor.element_size() * math.prod(free), vectors, kind, module)
+
+
+def share_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether one is a view of the other, or both of a third."""
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 def site() -> str:

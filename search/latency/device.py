@@ -1,68 +1,158 @@
-"""Latency devices: what times a network for one sample."""
+"""Latency devices: where a network is loaded and run, and what tells the time there."""
 
 from __future__ import annotations
 
+import platform
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from ofa.search.latency.artefact import Artefact
 
-if TYPE_CHECKING:
-    from ofa.onnx_files import OnnxSupernet  # imports onnx
+Stopwatch = Callable[[int], Sequence[float]]
+"""Runs a loaded network so many times, and gives the milliseconds of each run, or one mean of them."""
+
+Clock = Literal["auto", "cpu", "wall"]
+PROTOCOL = ("samples", "error_percent", "precision", "seconds", "file")  # settings of how, not where
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one run in milliseconds: the median, and the range that holds the middle half.
+    """Time of one run in milliseconds: the median, its deviation (MAD), and a 95 % interval of the median.
 
-    >>> Latency(median_ms=1.5, iqr_ms=0.25, runs=50, threads=1).median_ms
-    1.5
+    >>> Latency(median_ms=1.5, mad_ms=0.02, low_ms=1.45, high_ms=1.55, runs=200).share
+    0.03333333333333336
     """
 
     median_ms: float
-    iqr_ms: float
+    mad_ms: float
+    low_ms: float
+    high_ms: float
     runs: int
-    threads: int
+
+    @property
+    def share(self) -> float:
+        """Half the interval as a share of the median."""
+        return (self.high_ms - self.low_ms) / 2 / self.median_ms
+
+    def __str__(self) -> str:
+        return f"{self.median_ms:.4g} ms ± {100 * self.share:.1f} %"
 
 
 @dataclass(frozen=True)
 class LatencyDevice(ABC):
-    """Where latency is measured: one class, named in `conf/latency/NAME.yaml`.
+    """Where latency is measured: one class, named in `conf/latency/NAME.yaml`, that loads a network and runs it.
 
-    `samples` random subnets are measured to fit the predictor that a search goes by.
+    Networks are measured to fit the model that a search goes by, until it errs by `error_percent` at most on networks
+    left out, or `samples` are. Each is measured until half its interval is `precision` of it, for `seconds` at most.
+    `file` keeps the measurements for other runs, too: a path, `cache` for one below ~/.cache/ofa-lab/devices, nothing
+    for one in the run folder. `loads` says whether a network is loaded anew for every few runs: where memory lies is
+    worth 2 % of a small network's time.
+
     docs/extending.md shows one of one's own.
 
     >>> class Counted(LatencyDevice):
-    ...     def measure(self, network, example):
-    ...         return Latency(1e-3 * sum(p.numel() for p in network.parameters()), 0.0, 1, 1)
-    >>> Counted().measure(nn.Linear(9, 100), torch.zeros(1, 9)).median_ms
-    1.0
+    ...     def load(self, artefact):
+    ...         weights = sum(p.numel() for p in artefact.network.parameters())
+    ...         return lambda runs: [1e-3 * weights] * runs
+    >>> Counted().load(Artefact(nn.Linear(9, 100), torch.zeros(1, 9)))(2)
+    [1.0, 1.0]
 
     Raises:
-        ValueError: fewer than 6 samples.
+        ValueError: fewer than 6 samples, or a precision or seconds that are not positive.
     """
 
+    loads: ClassVar[bool] = True
+
     samples: int = field(default=20, kw_only=True)
+    error_percent: float = field(default=2.0, kw_only=True)
+    precision: float = field(default=0.01, kw_only=True)
+    seconds: float = field(default=0.4, kw_only=True)
+    file: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.samples < 6:
-            raise ValueError(f"at least 6 samples fit a predictor, got {self.samples}")
-
-    def sliced(self, onnx: OnnxSupernet) -> LatencyDevice:
-        """The same for subnets of a supernet whose ONNX files come from one graph; itself where that is no help."""
-        return self
-
-    def measure_written(self, network: nn.Module, example: Tensor, files: Mapping[str, Path]) -> Latency:
-        """Time a network of which there are files already, by the names of their exporters."""
-        return self.measure(network, example)
+            raise ValueError(f"at least 6 samples fit a model, got {self.samples}")
+        if self.precision <= 0 or self.seconds <= 0:
+            raise ValueError(f"precision and seconds are above 0, got {self.precision} and {self.seconds}")
 
     @abstractmethod
-    def measure(self, network: nn.Module, example: Tensor) -> Latency:
-        """Time a plain network, in evaluation mode, on an example input of batch 1; neither is changed.
+    def load(self, artefact: Artefact) -> Stopwatch:
+        """Make a network ready to run on its example input; it is not changed.
 
         Raises:
-            ValueError: the device cannot run it.
+            ValueError: the device is not here, or cannot run it.
         """
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of what runs the networks."""
+        return "unknown"
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """What a measurement holds for: class and settings, processor, runtime and version, governor."""
+        own = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in PROTOCOL}
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return {"device": kind, **own, "runtime": self.runtime, **machine()}
+
+
+def stopwatch(run: Callable[[], Any], clock: Clock, threads: int) -> Stopwatch:
+    """Times a function run by run: by the CPU time of this thread, or by the clock on the wall.
+
+    `auto` is CPU time with one thread, which others' work on the machine disturbs least; a runtime that works in
+    threads of its own must say `wall`.
+
+    >>> len(stopwatch(lambda: sum(range(100)), "auto", 1)(5))
+    5
+    """
+    tick = time.thread_time_ns if clock == "cpu" or (clock == "auto" and threads == 1) else time.perf_counter_ns
+
+    def times(runs: int) -> list[float]:
+        found = []
+        for _ in range(runs):
+            started = tick()
+            run()
+            found.append(1e-6 * (tick() - started))
+        return found
+
+    return times
+
+
+def check_threads(threads: int, clock: str) -> None:
+    """Refuse what cannot be timed.
+
+    Raises:
+        ValueError: fewer than 1 thread, no such clock, or the CPU time of one thread among several.
+    """
+    if threads < 1:
+        raise ValueError(f"at least 1 thread, got {threads}")
+    if clock not in ("auto", "cpu", "wall"):
+        raise ValueError(f"clock is auto, cpu or wall, got {clock!r}")
+    if clock == "cpu" and threads > 1:
+        raise ValueError(f"clock=cpu is the time of one thread, got threads={threads}; clock=wall times several")
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package, or that it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+@cache
+def machine() -> Mapping[str, str]:
+    """The processor of this machine, and how its frequency is governed."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        "processor": f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine(),
+        "governor": governor.read_text().strip() if governor.exists() else "unknown",
+    }

@@ -1,24 +1,23 @@
 """A latency device: a clock beside the network."""
 
-import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
-from ofa.search.latency import Latency, LatencyDevice
+from ofa.search.latency import Artefact, LatencyDevice, Stopwatch
 
 
 @dataclass(frozen=True)
 class Clock(LatencyDevice):
-    runs: int = 9
+    warm_ups: int = 3
 
-    def measure(self, network: torch.nn.Module, example: torch.Tensor) -> Latency:
-        times = []
-        with torch.inference_mode():
-            for _ in range(self.runs):
-                start = time.perf_counter()
-                network(example)
-                times.append(1e3 * (time.perf_counter() - start))
-        low, median, high = statistics.quantiles(times, n=4)
-        return Latency(median, high - low, self.runs, torch.get_num_threads())
+    def load(self, artefact: Artefact) -> Stopwatch:
+        def run() -> float:
+            start = time.perf_counter()
+            with torch.inference_mode():
+                artefact.network(artefact.example)
+            return 1e3 * (time.perf_counter() - start)
+
+        _ = [run() for _ in range(self.warm_ups)]
+        return lambda runs: [run() for _ in range(runs)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+from ofa.conf.program.latencies import Verdict, timed
 from ofa.conf.program.proposals import Proposals, identity, network
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
@@ -53,16 +54,20 @@ class ExportFront(Stage):
 
     def run(self, run: Run) -> None:
         proposals = Proposals.load(run)
-        wanted, rows = (proposals.teacher, *proposals.chosen(run)), list[ScoredNetwork]()
+        wanted, rows = timed(run, proposals), list[ScoredNetwork]()
         with run.progress(self.name, len(wanted)) as bar:
             bar.expect(len(wanted), 0)
             for row in wanted:
                 rows.append(Exported(run, row).row())
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
+        for name in run.settings.timers:
+            if (verdict := Verdict.of_rows(rows[1:], name)) is not None:
+                run.say(f"{name}: {verdict}")
         front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
         run.folder.write("front.json", front.to_json())
         path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])
-        proposals.front.picture(path, title=title, tested=rows, budget=run.settings.constraints)
+        chosen_from = replace(proposals.front, teacher=rows[0])  # limits are shares of its figures, latency among them
+        chosen_from.picture(path, title=title, tested=rows, budget=run.settings.constraints)
 
 
 class Exported:
@@ -110,9 +115,6 @@ class Exported:
         for exporter in exporters:
             with writing(folder / exporter.file):
                 metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
-        written = {exporter.name: folder / exporter.file for exporter in exporters}
-        device = run.settings.latency.sliced(run.onnx)
-        metrics["latency_ms"] = device.measure_written(net, fitted(run.example), written).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {
             **known,

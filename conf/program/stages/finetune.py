@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from ofa.conf.program.finetuning import learner
+from ofa.conf.program.latencies import leaving
 from ofa.conf.program.proposals import FINETUNED, Proposals
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
@@ -55,8 +56,8 @@ class FinetuneFront(Stage):
 
     def run(self, run: Run) -> None:
         given, proposals = run.settings.finetune, Proposals.load(run, finetuned=False)
-        chosen = proposals.chosen(run)
-        if not given.trained or not chosen:
+        chosen = leaving(run, proposals) if given.trained else ()
+        if not chosen:
             run.say(f"{self.name}: {'off' if not given.trained else 'there is no network'}")
             return
         rows = together(run, chosen) if given.shared else alone(run, chosen)

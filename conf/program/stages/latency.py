@@ -2,68 +2,104 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from ofa.conf.program.records import read_lines
+from ofa.conf.program.latencies import MODEL, artefact_of, artefacts_of, keep_models, metering
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.files import write_text, writing
-from ofa.search import LatencyPredictor
-from ofa.search.sampling import skewed, spread
-from ofa.space import Genome, Subnet
+from ofa.search import LatencyModel
+from ofa.search.latency import NOISY_PERCENT, Artefact, Meter
+from ofa.search.prediction import Table, d_optimal, draw_predictions, maximin
+from ofa.search.sampling import skewed
+from ofa.train.progress import Progress
+
+FIRST, MORE = 6, 5  # networks before there is a model, and in each round after it
+POOL = 2000
 
 
 @dataclass(frozen=True)
 class MeasureLatency(Stage):
-    """Measure random subnets on the latency device, and fit the predictor that a search goes by."""
+    """Measure subnets that tell most of the others on the latency device; fit the model that a search goes by."""
 
     name: ClassVar[str] = "latency"
     after: ClassVar[str | None] = "supernet"
     depends: ClassVar[tuple[str, ...]] = ("latency",)
     needs: ClassVar[tuple[str, ...]] = ("teacher.pt", "supernet.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("latency.jsonl", "latency.json")
+    leaves: ClassVar[tuple[str, ...]] = (MODEL, "latency.png")
 
     def forecast(self, run: Run) -> float | None:
-        supernet, device = run.supernet, run.settings.latency.sliced(run.onnx)
-        subnet = supernet.space.largest
-        network, example = supernet.extract(subnet).eval(), supernet.resize(run.example, subnet)
-        device.measure(network, example)  # the first takes longer
-        started = time.perf_counter()
-        device.measure(network, example)
-        return (time.perf_counter() - started) * device.samples
+        """Every sample, and those measured again, as long as the smallest network takes to load and may take to time.
+
+        The first takes longer.
+        """
+        device, space, times = run.settings.latency, run.supernet.space, []
+        for subnet in (space.largest, space.smallest):
+            started = time.perf_counter()
+            device.load(artefact_of(run, run.supernet, subnet))
+            times.append(time.perf_counter() - started)
+        return times[0] + (times[1] + device.seconds) * device.samples * 1.1
 
     def run(self, run: Run) -> None:
-        supernet = run.supernet
-        pool = skewed(supernet.space, np.random.default_rng([run.settings.seed, 1]), 2000)
-        chosen = pool[spread(supernet.costs(pool)["macs"], run.settings.latency.samples)]
-        predictor = LatencyPredictor.fit(features_of(supernet.costs(chosen)), measured(run, chosen))
-        write_text(run.folder / "latency.json", predictor.to_json())
-        run.say(f"latency predictor: {predictor.held_out}")
+        keep_models(run, {name: surveyed(run, name) for name in run.settings.timers})
 
 
-def measured(run: Run, genomes: Genome) -> list[float]:
-    """Milliseconds of each genome's network, (population,), each on the disk as soon as it is known."""
-    supernet, device, path = run.supernet, run.settings.latency.sliced(run.onnx), run.folder / "latency.jsonl"
-    known = {Subnet(row["subnet"]): float(row["latency_ms"]) for row in read_lines(path)}
-    subnets = [supernet.space.decode(genome) for genome in genomes]
-    with run.progress("latency", len(subnets)) as bar, writing(path), path.open("a") as file:
-        bar.expect(len(subnets), 0)
-        for subnet in subnets:
-            if subnet not in known:
-                example = supernet.resize(run.example, subnet)
-                known[subnet] = device.measure(supernet.extract(subnet), example).median_ms
-                file.write(json.dumps({"subnet": dict(subnet), "latency_ms": known[subnet]}) + "\n")
-                file.flush()
-            bar.advance(latency_ms=known[subnet])
-    return [known[subnet] for subnet in subnets]
+def surveyed(run: Run, name: str) -> LatencyModel:
+    """The model of latencies of a name, from measurements; a picture of both stays."""
+    with run.progress(name, run.settings.latency.samples) as bar, metering(run, name) as meter:
+        networks = Survey(run, meter, bar)
+        networks.go_on()
+        model = networks.fitted(meter.noise_percent(networks.artefacts))
+    held_out, labels = model.held_out, [f"n{i}" for i in range(len(networks.taken))]
+    predicted = model.predict(networks.table.rows(networks.taken).features)
+    path = run.folder / f"{name.replace('_ms', '')}.png"
+    draw_predictions(path, model.latency_ms, predicted, model.band, labels, f"{name}, {held_out}")
+    run.say(f"{name}, model ({model.predictor}): {held_out}")
+    if held_out is not None and held_out.noise_percent > NOISY_PERCENT:
+        run.say(f"{name}: this machine is too noisy now to say more; latency.seconds=4 measures longer")
+    return model
 
 
-def features_of(costs: Mapping[str, Any]) -> dict[str, Any]:
-    """The costs that a latency can follow from."""
-    return {name: values for name, values in costs.items() if name not in ("params", "weight_bytes")}
+class Survey:
+    """Which subnets were measured, and what is left to choose from."""
+
+    def __init__(self, run: Run, meter: Meter, bar: Progress) -> None:
+        self.run, self.meter, self.bar = run, meter, bar
+        space = run.supernet.space
+        ends = np.stack([space.encode(space.smallest), space.encode(space.largest)])
+        drawn = skewed(space, np.random.default_rng([run.settings.seed, 1]), POOL)
+        self.pool = np.unique(np.concatenate([ends, drawn]), axis=0)
+        self.table = Table.of(run.supernet.features(self.pool))
+        self.taken: list[int] = []
+        self.artefacts: list[Artefact] = []
+        self.latency_ms: list[float] = []
+
+    def go_on(self) -> None:
+        """Measure until the model is good enough, or enough is measured."""
+        device = self.run.settings.latency
+        self.measure(maximin(self.table, min(FIRST, device.samples)))
+        while (left := device.samples - len(self.taken)) > 0:
+            model = self.fitted()
+            enough = model.held_out is None or model.held_out.percent <= device.error_percent
+            if enough and len(self.taken) >= 2 * FIRST:
+                break
+            if not (more := d_optimal(self.table, model.predict(self.table.features), self.taken, min(MORE, left))):
+                break
+            self.measure(more)
+
+    def measure(self, places: list[int]) -> None:
+        """Measure some of the pool."""
+        artefacts = artefacts_of(self.run, self.pool[places])
+        found = self.meter.measure(artefacts, [f"n{len(self.taken) + i}" for i in range(len(places))])
+        self.taken += places
+        self.artefacts += artefacts
+        for one in found:
+            self.latency_ms.append(one.latency.median_ms)
+            self.bar.advance(latency_ms=one.latency.median_ms)
+
+    def fitted(self, noise_percent: float = float("nan")) -> LatencyModel:
+        """The model of what was measured."""
+        return LatencyModel.fit(self.table.rows(self.taken).features, self.latency_ms, noise_percent)
