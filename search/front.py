@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,9 +100,13 @@ class Front:
         finite: npt.NDArray[np.int64] = np.flatnonzero(np.isfinite(points).all(axis=1))
         if len(finite):
             finite = finite[moocore.is_nondominated(points[finite], maximise=[o.maximise for o in parsed])]
-        axis = next((o for o in parsed if not o.maximise), parsed[0])
-        chosen = sorted((rows[i] for i in finite.tolist()), key=lambda row: axis.value(row.metrics))
-        return cls(tuple(chosen), parsed, teacher, tuple(rows))
+        front = cls(tuple(rows[i] for i in finite.tolist()), parsed, teacher, tuple(rows))
+        return replace(front, rows=front.ordered(front.rows))
+
+    def ordered(self, rows: Iterable[ScoredNetwork]) -> tuple[ScoredNetwork, ...]:
+        """Networks from cheap to dear, in the first objective that is a cost."""
+        axis = next((o for o in self.objectives if not o.maximise), self.objectives[0])
+        return tuple(sorted(rows, key=lambda row: axis.value(row.metrics)))
 
     @property
     def points(self) -> Floats:
@@ -189,7 +193,7 @@ class Front:
             return self.spread(number)
         walls = np.geomspace(ends[0], ends[-1], number - 1)
         best: dict[int, ScoredNetwork] = {}
-        for row in sorted(self.evaluated, key=lambda row: axis.value(row.metrics)):
+        for row in self.ordered(self.evaluated):
             cost, gain = axis.value(row.metrics), first.gain(first.value(row.metrics))
             if not ends[0] < cost < ends[-1] or not math.isfinite(gain):
                 continue

@@ -107,20 +107,21 @@ def timed(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
 
     What was measured of them stays in the run folder, so that they are the same before and after they are finetuned.
     """
-    chosen, among = proposals.chosen(run), proposals.front.rows
-    spare = [row for row in among if row not in chosen]
+    chosen = proposals.chosen(run)
+    spare = [row for row in proposals.front.rows if row not in chosen]
     with Verification(run) as verification:
         whole, *rows = verification.verified((proposals.teacher, *chosen), spare)
-    names = [row.name for row in among]
-    return (whole, *sorted(rows, key=lambda row: names.index(row.name)))
+    return (whole, *proposals.front.ordered(rows))
 
 
 def leaving(run: Run, proposals: Proposals) -> tuple[ScoredNetwork, ...]:
     """The networks that leave, as proposed; where there is a limit on latency, those that keep it when measured."""
+    chosen = proposals.chosen(run)
     if not limits(run):
-        return proposals.chosen(run)
-    names = [row.name for row in timed(run, proposals)]
-    return tuple(row for row in proposals.front.rows if row.name in names)
+        return chosen
+    proposed = {row.name: row for row in (*proposals.front.rows, *chosen)}
+    _, *rows = timed(run, proposals)
+    return tuple(proposed[row.name] for row in rows)
 
 
 def limits(run: Run) -> list[Constraint]:
