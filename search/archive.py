@@ -94,7 +94,7 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
             raise ValueError(f"the archive {self.path} was made in another context: {changes}; use another folder")
 
     def add(self, subnet: Subnet, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
-        """Commit one evaluation to disk.
+        """Commit one evaluation to disk; where another process made it meanwhile, that one counts.
 
         Raises:
             ValueError: this subnet is there already, a metric is no number, or the disk refuses.
@@ -111,10 +111,19 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
                     (_key(subnet), json.dumps(numbers), float(seconds)),
                 )
         except sqlite3.IntegrityError:
-            raise ValueError(f"the archive {self.path} already holds {subnet}") from None
+            if subnet in self:
+                raise ValueError(f"the archive {self.path} already holds {subnet}") from None
+            self._adopt(subnet)
+            return
         except sqlite3.DatabaseError as error:
             raise ValueError(f"cannot write the archive {self.path}: {error}") from None
         self._records[subnet] = Record(numbers, float(seconds))
+
+    def _adopt(self, subnet: Subnet) -> None:
+        """Take in an evaluation that another process committed."""
+        row = "SELECT subnet, metrics, seconds FROM evaluations WHERE subnet = ?"
+        known, record = _restored(*self._database.execute(row, (_key(subnet),)).fetchone())
+        self._records[known] = record
 
     def record(self, subnet: Subnet) -> Record:
         """Metrics and duration of one evaluation; a KeyError if it was not made."""

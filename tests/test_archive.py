@@ -135,3 +135,16 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert evaluated == [23, 40]
     assert orders[0] == orders[1]
     assert fronts[0] == fronts[1]
+
+
+def test_the_evaluation_of_the_faster_process_counts(tmp_path: Path) -> None:
+    """Two archives of one file: both know what the first one found, and only one row is there."""
+    subnet, path = Subnet({"stem": 8}), tmp_path / "archive.sqlite"
+    with Archive(path) as first, Archive(path) as second:
+        first.add(subnet, {"accuracy": 90.0}, 2.0)
+        second.add(subnet, {"accuracy": 80.0}, 1.0)
+        assert second.record(subnet) == first.record(subnet) and second[subnet] == {"accuracy": 90.0}
+        with pytest.raises(ValueError, match="already holds"):
+            second.add(subnet, {"accuracy": 70.0})
+    with Archive(path) as third:
+        assert dict(third) == {subnet: {"accuracy": 90.0}}

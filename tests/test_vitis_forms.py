@@ -25,6 +25,7 @@ from ofa.search.vitis.information import write_information
 from ofa.search.vitis.sparse_and_slim import slim_network, sparse_network
 from ofa.search.vitis.unpruned import Remaining
 from ofa.slicing import Plan
+from ofa.vitis.utils import module_util
 from ofa.vitis.utils import slim as slim_utility
 
 each_network = pytest.mark.parametrize("name", NETWORKS)
@@ -116,8 +117,10 @@ def test_weights_alone_make_the_slim_network(name: str) -> None:
     assert torch.equal(outputs(fresh, x), outputs(slim, x)) and list(map(id, fresh.parameters())) == parameters
     for one, other in zip(fresh.modules(), slim.modules(), strict=True):
         assert repr(one) == repr(other)
-    again = slim_utility.load_state_dict(make(name)[0], slim.state_dict())
-    assert torch.equal(outputs(again, x), outputs(slim, x))
+    for load in (slim_utility.load_state_dict, module_util.slim_model_from_state_dict):
+        again = load(make(name)[0], slim.state_dict())
+        assert torch.equal(outputs(again, x), outputs(slim, x))
+    assert module_util.transform_to_slim_model is transform_to_slim_model
 
 
 def test_weights_that_do_not_say_what_becomes_of_a_layer_are_refused() -> None:

@@ -409,6 +409,12 @@ def test_the_list_of_candidates_knows_excludes_and_ends() -> None:
         OFAPruner(Gated(), torch.zeros(1, 1, 8, 8)).get_config_list()
 
 
+def test_the_search_space_is_written_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    found, _, _ = gated(save_search_space=True)
+    assert named(found.load_subnet_config("searchspace.config")) == [["conv", "gate"]]
+    assert "wrote searchspace.config" in capsys.readouterr().err.splitlines()
+
+
 def test_random_subnets_are_within_a_range_of_macs() -> None:
     """The network runs what is given; seeds decide; what cannot be ends at once."""
     model, x, found, supernet = pruner()

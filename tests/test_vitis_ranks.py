@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ofa.files import replacing
+from ofa.search.vitis.files import exclusive
+
 ROOT = Path(__file__).parents[1]
 RANK = """
 import sys, time
@@ -17,7 +20,7 @@ from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[1])
 from vitis_networks import Likeness, make
-from ofa.vitis import get_pruning_runner
+from ofa.vitis import OFAPruner, get_pruning_runner
 
 rank, ranks = int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(1)
@@ -37,6 +40,9 @@ iterative.ana(score)
 sizes = [[len(p) for p in iterative.prune(0.3, mode=mode).parameters()] for mode in ("sparse", "slim")]
 one_step.search(eval_fn=score, num_subnet=6, gpus=None)
 sizes.append([len(p) for p in one_step.prune().parameters()])
+pruner = OFAPruner(model, x)
+net = pruner.ofa_model([0.5, 0.75, 1], 4, auto_add_excludes=False)
+sizes.append(pruner.run_evolutionary_search(net, None, (), score, (), "acc", "max", 0, 1e6, 0.1, 4, 3, 3, 0.5, 1))
 print(sizes)
 """
 
@@ -62,3 +68,30 @@ def test_processes_do_everything_in_one_folder(tmp_path: Path, number: int) -> N
     assert len(json.loads(left["Plain_ratio_0.5.search"].read_text())["scores"]) == 6
     for name in ("Plain_ratio_0.3.spec", "Plain_ratio_0.3_pruning_info.json", "Plain_ratio_0.5_best.spec"):
         json.loads(left[name].read_text())
+
+
+def test_writers_at_the_same_time_have_files_of_their_own(tmp_path: Path) -> None:
+    """One begins while another is at it, and both come to their end; the last one's content stays."""
+    path = tmp_path / "Plain.sens"
+    with replacing(path) as first:
+        first.write("the first one's, which is longer")
+        with replacing(path) as second:
+            second.write("the second one's")
+        assert path.read_text() == "the second one's"
+    assert path.read_text() == "the first one's, which is longer" and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of folders")
+def test_a_folder_is_had_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """What reads a file, adds to it and writes it loses nothing of others."""
+    waiter = "import sys; from pathlib import Path; from ofa.search.vitis.files import exclusive\n"
+    waiter += "print('asks', flush=True)\nwith exclusive(Path(sys.argv[1])): print('has it')"
+    place = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with exclusive(tmp_path):
+        other = subprocess.Popen(
+            [sys.executable, "-c", waiter, str(tmp_path)], env=place, stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout is not None and other.stdout.readline() == "asks\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(0.5)
+    assert other.communicate(timeout=60)[0] == "has it\n"

@@ -198,6 +198,8 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda i, o: o.prune(removal_ratio=0.5),
         r"^there is no search to prune from: call search\(removal_ratio=0.5, eval_fn=…\) before prune\(\)$",
     ),
+    "a share to prune": (lambda i, o: o.prune(removal_ratio=2), r"removal_ratio is a share between 0 and 1, got 2$"),
+    "a text to prune": (lambda i, o: o.prune(removal_ratio="0.5"), r"removal_ratio is a share .*, got '0.5'$"),
     "prune before ana": (lambda i, o: i.prune(0.5), r"call ana\(\) before prune\(\)"),
     "excludes": (
         lambda i, o: i.ana(score, excludes=["conv*"]),

@@ -105,6 +105,7 @@ class OFAPruner:
         self._settings = Settings(supernet, self.space)
         if save_search_space:
             self.save_search_space("searchspace.config")
+            say("wrote searchspace.config")
         return supernet
 
     def get_config_list(self, excludes: Excludes = None, auto_add_excludes: bool = True) -> Setting:

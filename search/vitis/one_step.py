@@ -135,6 +135,8 @@ class OneStepPruningRunner(PruningRunner):
         check_mode(mode)
         check_whole("channel_divisible", channel_divisible, 1)
         check_index(index)
+        if removal_ratio is not None:
+            check_share("removal_ratio", removal_ratio)
         path = self._searched(removal_ratio)
         found = Contenders.read(path)
         own = self._is_of_these_weights(found, path)
