@@ -31,7 +31,8 @@ _ENUMERABLE = 20_000  # the largest space that is listed in full
 class Problem:
     """A space with objectives, costs and constraints that are absolute; made once, by `parse`.
 
-    Engines that rank units have their `importance` from it: `Supernet.importance`.
+    Engines that rank units have their `importance` from it: `Supernet.importance`. `samples` are the pictures that an
+    evaluation looks at, if it is known.
 
     >>> from ofa.space import Choice
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
@@ -48,6 +49,7 @@ class Problem:
     costs: Costs
     constraints: tuple[Constraint, ...]
     importance: UnitScores | None = None
+    samples: int | None = None
 
     @classmethod
     def parse(
@@ -57,6 +59,7 @@ class Problem:
         costs: Costs,
         constraints: Sequence[Constraint] | Mapping[str, object] = (),
         importance: UnitScores | None = None,
+        samples: int | None = None,
     ) -> Problem:
         """Check names, and turn fractions of the largest subnet into absolute limits.
 
@@ -74,7 +77,7 @@ class Problem:
                 hint = "; attach a latency predictor to the costs" if constraint.name == "latency_ms" else ""
                 raise ValueError(f"{constraint}: the costs are {', '.join(sorted(largest))}{hint}")
         resolved = tuple(c.resolved(float(largest[c.name][0])) for c in constraints)
-        return cls(space, Objective.parse(objectives), costs, resolved, importance)
+        return cls(space, Objective.parse(objectives), costs, resolved, importance, samples)
 
     @cached_property
     def axis(self) -> str:

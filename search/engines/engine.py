@@ -78,6 +78,11 @@ class Search:
         """
         self.ledger.tell(subnet, metrics)
 
+    @property
+    def note(self) -> str:
+        """What the engine has to say of the rounds so far; empty if nothing."""
+        return self.proposer.note(self.ledger)
+
     def ranked(self) -> list[Subnet]:
         """What the search led to, the best in the first objective first; nothing that is not finite."""
         return self.proposer.ranked(self.ledger)

@@ -1,0 +1,10 @@
+"""Engines that learn: a model of what evaluating gives, from what was evaluated.
+
+In: a `Problem`. Out: a running search, and what was predicted before it was evaluated. Uses `ofa.search.engines`.
+"""
+
+from ofa.search.learning.guided import Guided
+
+__all__ = [
+    "Guided",
+]
