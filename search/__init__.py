@@ -6,6 +6,7 @@ from ofa.search.engines import Engine, Evolution, RandomSearch, Search
 from ofa.search.evaluation import run
 from ofa.search.front import Front, ScoredNetwork
 from ofa.search.latency import LatencyPredictor
+from ofa.search.learning import Guided
 from ofa.search.objectives import Objective
 from ofa.search.problem import Problem
 
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "Evolution",
     "Front",
+    "Guided",
     "LatencyPredictor",
     "Objective",
     "Problem",

@@ -99,7 +99,13 @@ class Problem:
         return total
 
     def repaired(self, genomes: Genome, rng: np.random.Generator) -> Genome:
-        """Those of `genomes` that are in the budget or get there by improving single-option moves.
+        """Those of `genomes` that are in the budget or get there by improving single-option moves."""
+        genomes, violation = self._moved(genomes, rng)
+        inside: Genome = genomes[violation == 0]
+        return inside
+
+    def _moved(self, genomes: Genome, rng: np.random.Generator) -> tuple[Genome, Floats]:
+        """Genomes as near to the budget as single-option moves bring them, and how far outside they are.
 
         Gives up after as many moves as lie between smallest and largest, or some without progress.
         """
@@ -118,8 +124,7 @@ class Problem:
             genomes[bad[rows]] = moves[rows, move[rows]]
             violation[bad[rows]] = scores[rows, move[rows]]
             stalls = 0 if len(rows) else stalls + 1
-        inside: Genome = genomes[violation == 0]
-        return inside
+        return genomes, violation
 
     def _moves(self, genomes: Genome, rng: np.random.Generator) -> Genome:
         """Random neighbours, one choice one option up or down, shape (population, tries, choices)."""
@@ -147,8 +152,14 @@ class Problem:
         if not len(feasible):
             feasible = self.listed
         if not len(feasible):
-            raise ValueError(self.out_of_reach(drawn))
+            raise ValueError(f"{self.out_of_reach(drawn)}; the nearest subnet has {self._nearest(drawn, rng)}")
         return feasible
+
+    def _nearest(self, drawn: Genome, rng: np.random.Generator) -> str:
+        """The limited costs of the subnet that is least outside the budget, as far as moves from `drawn` lead."""
+        first = np.argsort(self.violation(drawn), kind="stable")[:_TRIES]
+        moved, violation = self._moved(drawn[first], rng)
+        return self.limited(moved[int(violation.argmin())])
 
     def stratified(self, pool: Genome, number: int) -> Genome:
         """At most `number` rows of `pool`, spread along the cost, both extremes first if there."""

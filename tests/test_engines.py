@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "search").glob("*.yaml"))
 TESTS = [name for name in vars(EngineConformance) if name.startswith("test_")]
 SMALL = {"population": 6, "evaluations": 24}
+LEARNING = {"spread": 10}
 GIVEN = {"stage.depth": 2, "layer0": 16, "layer1": 16, "layer2": 16, "inner": 8}
 
 
@@ -31,7 +32,7 @@ def engine(name: str, folder: Path) -> Engine:
     path.write_text(json.dumps({"subnet": GIVEN, "network": "none"}))
     overrides = [f"search={name}", *([f"search.path={path}"] if name == "specified" else [])]
     found: Engine = build(composed(*overrides).search, "search")
-    own = {key: value for key, value in SMALL.items() if hasattr(found, key)}
+    own = {key: value for key, value in {**SMALL, **LEARNING}.items() if hasattr(found, key)}
     return replace(found, **own) if own else found  # type: ignore[type-var]
 
 

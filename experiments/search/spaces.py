@@ -102,7 +102,9 @@ class Worth:
         weights = rng.gamma(1.0, 1.0, len(counts)) * (rng.random(len(counts)) < share)
         weights[:STAGES] *= 2
         curves = [np.cumsum([0.0, *(rng.dirichlet(np.sort(rng.random(c - 1))[::-1] * 3 + 0.5))]) for c in counts]
-        single = np.stack([np.pad(w * curve, (0, 4 - len(curve)), mode="edge") for w, curve in zip(weights, curves)])
+        single = np.stack(
+            [np.pad(w * curve, (0, 4 - len(curve)), mode="edge") for w, curve in zip(weights, curves, strict=True)]
+        )
         chosen = [rng.choice(len(counts), 2, replace=False) for _ in range(pairs)]
         return cls(single, tuple((int(a), int(b), strength * rng.normal(size=(4, 4))) for a, b in chosen))
 
@@ -133,8 +135,7 @@ def real() -> Known:
     """The table: a network of networks that learned it, so that every subnet has an answer; see `answers.py`."""
     from experiments.search.answers import learned
 
-    table = read(FOLDER / "table.csv.gz")
-    return learned(table)
+    return learned(read(FOLDER / "table.csv.gz"))
 
 
 @dataclass(frozen=True)
@@ -167,15 +168,18 @@ KNOWN: dict[str, Callable[[], Known]] = {
     "interactions": lambda: synthetic("interactions", Worth.drawn(2, 0.8, 60, 0.3), lambda s: 60 + 18 * s),
     "plateaus": lambda: synthetic("plateaus", Worth.drawn(3, 0.4, 20, 0.2), steps),
     "noisy": lambda: synthetic("noisy", Worth.drawn(4, 0.8, 30, 0.2), lambda s: 60 + 18 * s, 0.4),
+    "fashion-mnist": real,
 }
 
 
 def reference(known: Known) -> float:
     """The hypervolume of the best front that long searches of the truth find."""
+
     def gains(genomes: Genome) -> FloatArray:
         return known.points(genomes) * [1.0, -1.0]
 
     found = [
-        Inner(known.problem, 400, 300).run(gains, known.problem.listed, np.random.default_rng(seed)) for seed in range(2)
+        Inner(known.problem, 400, 300).run(gains, known.problem.listed, np.random.default_rng(seed))
+        for seed in range(2)
     ]
     return known.hypervolume(np.concatenate(found))

@@ -51,9 +51,7 @@ def trained(splits: Splits, epochs: int, device: str, folder: Path) -> Sandwich:
     """The supernet, from scratch, its largest subnet teaching the others."""
     torch.manual_seed(0)
     supernet = ofa.Supernet(MobileNetV3(), splits.example, OFFERED).to(device)
-    learner = Sandwich(
-        supernet, splits, calibration_batch=256, calibration_batches=4, validation_batch=1000
-    )
+    learner = Sandwich(supernet, splits, calibration_batch=256, calibration_batches=4, validation_batch=1000)
     fit(learner, Recipe(epochs, 256, "sgd", lr=0.1, weight_decay=1e-4), path=folder / "supernet.pt")
     return learner
 

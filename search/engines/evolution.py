@@ -76,9 +76,7 @@ class Generations(Proposer):
         self._read = len(ledger)
         if children:
             with global_generators(int(rng.integers(2**32))):
-                self.parents = survivors(
-                    [*self.parents, *children], self.settings.population, self.settings.selection
-                )
+                self.parents = survivors([*self.parents, *children], self.settings.population, self.settings.selection)
 
     def _children(self, space: SearchSpace, rng: np.random.Generator) -> list[Individual]:
         """One generation of children, before canonical form and repair."""

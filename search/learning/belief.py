@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,24 +85,29 @@ class Belief:
 
     def gains(self, genomes: Genome) -> FloatArray:
         """Expected gains, each on its range, (population, objectives)."""
-        features, costs = self.features(genomes), self.problem.costs(genomes)
+        features, exact = self.features(genomes), self._computed(genomes)
         columns = [
-            self.models[objective.name].means(features) if objective.name in self.models else self._exact(objective, costs)
+            self.models[objective.name].means(features) if objective.name in self.models else exact[objective.name]
             for objective in self.problem.objectives
         ]
         return (np.stack(columns, axis=1) - self.low) / self.span
 
     def of(self, genomes: Genome) -> Beliefs:
         """Expected gains and their deviations, each on its range; those of costs have none."""
-        features, costs = self.features(genomes), self.problem.costs(genomes)
-        means, deviations = np.zeros((2, len(genomes), len(self.problem.objectives)))
-        for column, objective in enumerate(self.problem.objectives):
-            if objective.name in self.models:
-                means[:, column], deviations[:, column] = self.models[objective.name].predict(features)
-            else:
-                means[:, column] = self._exact(objective, costs)
+        features, exact = self.features(genomes), self._computed(genomes)
+        sure = np.zeros(len(genomes))
+        pairs = [
+            self.models[objective.name].predict(features)
+            if objective.name in self.models
+            else (exact[objective.name], sure)
+            for objective in self.problem.objectives
+        ]
+        means, deviations = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
         return Beliefs((means - self.low) / self.span, deviations / self.span)
 
-    def _exact(self, objective: Objective, costs: Mapping[str, FloatArray]) -> FloatArray:
-        values = np.asarray(costs[objective.name], dtype=np.float64)
-        return values if objective.maximise else -values
+    def _computed(self, genomes: Genome) -> dict[str, FloatArray]:
+        """The gains of the objectives that are costs, by name, (population,) each."""
+        costs = self.problem.costs(genomes)
+        wanted = [objective for objective in self.problem.objectives if objective.name in self.exact]
+        values = {objective: np.asarray(costs[objective.name], dtype=np.float64) for objective in wanted}
+        return {o.name: value if o.maximise else -value for o, value in values.items()}

@@ -23,7 +23,7 @@ _LAST = 30  # forecasts that the figures are of
 class Forecast:
     """What was believed of an objective of a genome, (choices,), when it was asked for.
 
-    `noise` is the deviation of an evaluation, as far as it was known; `drawn` says that chance chose the genome.
+    `noise` is the deviation of an evaluation, as far as it was known.
     """
 
     genome: Genome
@@ -31,7 +31,6 @@ class Forecast:
     expected: float
     deviation: float
     noise: float
-    drawn: bool = False
 
     @property
     def band(self) -> tuple[float, float]:
@@ -89,11 +88,11 @@ class Forecasts:
         """One row a forecast, in the order in which they were made; what is not evaluated has no value."""
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["objective", "predicted", "deviation", "low", "high", "evaluated", "drawn", "subnet"])
+            writer.writerow(["objective", "predicted", "deviation", "low", "high", "evaluated", "subnet"])
             for forecast in self.made:
                 metrics = ledger.metrics(forecast.genome) or {}
                 figures = (forecast.expected, forecast.deviation, *forecast.band)
                 subnet = json.dumps(dict(ledger.problem.space.decode(forecast.genome)))
                 value = metrics.get(forecast.objective, "")
-                writer.writerow([forecast.objective, *(f"{f:.6g}" for f in figures), value, int(forecast.drawn), subnet])
+                writer.writerow([forecast.objective, *(f"{f:.6g}" for f in figures), value, subnet])
         return path

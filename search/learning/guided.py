@@ -24,13 +24,14 @@ from ofa.space import Genome
 
 _CANDIDATES = 400  # that are weighed against each other for a batch
 _DRAWN = 10  # one of so many in a batch is drawn at random: an error is honest where nobody has chosen
+_LISTED = 5_000  # subnets that are all believed, without a search among them
 _NEGLIGIBLE = 0.5  # of the noise
 _SEEDS = 50  # of what was evaluated that the inner search begins with
 
 
 @dataclass(frozen=True)
 class Guided(Engine):
-    """Settings of guided search: `spread` subnets all over the exact cost, then batches that a model proposes.
+    """Settings of guided search: `spread` subnets over the exact cost, then a model proposes `population` at a time.
 
     `evaluations` follow from the space where none are given, see `usual_evaluations`.
 
@@ -47,13 +48,13 @@ class Guided(Engine):
 
     evaluations: int | None = None
     spread: int = 24
-    batch: int = 10
+    population: int = 10
 
     def __post_init__(self) -> None:
-        check_numbers(self.evaluations, min(self.spread, self.batch))
+        check_numbers(self.evaluations, min(self.spread, self.population))
 
     def size(self, problem: Problem) -> tuple[int, int]:
-        return self.evaluations or usual_evaluations(problem), self.batch
+        return self.evaluations or usual_evaluations(problem), self.population
 
     def proposer(self, problem: Problem) -> Guide:
         return Guide(self, problem)
@@ -97,7 +98,8 @@ class Guide(Proposer):
         self.belief.learn(ledger)
         gains = self.belief.gains(told)
         best = nondominated(gains)
-        visited = self.inner.run(self.belief.gains, told[best[:_SEEDS]], rng)
+        listed = problem.listed
+        visited = listed if 0 < len(listed) <= _LISTED else self.inner.run(self.belief.gains, told[best[:_SEEDS]], rng)
         unseen = visited[[genome.tobytes() not in ledger.seen for genome in visited]]
         drawn = problem.repaired(sampling.skewed(problem.space, rng, max(number // _DRAWN, 1) * 4), rng)
         drawn = drawn[: number // _DRAWN or int(rng.random() < number / _DRAWN)]

@@ -8,10 +8,10 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import qmc
 
-from ofa.arrays import FloatArray
+from ofa.arrays import BoolArray, FloatArray
 from ofa.search.engines import nondominated
 
-_DRAWN = 2**15  # points of the box of which those that could still be gained are kept
+_DRAWN = 2**14  # points of the box of which those that could still be gained are kept
 _KEPT = 2_048
 _SURE = 1e-9  # the deviation of what is exact
 
@@ -22,9 +22,6 @@ class Beliefs:
 
     means: FloatArray
     deviations: FloatArray
-
-    def __getitem__(self, rows: object) -> Beliefs:
-        return Beliefs(self.means[rows], self.deviations[rows])  # type: ignore[index]
 
     def __len__(self) -> int:
         return len(self.means)
@@ -68,7 +65,8 @@ class Improvement:
             return [], 0.0
         reach = np.ones((len(beliefs), len(self.points)))
         for mean, deviation, level in zip(beliefs.means.T, beliefs.deviations.T, self.points.T, strict=True):
-            reach *= ndtr((mean[:, None] - level) / np.maximum(deviation, _SURE)[:, None])
+            ahead = mean[:, None] - level
+            reach *= ndtr(ahead / np.maximum(deviation, _SURE)[:, None]) if deviation.any() else ahead >= 0
         open_, chosen, total = np.ones(len(self.points)), list[int](), 0.0
         while len(chosen) < min(number, len(beliefs)):
             gains = reach @ open_
@@ -82,7 +80,7 @@ class Improvement:
         return chosen, total
 
 
-def dominated(points: FloatArray, front: FloatArray) -> FloatArray:
+def dominated(points: FloatArray, front: FloatArray) -> BoolArray:
     """Which points a front reaches in every objective, (points,) of booleans."""
     result = np.zeros(len(points), dtype=bool)
     for row in front:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa.arrays import FloatArray
 from ofa.search import sampling
-from ofa.search.engines import Individual, global_generators, survivors
+from ofa.search.engines import Individual, survivors
 from ofa.search.problem import Problem
 from ofa.space import Genome
 
@@ -33,7 +33,7 @@ class Inner:
         space = self.problem.space
         drawn = self.problem.repaired(sampling.skewed(space, rng, self.population), rng)
         parents = self._judged(np.unique(np.concatenate([start, drawn]), axis=0), gains)
-        parents = self._kept(parents, rng)
+        parents = self._kept(parents)
         late = [np.array(parents, dtype=np.int64)]
         for generation in range(self.generations):
             known = {tuple(parent) for parent in parents}
@@ -41,19 +41,19 @@ class Inner:
             fresh = [child for child in children.tolist() if tuple(child) not in known]
             if fresh:
                 born = self._judged(np.array(fresh, dtype=np.int64), gains)
-                parents = self._kept([*parents, *born], rng)
+                parents = self._kept([*parents, *born])
                 if generation >= self.generations - _REMEMBERED:
                     late.append(np.array(fresh, dtype=np.int64))
         last: Genome = np.unique(np.concatenate([*late, np.array(parents, dtype=np.int64)]), axis=0)
-        return last[self.problem.violation(last) == 0]
+        inside: Genome = last[self.problem.violation(last) == 0]
+        return inside
 
     def _judged(self, genomes: Genome, gains: Gains) -> list[Individual]:
         rows = zip(genomes.tolist(), gains(genomes).tolist(), self.problem.violation(genomes).tolist(), strict=True)
         return [Individual(*row) for row in rows]
 
-    def _kept(self, individuals: list[Individual], rng: np.random.Generator) -> list[Individual]:
-        with global_generators(int(rng.integers(2**32))):
-            return survivors(individuals, self.population, "nsga2")
+    def _kept(self, individuals: list[Individual]) -> list[Individual]:
+        return survivors(individuals, self.population, "nsga2")
 
     def _children(self, parents: Genome, rng: np.random.Generator) -> Genome:
         """As many canonical children as parents, (population, choices): uniform crossover, a gene or so mutated.

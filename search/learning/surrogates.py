@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from ofa.arrays import FloatArray, IntArray
 
 _FITTED = 320  # rows that a process' settings are fitted to; all rows are learned from
 _GROWTH = 1.25  # as much more rows, and settings are fitted again
+_FOLDED = 1.6  # as much more rows, and trees are compared with the others again
 _JITTER = 1e-6
 
 
@@ -79,10 +82,6 @@ class Posterior(Fitted):
         result: FloatArray = self.kernel.covariance(features, self.rows.features) @ self.weights
         return result
 
-    def error(self) -> float:
-        """Mean squared error on rows left out."""
-        return float(np.mean((self.left_out - self.rows.targets) ** 2))
-
 
 @dataclass(frozen=True)
 class Kernel:
@@ -146,9 +145,9 @@ class GaussianProcess(Surrogate):
         def loss(values: FloatArray) -> tuple[float, FloatArray]:
             given = torch.tensor(values, requires_grad=True)
             density = _density(given, stacked, targets, noise, size, columns)
-            density.backward()  # type: ignore[no-untyped-call]
+            density.backward()
             assert given.grad is not None
-            return float(density), given.grad.numpy()
+            return float(density.detach()), given.grad.numpy()
 
         bounds = [(-6.0, 4.0)] * len(groups) + [(-12.0, 6.0), (-12.0, 4.0), (-12.0, 2.0), (-2.0, 9.0)]
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 30})
@@ -171,7 +170,8 @@ def _density(
     likelihood = 0.5 * targets @ solved + factor.diagonal().log().sum()
     prior = 0.5 * (weights**2).sum() + 0.02 * (values[-4:-1] + 1).square().sum()
     prior = prior + 0.1 * (values[-1] - np.log(columns)).square()
-    return likelihood + prior
+    result: torch.Tensor = likelihood + prior
+    return result
 
 
 @dataclass(frozen=True)
@@ -183,13 +183,22 @@ class Ridge(Surrogate):
 
     def fit(self, rows: Rows) -> Fitted:
         scales = 1 / np.maximum(rows.features.std(axis=0), 0.05)
+        found = [self._best(rows, scales, reach) for reach in self.reaches]
+        return Posterior(min(found, key=lambda pair: pair[0])[1], rows)
+
+    def _best(self, rows: Rows, scales: FloatArray, reach: float) -> tuple[float, Kernel]:
+        """The smallest error on rows left out over the penalties, and its kernel: one decomposition for all."""
         columns = len(scales)
-        kernels = [
-            Kernel(scales, 0.0 if reach else 1 / columns, 1.0 if reach else 0.0, penalty, reach * columns**0.5 or 1.0)
-            for reach in self.reaches
-            for penalty in self.penalties
-        ]
-        return min((Posterior(kernel, rows) for kernel in kernels), key=Posterior.error)
+        share = 0.0 if reach else 1 / columns
+        kernel = Kernel(scales, share, 1.0 if reach else 0.0, 0.0, reach * columns**0.5 or 1.0)
+        values, vectors = np.linalg.eigh(kernel.covariance(rows.features, rows.features))
+        turned, errors = vectors.T @ rows.targets, []
+        for penalty in self.penalties:
+            shrunk = 1 / (np.maximum(values, 0) + penalty + _JITTER)
+            missed = (vectors @ (shrunk * turned)) / ((vectors**2) @ shrunk)
+            errors.append((float(np.mean(missed**2)), penalty))
+        error, penalty = min(errors)
+        return error, replace(kernel, noise=penalty)
 
 
 @dataclass
@@ -201,9 +210,9 @@ class Boosting(Surrogate):
 
     def fit(self, rows: Rows) -> Fitted:
         left_out = self._known
-        if left_out is None or len(rows) >= _GROWTH * len(left_out):
+        if left_out is None or len(rows) >= _FOLDED * len(left_out):
             self._known = left_out = self._folds(rows)
-        return Trees(self._regressor().fit(rows.features, rows.targets), left_out, rows.targets[: len(left_out)])
+        return Trees(self._regressor, rows, left_out)
 
     def _folds(self, rows: Rows) -> FloatArray:
         part, result = np.arange(len(rows)) % 5, np.zeros(len(rows))
@@ -212,7 +221,7 @@ class Boosting(Surrogate):
             result[part == k] = learned.predict(rows.features[part == k])
         return result
 
-    def _regressor(self):  # type: ignore[no-untyped-def]
+    def _regressor(self) -> Any:
         from sklearn.ensemble import GradientBoostingRegressor
 
         return GradientBoostingRegressor(
@@ -221,15 +230,20 @@ class Boosting(Surrogate):
 
 
 class Trees(Fitted):
-    """Boosted trees with one deviation everywhere."""
+    """Boosted trees with one deviation everywhere, grown when they are first asked."""
 
-    def __init__(self, regressor, left_out: FloatArray, targets: FloatArray) -> None:  # type: ignore[no-untyped-def]
-        self.regressor, self.left_out = regressor, left_out
-        self.noise = 0.0
-        self.deviation = float(np.std(left_out - targets))
+    noise = 0.0
+
+    def __init__(self, regressor: Callable[[], Any], rows: Rows, left_out: FloatArray) -> None:
+        self._regressor, self._rows, self.left_out = regressor, rows, left_out
+        self._deviation = float(np.std(left_out - rows.targets[: len(left_out)]))
+
+    @cached_property
+    def _grown(self) -> Any:
+        return self._regressor().fit(self._rows.features, self._rows.targets)
 
     def predict(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return self.regressor.predict(features), np.full(len(features), self.deviation)
+        return self._grown.predict(features), np.full(len(features), self._deviation)
 
 
 class Contest(Surrogate):
