@@ -4,6 +4,7 @@ In: a `Problem`, made once. Out: a running search: a ledger of what was asked an
 Uses what stands beside: problem, objectives, budget. `EngineConformance` tests an engine, ours or a user's.
 """
 
+from ofa.search.engines.aging import Aging
 from ofa.search.engines.conformance import EngineConformance
 from ofa.search.engines.engine import Engine, Search
 from ofa.search.engines.evolution import Evolution
@@ -14,6 +15,7 @@ from ofa.search.engines.random_search import RandomSearch
 from ofa.search.engines.selection import Individual, global_generators, nondominated, survivors
 
 __all__ = [
+    "Aging",
     "Engine",
     "EngineConformance",
     "Evolution",

@@ -4,7 +4,13 @@ In: a `Problem`. Out: a running search, and what was predicted before it was eva
 """
 
 from ofa.search.learning.guided import Guided
+from ofa.search.learning.linas import Linas
+from ofa.search.learning.predicted_evolution import PredictedEvolution
+from ofa.search.learning.samplers import OptunaSearch
 
 __all__ = [
     "Guided",
+    "Linas",
+    "OptunaSearch",
+    "PredictedEvolution",
 ]

@@ -41,18 +41,19 @@ class Belief:
     """Learns, at every round, those objectives of a problem that are no costs; the others it computes.
 
     Gains are divided by the range of what was evaluated, so that objectives count alike. An evaluation that reports
-    its own deviation, as `accuracy_sd` beside `accuracy`, is trusted that far.
+    its own deviation, as `accuracy_sd` beside `accuracy`, is trusted that far. Without `exact`, costs are learned, too.
     """
 
     problem: Problem
     surrogate: Callable[[], Surrogate] = Contest
+    exact: bool = True
     models: dict[str, Learned] = field(default_factory=dict, init=False)
     ways: dict[str, Surrogate] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         space = self.problem.space
         self.features = Features(self.problem)
-        self.exact = set(self.problem.costs(space.encode(space.smallest)[None]))
+        self.computed = set(self.problem.costs(space.encode(space.smallest)[None])) if self.exact else set()
         self.ways = {objective.name: self.surrogate() for objective in self.learned}
         self.low = np.zeros(len(self.problem.objectives))
         self.span = np.ones(len(self.problem.objectives))
@@ -60,7 +61,7 @@ class Belief:
     @property
     def learned(self) -> list[Objective]:
         """The objectives that only evaluating tells."""
-        return [objective for objective in self.problem.objectives if objective.name not in self.exact]
+        return [objective for objective in self.problem.objectives if objective.name not in self.computed]
 
     def learn(self, ledger: Ledger) -> None:
         """Fit every model to what was told."""
@@ -108,6 +109,6 @@ class Belief:
     def _computed(self, genomes: Genome) -> dict[str, FloatArray]:
         """The gains of the objectives that are costs, by name, (population,) each."""
         costs = self.problem.costs(genomes)
-        wanted = [objective for objective in self.problem.objectives if objective.name in self.exact]
+        wanted = [objective for objective in self.problem.objectives if objective.name in self.computed]
         values = {objective: np.asarray(costs[objective.name], dtype=np.float64) for objective in wanted}
         return {o.name: value if o.maximise else -value for o, value in values.items()}
