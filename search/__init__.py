@@ -8,6 +8,7 @@ from ofa.search.front import Front, ScoredNetwork
 from ofa.search.latency import LatencyPredictor
 from ofa.search.learning import Guided
 from ofa.search.objectives import Objective
+from ofa.search.optimisation import optimise
 from ofa.search.problem import Problem
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "RandomSearch",
     "ScoredNetwork",
     "Search",
+    "optimise",
     "run",
 ]

@@ -81,10 +81,10 @@ class Problem:
 
     @cached_property
     def axis(self) -> str:
-        """The cost to spread samples along: the first objective that is one, else the first limited."""
-        names = set(self.costs(self._extremes))
+        """The cost to spread samples along: the first objective that is one, else the first limited, else MACs."""
+        names = list(self.costs(self._extremes))
         wanted = [objective.name for objective in self.objectives] + [c.name for c in self.constraints]
-        return next((name for name in wanted if name in names), "macs")
+        return next((name for name in [*wanted, "macs"] if name in names), names[0])
 
     @property
     def _extremes(self) -> Genome:
@@ -97,6 +97,11 @@ class Problem:
         costs = self.costs(genomes)
         total: Floats = np.sum([c.violation(np.asarray(costs[c.name])) for c in self.constraints], axis=0)
         return total
+
+    def exceeded(self, metrics: Mapping[str, float]) -> float:
+        """How far what was told is outside the budget: a latency that was measured, where only a predicted one fits."""
+        told = [c.violation(np.array([metrics[c.name]])) for c in self.constraints if c.name in metrics]
+        return float(np.sum(told)) if told else 0.0
 
     def repaired(self, genomes: Genome, rng: np.random.Generator) -> Genome:
         """Those of `genomes` that are in the budget or get there by improving single-option moves."""

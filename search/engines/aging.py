@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa.search import sampling
-from ofa.search.engines.evolution import Evolution
 from ofa.search.engines.ledger import Ledger
 from ofa.search.engines.proposer import Proposer
+from ofa.search.engines.random_search import RandomSearch
 from ofa.search.engines.selection import Individual, global_generators, survivors
 from ofa.search.problem import Problem
 from ofa.space import Genome
 
 
 @dataclass(frozen=True)
-class Aging(Evolution):
+class Aging(RandomSearch):
     """Settings of regularised evolution: of the last `alive` subnets, the best of `sample` has the next child.
 
     `population` is the number of subnets asked for at a time. With several objectives the best of a few is drawn from
@@ -51,7 +51,7 @@ class Generation(Proposer):
         space, told = ledger.problem.space, ledger.told()[-self.settings.alive :]
         if len(told) < min(self.settings.alive, ledger.evaluations // 2):
             return sampling.skewed(space, rng, number)
-        living = [Individual(genome.tolist(), gains) for genome, gains in told]
+        living = [Individual(genome.tolist(), gains, ledger.exceeded(genome)) for genome, gains in told]
         chosen = rng.integers(0, len(living), (number, self.settings.sample))
         with global_generators(int(rng.integers(2**32))):
             parents = [survivors([living[i] for i in rows], 1)[0] for rows in chosen]

@@ -72,7 +72,8 @@ class Generations(Proposer):
 
     def _select(self, ledger: Ledger, rng: np.random.Generator) -> None:
         """Let the results that are new compete with the parents, in the order asked."""
-        children = [Individual(genome.tolist(), gains) for genome, gains in ledger.told(since=self._read)]
+        told = ledger.told(since=self._read)
+        children = [Individual(genome.tolist(), gains, ledger.exceeded(genome)) for genome, gains in told]
         self._read = len(ledger)
         if children:
             with global_generators(int(rng.integers(2**32))):

@@ -102,6 +102,11 @@ class Ledger:
         told = self.metrics(genome)
         return None if told is None else self.problem.gains(told)
 
+    def exceeded(self, genome: Genome) -> float:
+        """How far outside the budget a canonical genome, (choices,), was told to be; 0 where nothing is known."""
+        told = self.metrics(genome)
+        return 0.0 if told is None else self.problem.exceeded(told)
+
     def metrics(self, genome: Genome) -> Mapping[str, float] | None:
         """Metrics and costs of a canonical genome, (choices,), that was told; None if it was not."""
         entry = self._entries.get(genome.tobytes())

@@ -96,6 +96,8 @@ class Guide(Proposer):
         """The batch that is expected to gain the most, the rest of the candidates behind it; one of ten by chance."""
         problem, told = ledger.problem, np.stack([genome for genome, _ in ledger.told()])
         self.belief.learn(ledger)
+        inside = told[[not ledger.exceeded(genome) for genome in told]]
+        told = inside if len(inside) else told
         gains = self.belief.gains(told)
         best = nondominated(gains)
         listed = problem.listed
