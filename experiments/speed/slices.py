@@ -1,6 +1,6 @@
 """Time subnets on slices against the same subnets extracted, training and evaluation, in turns.
 
-python experiments/speed/slices.py [--rounds 15] [--subnets 4]
+python experiments/speed/slices.py [--rounds 15] [--subnets 4] [--device cuda]
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ from ofa.train.timm_import import timm
 RESULTS = Path(__file__).parent / "slices.csv"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Process time: with one thread, what the machine's other work does not take part in."""
-    started = time.process_time()
+def seconds(work: Callable[[], object], device: str) -> float:
+    """Process time: with one thread, what the machine's other work does not take part in; of a GPU, wall time."""
+    clock = time.process_time if device == "cpu" else synchronised
+    started = clock()
     work()
-    return time.process_time() - started
+    return clock() - started
+
+
+def synchronised() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def train(net: nn.Module, images: Tensor) -> None:
@@ -44,10 +50,11 @@ def evaluate(net: nn.Module, images: Tensor) -> None:
 
 def ratios(work: Callable[[nn.Module, Tensor], None], active: nn.Module, static: nn.Module, rounds: int) -> list[float]:
     """Active over static of every round; who goes first changes from round to round."""
-    images, rows = torch.randn(32, 3, 112, 112), []
+    device = next(static.parameters()).device.type
+    images, rows = torch.randn(32, 3, 112, 112, device=device), []
     for i in range(-2, rounds):
         order = (active, static) if i % 2 else (static, active)
-        took = {net: seconds(lambda net=net: work(net, images)) for net in order}  # type: ignore[misc]
+        took = {net: seconds(lambda net=net: work(net, images), device) for net in order}  # type: ignore[misc]
         rows += [took[active] / took[static]] if i >= 0 else []
     return rows
 
@@ -56,13 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--subnets", type=int, default=4)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with RESULTS.open("w", newline="") as file:
+    path = RESULTS if options.device == "cpu" else RESULTS.with_name("slices_cuda.csv")
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["model", "subnet", "macs_share", "training", "evaluation"])
         for name in ("resnet50", "mobilenetv2_100"):
-            supernet = ofa.Supernet(timm.create_model(name), torch.randn(1, 3, 112, 112))
+            supernet = ofa.Supernet(timm.create_model(name), torch.randn(1, 3, 112, 112)).to(options.device)
             space, rng = supernet.space, np.random.default_rng(0)
             whole = supernet.cost(space.largest).macs
             drawn = [space.largest, space.smallest, *(space.sample(rng) for _ in range(options.subnets))]

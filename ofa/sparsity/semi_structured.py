@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -30,7 +32,9 @@ def accelerated(layer: nn.Module) -> str:
     if not Pattern(2, 4).fits(weight):
         return "its weight is not 2:4 sparse"
     try:
-        sparse = torch.sparse.to_sparse_semi_structured(weight.detach())
+        with warnings.catch_warnings():  # torch calls them a prototype, once
+            warnings.simplefilter("ignore", UserWarning)
+            sparse = torch.sparse.to_sparse_semi_structured(weight.detach())
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return f"torch cannot convert it: {str(error).splitlines()[0]}"
     layer.weight = nn.Parameter(sparse, requires_grad=False)
