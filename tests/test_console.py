@@ -152,7 +152,7 @@ def test_help_of_one_group(given: list[str], capsys: pytest.CaptureFixture[str])
     manual.explain("ofa", "config", given)
     shown = capsys.readouterr().out
     assert "search.evaluations" in shown and "teacher.recipe" not in shown and "data.size" not in shown
-    assert ("search.mutation" in shown) == ("search=random" not in given)
+    assert ("search.spread" in shown) == ("search=random" not in given)
 
 
 def test_help_of_an_unknown_group(capsys: pytest.CaptureFixture[str]) -> None:
