@@ -125,7 +125,7 @@ def test_settings_are_shown_with_type_and_default() -> None:
     assert (warmup.kind, warmup.default) == ("number", "0.1") and "share of the steps" in warmup.sense
     assert found["teacher.recipe.precision"].kind == "float32, bfloat16, float16"
     assert found["teacher.recipe.mixing.cutmix"].default == "0.0"
-    assert found["search.evaluations"].kind == "whole number"
+    assert found["search.evaluations"].kind == "whole number or null"
     width = found["space.width"]
     assert width.default == "[0.25, 0.5, 0.75, 1.0]" and "fractions of the units" in width.sense
     assert found["tuning.trials"].default == "20"

@@ -19,8 +19,8 @@ from ofa.space import Genome
 class Aging(RandomSearch):
     """Settings of regularised evolution: of the last `alive` subnets, the best of `sample` has the next child.
 
-    `population` is the number of subnets asked for at a time. With several objectives the best of a few is drawn from
-    those that no other of them beats.
+    `population` is the number of subnets asked for at a time, `evaluations` that of all. With several objectives the
+    best of a few is drawn from those that no other of them beats.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))

@@ -19,6 +19,7 @@ from ofa.space import Genome
 class Linas(Engine):
     """Settings of LINAS: `population` subnets a round, the first ones drawn, then those that NSGA-II finds on ridges.
 
+    `evaluations` is the number of all subnets, `generations` that of NSGA-II's on the ridges.
     Its waste on subnets that were evaluated before is spared; that costs are learned is its own.
 
     >>> from ofa import Choice, SearchSpace

@@ -23,7 +23,8 @@ class PredictedEvolution(Engine):
 
     `share` of the evaluations are random subnets, the rest the answers for budgets all over the cost: in each, the
     `parents` best of `individuals` go on, and children come half from crossover, half from a `mutation` of each gene.
-    `population` is the number of subnets asked for at a time.
+    `generations` is the number of these for each budget, `population` that of subnets asked for at a time,
+    `evaluations` that of all subnets.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace(tuple(Choice(f"layer{i}", "width", (8, 16, 24, 32)) for i in range(4)))

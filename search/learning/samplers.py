@@ -23,8 +23,9 @@ Sampler = Literal["tpe", "gp", "nsgaii", "cmaes"]
 
 @dataclass(frozen=True)
 class OptunaSearch(Engine):
-    """Settings of a search by one of Optuna's samplers; `population` is the number of subnets asked for at a time.
+    """Settings of a search by one of Optuna's samplers: `sampler` is tpe, gp, nsgaii, or with one objective cmaes.
 
+    `population` is the number of subnets asked for at a time, `evaluations` that of all.
     A proposal outside the budget is moved into it, and what it becomes is what the sampler hears of.
 
     >>> OptunaSearch(sampler="annealing")
