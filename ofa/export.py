@@ -20,8 +20,8 @@ from ofa.interruptions import interrupts
 from ofa.tracing import evaluating
 
 
-def save_weights(net: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors; weights that are tied are written once.
+def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """All parameters and buffers as safetensors, with metadata; weights that are tied are written once.
 
     >>> import tempfile
     >>> from safetensors.torch import load_file
@@ -32,7 +32,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import save_model
 
-    save_model(net, str(path))
+    save_model(net, str(path), dict(metadata or {}))
 
 
 def export_onnx(
@@ -55,20 +55,35 @@ def export_onnx(
     ...     session.get_inputs()[0].shape
     ['batch', 4]
     """
-    args, kwargs = as_call(example_inputs)
-    with evaluating(net), torch.no_grad(), quiet():
-        program = (_any_batch(net, args, kwargs) if dynamic_batch else None) or _as_given(net, args, kwargs)
+    program = onnx_program(net, example_inputs, dynamic_batch)
     program.model.metadata_props.update(metadata or {})
     program.save(str(path))
 
 
-def _as_given(net: nn.Module, args: Any, kwargs: Any, shapes: Any = None) -> torch.onnx.ONNXProgram:
-    program = torch.onnx.export(net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False)
+def onnx_program(
+    net: nn.Module, example_inputs: Any, dynamic_batch: bool = True, optimize: bool = True
+) -> torch.onnx.ONNXProgram:
+    """What `export_onnx` writes; without `optimize` as the exporter translates it, operator by operator.
+
+    >>> program = onnx_program(nn.Linear(4, 2), torch.zeros(1, 4), optimize=False)
+    >>> [node.op_type for node in program.model.graph]
+    ['Gemm']
+    """
+    args, kwargs = as_call(example_inputs)
+    with evaluating(net), torch.no_grad(), quiet():
+        program = _any_batch(net, args, kwargs, optimize) if dynamic_batch else None
+        return program or _as_given(net, args, kwargs, optimize)
+
+
+def _as_given(net: nn.Module, args: Any, kwargs: Any, optimize: bool, shapes: Any = None) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(
+        net, args, kwargs=kwargs, dynamic_shapes=shapes, dynamo=True, verbose=False, optimize=optimize
+    )
     assert program is not None
     return program
 
 
-def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram | None:
+def _any_batch(net: nn.Module, args: Any, kwargs: Any, optimize: bool) -> torch.onnx.ONNXProgram | None:
     """The program whose tensors' first dimension may be any, or None where the network fixes it.
 
     The exporter takes a dimension of 1 as fixed, so that it sees the example twice.
@@ -78,15 +93,17 @@ def _any_batch(net: nn.Module, args: Any, kwargs: Any) -> torch.onnx.ONNXProgram
     shapes = tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) and leaf.dim() else None, more)
     named = inspect.signature(net.forward).bind(*shapes[0], **shapes[1]).arguments
     try:
-        return _as_given(net, *more, named)
+        return _as_given(net, *more, optimize, named)
     except Exception as error:  # the exporter's errors share no base
         if interrupts(error):
             raise
         return None
 
 
-def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
+def export_program(net: nn.Module, example_inputs: Any, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """A `torch.export` program: runs without the class's code (`torch.export.load(path).module()`).
+
+    Each entry of `metadata` is an extra file in it.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +113,9 @@ def export_program(net: nn.Module, example_inputs: Any, path: Path) -> None:
     """
     args, kwargs = as_call(example_inputs)
     with evaluating(net), torch.no_grad(), quiet():
-        torch.export.save(torch.export.export(net, args, kwargs), path)
+        extra, program = dict(metadata or {}), torch.export.export(net, args, kwargs)
+        torch.export.save(program, whole := io.BytesIO(), extra_files=extra)
+    path.write_bytes(whole.getbuffer())  # torch ends the process where it writes itself and the disk is full
 
 
 @contextlib.contextmanager

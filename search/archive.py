@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ofa.files import wants_room, writing
 from ofa.space import Subnet
 
 _SCHEMA = """
@@ -54,7 +55,8 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
         except (OSError, sqlite3.Error) as error:
             raise ValueError(f"cannot write the archive {self.path}: {error}") from None
         try:
-            self._open()
+            with writing(self.path):
+                self._open()
         except BaseException:
             self.close()
             raise
@@ -71,6 +73,8 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
             rows = self._database.execute("SELECT subnet, metrics, seconds FROM evaluations ORDER BY position")
             self._records.update(_restored(*row) for row in rows)
         except sqlite3.OperationalError as error:
+            if wants_room(error):
+                raise
             raise ValueError(f"cannot use the archive {self.path}: {error}") from None
         except (sqlite3.DatabaseError, _DamagedRow) as error:
             raise ValueError(
@@ -94,16 +98,18 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
 
         Raises:
             ValueError: this subnet is there already, a metric is no number, or the disk refuses.
+            DiskFull: there is no room.
         """
         try:
             numbers = {name: float(value) for name, value in metrics.items()}
         except (TypeError, ValueError):
             raise ValueError(f"metrics are numbers by name, got {dict(metrics)}") from None
         try:
-            self._database.execute(
-                "INSERT INTO evaluations (subnet, metrics, seconds) VALUES (?, ?, ?)",
-                (_key(subnet), json.dumps(numbers), float(seconds)),
-            )
+            with writing(self.path):
+                self._database.execute(
+                    "INSERT INTO evaluations (subnet, metrics, seconds) VALUES (?, ?, ?)",
+                    (_key(subnet), json.dumps(numbers), float(seconds)),
+                )
         except sqlite3.IntegrityError:
             raise ValueError(f"the archive {self.path} already holds {subnet}") from None
         except sqlite3.DatabaseError as error:

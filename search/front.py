@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ofa.search.budget import Constraint
+from ofa.search.certainty import Metrics, ends_of, overlap, shrinkage
 from ofa.search.objectives import CostObjective, Floats, Objective, found
 from ofa.search.picture import draw
 from ofa.space import Subnet
@@ -182,6 +183,29 @@ class Front:
             taken.append(int(distance.argmax()))
         return replace(self, rows=tuple(self.rows[i] for i in sorted(taken)))
 
+    def apart(self, least: Callable[[float], float]) -> Front:
+        """Without rows whose first objective is hardly better than that of one that costs less.
+
+        A row stays if it is better by more than `least` gives for its figure than every row that stays and is as good
+        in the other objectives: of near-ties the cheapest.
+
+        >>> figures = ((90.0, 1e6), (90.2, 2e6), (95.0, 3e6))
+        >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+        >>> [row.name for row in Front.of(rows, ["accuracy", "macs"]).apart(lambda accuracy: 0.5).rows]
+        ['n0', 'n2']
+        """
+        first, *others = self.objectives
+        kept: list[ScoredNetwork] = []
+        for row in self.rows:
+            value = first.value(row.metrics)
+            rivals = [
+                k for k in kept if all(o.gain(o.value(k.metrics)) >= o.gain(o.value(row.metrics)) for o in others)
+            ]
+            gains = [first.gain(value) - first.gain(first.value(rival.metrics)) for rival in rivals]
+            if not gains or min(gains) > least(value):
+                kept.append(row)
+        return replace(self, rows=tuple(kept))
+
     def _check(self) -> None:
         if not self.rows:
             raise ValueError("the front is empty: nothing was evaluated, or every result was non-finite")
@@ -193,17 +217,20 @@ class Front:
         losses: Floats = (gains.max(axis=0) - gains) / np.where(span > 0, span, 1.0)
         return losses
 
-    def table(self) -> Table:
-        """The rows under the teacher's, with the teacher's MACs as the measure.
+    def table(self, title: str = "", beside: Sequence[str] = ()) -> Table:
+        """The rows under the teacher's, with the teacher's MACs as the measure, and the intervals that are known.
+
+        `beside` names more metrics to show.
 
         Zeros in N:M patterns spare MACs on hardware that skips them; elsewhere they are executed.
         """
         from rich.table import Table
 
         rows = [*([] if self.teacher is None else [self.teacher]), *self.rows]
-        wanted = [found(name, self.objectives) for name in (*_COLUMNS, *(o.name for o in self.objectives))]
+        names = (_COLUMNS[0], *beside, *_COLUMNS[1:], *(objective.name for objective in self.objectives))
+        wanted = [found(name, self.objectives) for name in names]
         shown = {o.name: o for o in wanted if o is not None and any(o.name in row.metrics for row in rows)}
-        table = Table(title=" against ".join(objective.name for objective in self.objectives))
+        table = Table(title=title or " against ".join(objective.name for objective in self.objectives))
         table.add_column("name", no_wrap=True)
         for name in shown:
             table.add_column(name, justify="right", no_wrap=True)
@@ -215,16 +242,50 @@ class Front:
             macs = row.metrics.get("macs", math.nan)
             counted = [row.metrics.get(EXECUTED, macs), macs][: 1 + patterned]
             shares = [f"{100 * n / whole:.1f} %" if whole and math.isfinite(n) else "-" for n in counted]
-            cells = [objective.written(row.metrics.get(name)) for name, objective in shown.items()]
+            cells = [o.written(row.metrics.get(name), ends_of(row.metrics, name)) for name, o in shown.items()]
             style = "bold" if row is self.teacher else None
             table.add_row(row.name, *cells, *shares, style=style)
         return table
 
-    def picture(self, path: str | Path, across: str | None = None, up: str | None = None) -> Path:
-        """Draw a PNG, SVG or PDF file; `across` and `up` name other metrics than the objectives."""
-        teacher = [] if self.teacher is None else [self.teacher]
-        front, evaluated, star = ([row.metrics for row in rows] for rows in (self.rows, self.evaluated, teacher))
-        return draw(Path(path), self.objectives, front, evaluated, star, across, up)
+    def remarks(self, name: str = "accuracy") -> list[str]:
+        """What the intervals say of the rows and the teacher, and what became of the figures they were chosen by."""
+        alike = [row.name for row in self.rows if self.teacher and overlap(row.metrics, self.teacher.metrics, name)]
+        lines = [f"not told apart from the teacher (95 % intervals): {', '.join(alike)}"] if alike else []
+        return [*lines, *filter(None, [shrinkage([row.metrics for row in self.rows], name)])]
+
+    def picture(
+        self,
+        path: str | Path,
+        across: str | None = None,
+        up: str | None = None,
+        title: str = "",
+        tested: Sequence[ScoredNetwork] = (),
+        budget: Sequence[Constraint] = (),
+    ) -> Path:
+        """Draw a PNG, SVG or PDF file; `across` and `up` name other metrics than the objectives.
+
+        `tested` are rows with figures of another split: they stand before the front that they were chosen from, named,
+        with their intervals. Limits of the `budget` on what goes across are lines.
+        """
+        teachers = [row for row in (*tested, self.teacher) if row is not None and row.name == TEACHER]
+        return draw(
+            Path(path),
+            self.objectives,
+            front=[row.metrics for row in self.rows],
+            evaluated=[row.metrics for row in self.evaluated],
+            teacher={row.name: row.metrics for row in teachers[:1]},
+            tested={row.name: row.metrics for row in tested if row.name != TEACHER},
+            across=across,
+            up=up,
+            title=title,
+            limits=self._limits(budget),
+        )
+
+    def _limits(self, budget: Sequence[Constraint]) -> dict[str, float]:
+        """Upper limits by name, fractions resolved by the teacher's costs."""
+        costs: Metrics = {} if self.teacher is None else self.teacher.metrics
+        resolved = {c.name: c.resolved(costs.get(c.name, math.nan)).range[1] for c in budget}
+        return {name: limit for name, limit in resolved.items() if math.isfinite(limit)}
 
     def to_json(self) -> list[dict[str, Any]]:
         """The teacher's row, if there is one, and the rows of the front."""

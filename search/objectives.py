@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,10 +64,22 @@ class Objective(ABC):
             raise ValueError(f"objective {self.name!r} is not among the metrics {sorted(metrics)}")
         return float(metrics[self.name])
 
-    def written(self, value: float | None) -> str:
-        """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms."""
+    def interval(self, value: float, samples: int) -> tuple[float, float] | None:
+        """Where the true figure lies with a probability of 95 %, if so many samples gave `value`; None: not known."""
+        return None
+
+    def step(self, value: float, samples: int) -> float:
+        """How much better than `value` a figure on the same samples has to be to count as better."""
+        return 0.0
+
+    def written(self, value: float | None, ends: tuple[float, float] | None = None) -> str:
+        """A figure as people write it, with prefix and unit: 97.31 %, 12.35 M, 0.412 ms; 97.3 ± 1.2 % with `ends`."""
         if value is None:
             return "-"
+        if ends is not None and ends[0] < ends[1]:
+            half = (ends[1] - ends[0]) / 2
+            digits = max(1, -math.floor(math.log10(half)))
+            return f"{value:.{digits}f} ± {half:.{digits}f} {self.unit}".rstrip()
         divisor, prefix = self._prefix(abs(value))
         number = f"{value / divisor:#.4g}" if prefix else self.number(value)
         return f"{number} {prefix}{self.unit}".rstrip()
@@ -110,8 +123,8 @@ class CostObjective(Objective):
 class Accuracy(Objective):
     """The score of the task, from 0 to 100: for classes the share of right ones, top 1, in per cent.
 
-    >>> Accuracy().written(97.314)
-    '97.31 %'
+    >>> Accuracy().written(97.314), Accuracy().written(97.314, ends=(96.1, 98.5))
+    ('97.31 %', '97.3 ± 1.2 %')
     """
 
     name: ClassVar[str] = "accuracy"
@@ -119,8 +132,47 @@ class Accuracy(Objective):
     unit: ClassVar[str] = "%"
     maximise: ClassVar[bool] = True
 
+    def interval(self, value: float, samples: int) -> tuple[float, float] | None:
+        """Wilson's interval of a share (1927), which holds on few samples and near 100, too.
+
+        >>> low, high = Accuracy().interval(100.0, samples=100)
+        >>> f"{low:.1f} to {high:.1f}"
+        '96.3 to 100.0'
+        """
+        from scipy.stats import binomtest  # slow to import
+
+        right = min(max(round(value * samples / 100), 0), samples)
+        ends = binomtest(right, samples).proportion_ci(0.95, method="wilson")
+        return 100 * float(ends.low), 100 * float(ends.high)
+
+    def step(self, value: float, samples: int) -> float:
+        """Half a standard error, and one sample at least.
+
+        >>> round(Accuracy().step(97.0, samples=539), 2), Accuracy().step(100.0, samples=50)
+        (0.37, 2.0)
+        """
+        share = min(max(value / 100, 0.0), 1.0)
+        return max(50 * math.sqrt(share * (1 - share) / samples), 100 / samples)
+
     def number(self, value: float) -> str:
         return f"{value:.2f}"
+
+
+@dataclass(frozen=True)
+class BalancedAccuracy(Accuracy):
+    """The mean over classes of the share of right ones: every class counts the same, however rare it is.
+
+    How sure it is depends on how many there are of each class, so that no interval is given.
+
+    >>> BalancedAccuracy().axis(90.0), BalancedAccuracy().interval(90.0, samples=100)
+    (('Balanced accuracy (%)', 1.0), None)
+    """
+
+    name: ClassVar[str] = "balanced_accuracy"
+    label: ClassVar[str] = "Balanced accuracy"
+
+    def interval(self, value: float, samples: int) -> tuple[float, float] | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -206,7 +258,8 @@ class LatencyMs(CostObjective):
 
 
 def objectives() -> dict[str, type[Objective]]:
-    """The classes of this file by name: accuracy, loss, macs, params, weight_bytes, peak_bytes, latency_ms."""
+    """The classes of this file by name: accuracy, balanced_accuracy, loss, macs, params, weight_bytes, peak_bytes,
+    latency_ms."""
     own = (cls for cls in globals().values() if isinstance(cls, type) and issubclass(cls, Objective))
     return {cls.name: cls for cls in own if hasattr(cls, "name")}
 

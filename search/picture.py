@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ofa.files import replacing
+from ofa.search.certainty import ends_of
 from ofa.search.objectives import CostObjective, Objective, found
 
 Metrics = Mapping[str, float]
@@ -20,7 +22,12 @@ _EVALUATED = {
     "mew": 0,
 }
 _FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa", "mec": "white", "mew": 0.8}
+_BEHIND = _FRONT | {"linewidth": 1.2, "markersize": 4.5, "color": "#9ec5e8"}
+_TESTED = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#1769aa", "mec": "white", "mew": 0.8}
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
+_NAME = {"textcoords": "offset points", "fontsize": 6.5, "color": _TEXT}
+_LIMIT = {"color": "#868e96", "linewidth": 1.0, "linestyle": (0, (4, 3))}
+Rows = Mapping[str, Metrics]
 
 
 def draw(
@@ -28,34 +35,59 @@ def draw(
     objectives: Sequence[Objective],
     front: Sequence[Metrics],
     evaluated: Sequence[Metrics],
-    teacher: Sequence[Metrics],
+    teacher: Rows,
+    tested: Rows,
     across: str | None = None,
     up: str | None = None,
+    title: str = "",
+    limits: Metrics | None = None,
 ) -> Path:
-    """Write the metrics of a front over those of everything evaluated, with the teacher's as a star."""
+    """Write the metrics of a front, as a staircase, over those of everything evaluated, the teacher's as a star.
+
+    `tested` rows, with figures of another split, stand before the front, which becomes lighter.
+    """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     x, y = _axes(objectives, across, up)
-    layers = [
-        ("evaluated", evaluated, _EVALUATED),
-        ("front", front, _FRONT),
-        ("teacher", teacher, _TEACHER),
-    ]
-    points = [_points(rows, x, y) for _, rows, _ in layers]
+    every = _points([*evaluated, *front, *teacher.values(), *tested.values()], x, y)
     (across_label, x_unit), (up_label, y_unit) = (
-        axis(name, objectives, max((point[i] for layer in points for point in layer), default=1.0))
-        for i, name in enumerate((x, y))
+        axis(name, objectives, max((point[i] for point in every), default=1.0)) for i, name in enumerate((x, y))
     )
     figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
     axes: Any = figure.add_subplot()
-    for order, ((label, _, style), layer) in enumerate(zip(layers, points, strict=True)):
-        if layer:
-            places = [px / x_unit for px, _ in layer], [py / y_unit for _, py in layer]
-            axes.plot(*places, label=label, zorder=2 + order, **style)
+    stairs = "steps-post" if {x, y} <= {objective.name for objective in objectives} else "default"
+    line = (_BEHIND if tested else _FRONT) | {"drawstyle": stairs}
+    for label, rows, style in ("evaluated", evaluated, _EVALUATED), ("front", front, line):
+        if points := _points(rows, x, y):
+            places = [px / x_unit for px, _ in points], [py / y_unit for _, py in points]
+            axes.plot(*places, label=f"{label} (validation)" if tested else label, **style)
+    for label, named, style in ("taken (test)", tested, _TESTED), ("teacher", teacher, _TEACHER):
+        _bars(axes, named, (x, x_unit), (y, y_unit), label, style)
+    for name, row in tested.items():
+        for px, py in _points([row], x, y):
+            axes.annotate(name.removeprefix("subnet-"), (px / x_unit, py / y_unit), (4, -9), **_NAME)
+    if limits and x in limits:
+        axes.axvline(limits[x] / x_unit, label="budget", **_LIMIT)
     _dress(axes, across_label, up_label)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    axes.set_title(title, color=_TEXT, fontsize=10)
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=path.suffix.lstrip("."))
     return path
+
+
+def _bars(
+    axes: Any, rows: Rows, across: tuple[str, float], up: tuple[str, float], label: str, style: Mapping[str, Any]
+) -> None:
+    """Points, with the intervals of what goes up; both axes by name and unit."""
+    (x, x_unit), (y, y_unit) = across, up
+    known = [row for row in rows.values() if _points([row], x, y)]
+    if not known:
+        return
+    ends = [ends_of(row, y) or (row[y], row[y]) for row in known]
+    below = [max(row[y] - low, 0) / y_unit for row, (low, _) in zip(known, ends, strict=True)]
+    above = [max(high - row[y], 0) / y_unit for row, (_, high) in zip(known, ends, strict=True)]
+    places = [row[x] / x_unit for row in known], [row[y] / y_unit for row in known]
+    axes.errorbar(*places, yerr=(below, above), label=label, zorder=4, elinewidth=1.1, capsize=2.5, **style)
 
 
 def axis(name: str, objectives: Sequence[Objective], largest: float) -> tuple[str, float]:
@@ -92,9 +124,9 @@ def _dress(axes: Any, across: str, up: str) -> None:
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -> Path:
-    """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones are named.
+    """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones have colours.
 
-    `rows` is what `SensitivitySearch.to_json` gives.
+    `rows` is what `SensitivitySearch.to_json` gives. The others are grey, and named beside, the most sensitive first.
     """
     from matplotlib.figure import Figure
 
@@ -108,7 +140,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -
             {"label": row["choice"], "linewidth": 1.6} if i < most else {"color": _LINE, "zorder": 1}
         )
         axes.plot(shares, damages, marker="o", markersize=3, **style)
-    _dress(axes, "Units kept (%)", "Score lost (%)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    _dress(axes, "Units kept (%)", "Score lost (% of the whole network's)")
+    if others := [row["choice"] for row in worst[most:]]:
+        size = min(6.0, 280 / len(others))
+        axes.text(1.02, 1.0, "\n".join(others), transform=axes.transAxes, va="top", fontsize=size, color=_TEXT)
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format=path.suffix.lstrip("."))
     return path

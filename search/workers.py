@@ -6,40 +6,67 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
-from ofa.search.evaluation import Evaluate, Map
-from ofa.space import Subnet
+from ofa.signals import deferred, ignore, shielded
+
+TURN = 0.2  # seconds in which signals wait
+SOCKET_BYTES = 104  # of the path of a socket, by which loaders in a worker send tensors
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
-_held: Evaluate  # a worker's copy of the evaluation
+_held: Callable[[Any], Any]  # a worker's copy of the evaluation
+_talk: Talk
+
+
+@dataclass(frozen=True)
+class Talk:
+    """The ends that workers have of two pipes: what they tell, and whether they are asked to stop.
+
+    No lock that a killed process might hold: short messages are written at once, and a closed pipe is the same for all.
+    """
+
+    telling: Connection
+    stopping: Connection
+
+
+class Spread(Protocol):
+    """A map that hands items to workers, and gives what they find in any order."""
+
+    def __call__(self, function: Callable[[Item], Found], items: Sequence[Item], /) -> Iterator[Found]: ...
 
 
 @contextmanager
 def workers(
-    evaluate: Evaluate, processes: int, devices: Sequence[str] = (), threads: int = 1
-) -> Iterator[tuple[Evaluate, Map]]:
+    evaluate: Callable[[Item], Found],
+    processes: int,
+    devices: Sequence[str] = (),
+    threads: int = 1,
+    hear: Callable[[Any], object] | None = None,
+) -> Iterator[tuple[Callable[[Item], Found], Spread]]:
     """Processes that evaluate for `run`: yields the evaluation that they hold, and the map that hands it subnets.
 
     `with workers(evaluate, 4) as (held, spread): run(search, held, archive, map=spread)`. Each is a fresh interpreter
     with a copy of `evaluate` and `threads` torch threads. It sees one of `devices` (cuda:0, cuda:1, …), taken in turn,
     and no other GPU; what its copy holds on a GPU is there. The processes end with the context, and with this one.
     They import the script that starts them, which needs `if __name__ == "__main__":`.
+
+    `hear` gets, in a thread, what evaluations `tell` meanwhile, short messages. When the context is left early they are
+    asked to stop, which `tell` says, and waited for.
 
     Raises:
         ValueError: a number below 1, no such device, an `evaluate` that does not pickle; a process that died.
@@ -50,21 +77,55 @@ def workers(
     places = context.SimpleQueue()
     for k in range(processes):
         places.put(visible(devices[k % len(devices)]) if devices else None)
-    lifeline, end = context.Pipe(duplex=False)
-    with lifeline, end, tempfile.TemporaryDirectory() as folder:
+    method = multiprocessing.get_start_method()
+    (lifeline, end), (stopping, stop), (hearing, telling) = (context.Pipe(duplex=False) for _ in range(3))
+    with lifeline, end, stopping, stop, hearing, telling, tempfile.TemporaryDirectory() as folder:
         save(evaluate, path := Path(folder) / "evaluate.pt")
-        pool = ProcessPoolExecutor(processes, context, _begin, (path, threads, places, lifeline))
+        given = (path, threads, places, lifeline, method, Talk(telling, stopping))
+        pool = ProcessPoolExecutor(processes, context, _begin, given)
+        listener, under_way = Listener(hearing, hear), set[Future[Any]]()
         try:
             start(pool, processes)
-            yield _evaluate, partial(spread, pool, processes)
+            listener.start()
+            yield _evaluate, partial(spread, pool, processes, under_way)
         except BrokenProcessPool as error:
             raise ValueError(
-                "a worker died (killed, or out of memory: fewer workers need less); everything finished is in the"
-                " archive, and the same command goes on"
+                "a worker died (killed, or out of memory: fewer workers need less); everything finished is kept,"
+                " and the same command goes on"
             ) from error
         finally:
+            path.unlink(missing_ok=True)
+            stop.close()
+            if hear is not None:
+                wait(under_way)  # but not for the processes: their loaders are deaf
             end.close()
             pool.shutdown(cancel_futures=True)
+            if listener.is_alive():
+                telling.send_bytes(b"")  # nothing to read: the end, whoever else still holds the pipe
+                listener.join()
+        if listener.failure is not None:
+            raise listener.failure
+
+
+class Listener(threading.Thread):
+    """Hands on what workers tell, until the end of it; after a failure it goes on to listen, and no more."""
+
+    def __init__(self, hearing: Connection, hear: Callable[[Any], object] | None) -> None:
+        super().__init__(daemon=True)
+        self.hearing, self.hear = hearing, hear
+        self.failure: Exception | None = None
+
+    def run(self) -> None:
+        while True:
+            try:
+                message = self.hearing.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                if self.hear is not None and self.failure is None:
+                    self.hear(message)
+            except Exception as error:  # nobody would empty the pipe, and workers would wait for ever
+                self.failure = error
 
 
 def visible(device: str) -> str:
@@ -84,36 +145,52 @@ def visible(device: str) -> str:
     return seen.split(",")[int(number)]
 
 
-def save(evaluate: Evaluate, path: Path) -> None:
+def save(evaluate: Callable[[Any], Any], path: Path) -> None:
     """Write an evaluation with its networks and data: a process that dies early blocks who sends it large arguments.
 
     Raises:
         ValueError: something in it does not pickle.
     """
     try:
-        torch.save(evaluate, path)
+        with path.open("wb") as file:  # torch ends the process where it opens the file itself and the disk is full
+            torch.save(evaluate, file)
+    except OSError:
+        raise
     except Exception as error:  # every class has errors of its own
         raise ValueError(f"the evaluation cannot be sent to workers, only run in one process: {error}") from None
 
 
 def start(pool: ProcessPoolExecutor, processes: int) -> None:
     """Start every process, so that the pool watches all of them from the first subnet on."""
-    for future in [pool.submit(_ready) for _ in range(processes)]:
+    with shielded():
+        begun = [pool.submit(_ready) for _ in range(processes)]
+    for future in begun:
         future.result()
 
 
 def spread(
-    pool: ProcessPoolExecutor, most: int, function: Callable[[Item], Found], items: Sequence[Item]
+    pool: ProcessPoolExecutor,
+    most: int,
+    under_way: set[Future[Any]],
+    function: Callable[[Item], Found],
+    items: Sequence[Item],
 ) -> Iterator[Found]:
-    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given."""
-    waiting = iter(items)
-    running: set[Future[Found]] = {pool.submit(function, item) for item in islice(waiting, most)}
+    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given.
+
+    A signal is answered between turns: raised where a future's lock is taken, it would leave the lock held for ever.
+    """
+    waiting, running = iter(items), set[Future[Found]]()
     failure: BaseException | None = None
-    while running:
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        failure = failure or next((f.exception() for f in done if f.exception()), None)
-        if failure is None:
-            running |= {pool.submit(function, item) for item in islice(waiting, len(done))}
+    while True:
+        with deferred():
+            if failure is None:
+                running |= {pool.submit(function, item) for item in islice(waiting, most - len(running))}
+            if not running:
+                break
+            under_way |= running
+            done, running = wait(running, TURN, FIRST_COMPLETED)
+            under_way -= done
+            failure = failure or next((f.exception() for f in done if f.exception()), None)
         yield from (future.result() for future in done if not future.exception())
     if failure is not None:
         raise failure
@@ -122,11 +199,21 @@ def spread(
 # ------------------------------------------------------------ in a worker
 
 
-def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
+def tell(message: Any) -> bool:
+    """Say something to the process that started this one; gives whether it asks to stop."""
+    _talk.telling.send(message)
+    return _talk.stopping.poll()
+
+
+def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: str, talk: Talk) -> None:
     """Prepare a fresh process, before torch touches CUDA; what goes wrong with the copy, every evaluation says."""
-    global _held
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers
-    threading.Thread(target=_follow, args=(lifeline, path.parent), daemon=True).start()
+    global _held, _talk
+    ignore()
+    _talk = talk
+    if len(str(path.parent)) < SOCKET_BYTES - len("/pymp-xxxxxxxx/listener-xxxxxxxx"):
+        tempfile.tempdir = str(path.parent)  # what libraries keep in files goes with the folder
+    multiprocessing.set_start_method(method, force=True)  # of what starts here, such as loaders: as in the parent
+    threading.Thread(target=_end, args=(lifeline, path), daemon=True).start()
     torch.set_num_threads(threads)
     place = places.get()
     if place is not None:
@@ -137,10 +224,13 @@ def _begin(path: Path, threads: int, places: Any, lifeline: Connection) -> None:
         _held = partial(_refuse, error)
 
 
-def _follow(lifeline: Connection, folder: Path) -> None:
-    """End once the parent closes its end or is gone; a parent that was killed has left its folder."""
+def _end(lifeline: Connection, path: Path) -> None:
+    """End once the parent closes its end or is gone; a parent that was killed has left its folder with the file."""
     lifeline.poll(None)
-    shutil.rmtree(folder, ignore_errors=True)
+    for child in multiprocessing.active_children():  # loaders, which would miss what they share with this process
+        child.kill()
+    if path.exists():
+        shutil.rmtree(path.parent, ignore_errors=True)
     os._exit(1)
 
 
@@ -148,7 +238,7 @@ def _settled(storage: Any, location: str) -> Any:
     return storage.cuda() if location.startswith("cuda") else storage
 
 
-def _refuse(error: Exception, subnet: Subnet) -> Mapping[str, float]:
+def _refuse(error: Exception, item: Any) -> Any:
     raise error
 
 
@@ -156,10 +246,10 @@ def _ready() -> None:
     """A task of nothing."""
 
 
-def _evaluate(subnet: Subnet) -> Mapping[str, float]:
+def _evaluate(item: Any) -> Any:
     """Evaluate here; an exception that would not survive the way to the parent goes as its text."""
     try:
-        return _held(subnet)
+        return _held(item)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # processes that tests start compute as this one does
 
@@ -15,10 +16,18 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide GPUs unless tests marked so are asked for: the others compare bits of what a CPU computes."""
+    """Hear Ctrl-C, and hide GPUs unless tests marked so are asked for: others compare bits of what a CPU computes."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs are started
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     marks = config.option.markexpr
     if marks and not re.search(r"(?<!not )\bgpu\b", marks):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is remembered of pictures goes with the tests."""
+    os.environ["OFA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True)

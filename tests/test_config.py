@@ -23,7 +23,19 @@ from ofa.train.masks import MaskUpdate
 from ofa.train.tasks import DistillationLoss, Task
 
 ROOT = Path(__file__).parents[1] / "conf"
-GROUPS = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "export", "tracking")
+GROUPS = (
+    "data",
+    "task",
+    "teacher",
+    "space",
+    "supernet",
+    "latency",
+    "search",
+    "pruning",
+    "finetune",
+    "export",
+    "tracking",
+)
 KINDS: dict[str, type] = {"data": DataSet, "task": Task, "latency": LatencyDevice}
 EXPERIMENTS = [None, *sorted(p.stem for p in (ROOT / "experiment").glob("*.yaml"))]
 FOLDER = ["data.folder=/pictures"]

@@ -13,13 +13,13 @@ import pytest
 import torch
 from composition import composed
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from torch import nn
 
 import ofa.conf
 from ofa.conf.program import arguments, manual
 from ofa.conf.program.building import options
 from ofa.conf.program.command import execute
+from ofa.conf.program.course import Course
 from ofa.conf.program.starter import STARTER, begin
 from ofa.train import Digits, create, evaluate
 
@@ -63,6 +63,7 @@ def called(folder: Path, *words: str, module: str = "command") -> subprocess.Com
         ("data", "data: settings are given as name=value; did you mean data=…?"),
         ("docter", "docter: settings are given as name=value; did you mean doctor?"),
         ("data.size=[6,", "no viable alternative at input '[6,' (in data.size=[6,)"),
+        ("backbone=digits data.size=[6,", "(in data.size=[6,); quotes in quotes let a text pass: \"name='text'\""),
         ("seed.x=3", "Could not override 'seed.x'"),
         ("-m data=digits,foo", "data=foo: there is no data 'foo'"),
         ("-m seed=0,1 method=uniform,unifrm", "method=unifrm: there is no method 'unifrm'; did you mean uniform?"),
@@ -84,6 +85,33 @@ def test_what_is_right_is_let_through() -> None:
     assert arguments.prepare("ofa", "config", given) == ready
     assert arguments.prepare("ofa", "config", ["hydra/launcher=basic", "~experiment"])
     assert arguments.prepare("ofa-tune", "tune", ["tuning.trials=3"]) == ["++tuning.trials=3"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("/Fotos (2)/Zürich", "/Fotos (2)/Zürich"),
+        ("~/a=b#", "{home}/a=b#"),
+        ("'~/a, b'", "~/a, b"),
+        ("my pictures", "my pictures"),
+        ("/a~/b", "/a~/b"),
+    ],
+)
+def test_a_path_is_taken_as_it_is_typed(
+    typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    overrides = arguments.overrides_of("config", ["data=image_folder", f"data.folder={typed}"])
+    assert arguments.composed("config", overrides).data.folder == meant.format(home=tmp_path)
+
+
+def test_the_run_folder_is_the_one_that_was_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for typed in ("'a b'", "Übung", "~/runs"):
+        arguments.prepare("ofa", "config", [f"run={typed}"])
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} == {"a b", "Übung", "home", "home/runs"}
+    assert "hydra.sweep.dir='Übung'" in arguments.prepare("ofa", "config", ["-m", "seed=0,1", "run=Übung"])
 
 
 def test_a_setting_of_a_file_that_there_is_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +276,7 @@ def take(folder: Path, checkpoint: Path) -> None:
 def test_a_trained_network_is_taken_as_it_is(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     take(tmp_path / "run", trained)
     output = capsys.readouterr().out
-    said = re.search(r"teacher: not trained; accuracy ([\d.]+) % on 539 validation pictures", output)
+    said = re.search(r"teacher: not trained; accuracy ([\d.]+) % on 360 validation pictures", output)
     net, splits = create("test_efficientnet", 10, 1, checkpoint=trained), Digits(size=16, shift=0.05).load()
     expected = evaluate(net, splits.validation.ordered(256))["accuracy"]
     assert said and float(said[1]) == pytest.approx(expected, abs=0.01)
@@ -306,11 +334,11 @@ def test_the_doctor_says_what_a_run_would_cost_and_leaves_nothing(own: Path) -> 
     done = called(own, "doctor", "backbone=other/net.py:make", *brief, "search.population=2", "export.subnets=2")
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, bill = done.stdout.partition("a run with these settings, in runs/digits-net-make-0:")
-    for stage in ("teacher", "supernet", "latency", "search", "export", "together"):
+    for stage in ("teacher", "supernet", "latency", "search", "finetune", "export", "together"):
         assert re.search(rf"^  {stage} +about [\d:]+", bill, re.MULTILINE), bill
     assert re.search(r"^  memory +about [\d.,]+ [MG]B", bill, re.MULTILINE)
     assert re.search(r"^  disk +up to [\d.]+ [kMG]B", bill, re.MULTILINE)
-    assert "1,797" not in bill and re.search(r"898 to train, 539 to choose, 360 to test; 10 classes", bill)
+    assert "1,797" not in bill and re.search(r"1,077 to train, 360 to choose, 360 to test; 10 classes", bill)
     assert [path for path in sorted(own.iterdir()) if path.name != "__pycache__"] == before
 
 
@@ -328,7 +356,13 @@ def test_a_starter_folder_runs_as_it_is(tmp_path: Path) -> None:
     assert done.returncode == 0 and last == "cd first && ofa --config-dir=. experiment=mine", done.stderr
     assert "<torch>" not in done.stdout
     brief = ("teacher.recipe.epochs=1", "supernet.recipe.epochs=1", "space.proof=quick", "space.width=[0.5,1.0]")
-    small = ("search.evaluations=3", "search.population=2", "latency.samples=6", "export.subnets=1")
+    small = (
+        "search.evaluations=3",
+        "search.population=2",
+        "latency.samples=6",
+        "export.subnets=1",
+        "finetune.recipe.epochs=1",
+    )
     done = called(folder, *last.split()[4:], *brief, *small)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (folder / "runs/mine/front.json").exists()
@@ -343,7 +377,7 @@ def test_the_starters_page_gives_commands_that_compose(tmp_path: Path, monkeypat
     for words in commands:
         config = arguments.composed("config", arguments.overrides_of("config", [w for w in words if w != "doctor"]))
         assert config.run in ("runs/mine", "runs/half")
-        OmegaConf.to_container(config, resolve=True)
+        Course.parse(config)
 
 
 def test_nothing_is_overwritten_by_a_starter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,7 +154,7 @@ def test_the_program_runs_under_torchrun(tmp_path: Path) -> None:
         "-m",
         "ofa.conf.program.command",
     ]
-    settings = [f"run={tmp_path / 'run'}", *brief, "latency.samples=6", "export.subnets=1"]
+    settings = [f"run={tmp_path / 'run'}", *brief, "latency.samples=6", "export.subnets=1", "finetune.recipe.epochs=1"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("supernet: accuracy") == 1  # one of them speaks

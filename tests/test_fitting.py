@@ -168,7 +168,7 @@ def test_gradient_values_are_clipped(splits: Splits) -> None:
 
 
 def test_a_batch_larger_than_the_training_split_is_refused(splits: Splits) -> None:
-    with pytest.raises(ValueError, match="batch_size 5000 asked of 898 pictures"):
+    with pytest.raises(ValueError, match="batch_size 5000 asked of 1077 pictures"):
         fit(Supervised(network(), splits), replace(RECIPE, batch_size=5000))
 
 

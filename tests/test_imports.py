@@ -25,9 +25,9 @@ ALLOWED = {
 
 # The rooms of each package from the bottom to the top: each imports from those before it.
 ROOMS = {
-    "ofa": ("space", "tracing", "groups", "sparsity", "slicing", "conversion", "costs"),
+    "ofa": ("space", "tracing", "groups", "sparsity", "slicing", "conversion", "costs", "onnx_files"),
     "ofa.search": ("engines", "learning", "pruning", "latency", "vitis"),
-    "ofa.train": ("data", "tasks", "sampling", "masks"),
+    "ofa.train": ("collection", "data", "tasks", "sampling", "masks"),
     "ofa.conf": ("program",),
 }
 DOORED = [f"{package}.{name}" for package, names in ROOMS.items() for name in names]

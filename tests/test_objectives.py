@@ -19,7 +19,9 @@ def test_directions() -> None:
 
 
 def test_unknown_objective_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no objective 'flops'; the objectives are accuracy, loss, macs"):
+    with pytest.raises(
+        ValueError, match=r"no objective 'flops'; the objectives are accuracy, balanced_accuracy, loss, macs"
+    ):
         Objective.parse(["accuracy", "flops"])
 
 

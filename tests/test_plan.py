@@ -31,7 +31,7 @@ def test_a_plan_compares_rules_and_leaves_the_model_as_it_is() -> None:
     console = Console(width=120, record=True, quiet=False)
     console.print(table(rows, recipe.epochs))
     text = console.export_text()
-    assert "sandwich (chosen)" in text and "10 epochs of 28 steps" in text
+    assert "sandwich (chosen)" in text and "10 epochs of 33 steps" in text
 
 
 def test_the_chosen_rule_comes_first_whatever_it_is() -> None:

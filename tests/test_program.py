@@ -29,7 +29,8 @@ from ofa.train.data.splits import TensorSplit
 TOY = (
     "data.size=32", "teacher.recipe.epochs=2", "supernet.recipe.epochs=2", "supernet.calibration_batches=2",
     "space.width=[0.5,1.0]", "space.proof=quick", "search.population=4", "search.evaluations=10",
-    "latency.samples=6", "export.subnets=2", "threads=1", "stages=[teacher,supernet,latency,search,export]",
+    "latency.samples=6", "export.subnets=2", "finetune.recipe.epochs=2", "threads=1",
+    "stages=[teacher,supernet,latency,search,export]",
     "reuse=false",
 )  # fmt: skip
 
@@ -88,7 +89,8 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
         assert row["subnet"] is None or dict(load_subnet(run / row["files"]["subnet"])) == row["subnet"]
     assert (run / "front.png").stat().st_size > 10_000
     stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
-    assert stages == {"teacher", "supernet", "search"}
+    named = {f"finetune-{row['name']}" for row in rows if row["subnet"]}
+    assert stages == {"teacher", "supernet", "search", *named}
     output = (run.parent / "output.txt").read_text()
     assert "latency predictor: held-out error" in output and "MACs alone" in output
 
@@ -126,7 +128,7 @@ def test_a_second_run_does_nothing_again(run: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.suffix in (".pt", ".onnx", ".safetensors", ".json")}
     started = time.perf_counter()
     output = finish(run)
-    assert output.count("done before") == 5
+    assert output.count("done before") == 6
     assert time.perf_counter() - started < 60
     changed = [p.name for p, t in before.items() if p.stat().st_mtime_ns != t]
     assert set(changed) <= {"settings.json", "done.json"}
@@ -147,6 +149,7 @@ INTERRUPTIONS: dict[str, Callable[[Path], bool]] = {
     "supernet": lambda f: lines(f / "metrics.jsonl", "supernet") >= 1,
     "latency": lambda f: lines(f / "latency.jsonl") >= 2,
     "search": lambda f: len(archived(f)) >= 3,
+    "finetune": lambda f: '"stage": "finetune-' in (f / "metrics.jsonl").read_text(),
     "export": lambda f: len(list(f.glob("subnets/*/subnet.json"))) >= 1,
 }
 
@@ -182,8 +185,8 @@ def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_p
         (("budget.macs=50",), r"macs at most 50; this space reaches macs from .*; if 50 per cent is meant, say 0.5"),
         (("budget.macs=0.001",), r"no subnet was found in the budget of macs at most \d+; this space reaches"),
         (("method=one_step", "budget.macs=0.001"), r"no subnet was found in the budget of macs"),
-        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 898 pictures"),
-        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 898 pictures"),
+        (("teacher.recipe.batch_size=5000",), r"teacher.recipe: batch_size 5000 asked of 1077 pictures"),
+        (("supernet.recipe.batch_size=5000",), r"supernet.recipe: batch_size 5000 asked of 1077 pictures"),
         (("search.evaluations=0",), r"search: a search needs at least 1 evaluation, and 1 at a time, got 0 and 4"),
         (("data.size=[64,64]",), r"data.size is a whole number, got \[64, 64\]"),
         (("workers=0",), r"workers is a number of processes, at least 1, got 0"),

@@ -194,7 +194,8 @@ def test_validation_is_repeatable_and_changes_nothing(splits: Splits) -> None:
     assert first == second
     assert same(task.supernet, before)
     assert task.supernet.training and task.supernet.active == task.supernet.space.largest
-    assert set(first) == {f"{name}{of}" for name in ("accuracy", "loss") for of in ("", "_middle", "_smallest")}
+    names = ("accuracy", "balanced_accuracy", "loss")
+    assert set(first) == {f"{name}{of}" for name in names for of in ("", "_middle", "_smallest")}
 
 
 class Killed(Exception):

@@ -17,7 +17,7 @@ from composition import composed
 from networks import small
 from pruning_runs import TOY
 
-from ofa.conf.program.building import CONF, build
+from ofa.conf.program.building import CONF, build, converted
 from ofa.conf.program.course import Course, ordered
 from ofa.conf.program.exporters import Exporter, Onnx, Packed, Program, Weights
 from ofa.conf.program.folder import RunFolder
@@ -25,7 +25,7 @@ from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
 from ofa.slicing import Plan
 
-OURS = ["teacher", "supernet", "latency", "search", "prune", "export"]
+OURS = ["teacher", "supernet", "latency", "search", "prune", "finetune", "export"]
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,12 @@ def names(folder: Path, stages: str, *overrides: str) -> list[str]:
 
 def test_ours_keep_their_order_and_a_users_runs_where_the_list_has_it(tmp_path: Path) -> None:
     marked = "{_target_:test_stages.Marked}"
-    assert names(tmp_path, "[export,search,teacher]") == ["teacher", "search", "export"]
+    assert names(tmp_path, "[export,search,teacher]") == ["teacher", "search", "finetune", "export"]
+    assert names(tmp_path, "[export,search,teacher]", "finetune=off") == ["teacher", "search", "export"]
+    assert names(tmp_path, f"[search,{marked},export]") == ["search", "marked", "finetune", "export"]
+    assert names(tmp_path, f"[search,finetune,{marked},export]") == ["search", "finetune", "marked", "export"]
     assert names(tmp_path, f"[teacher,supernet,{marked},search]") == ["teacher", "supernet", "marked", "search"]
-    assert names(tmp_path, "[{_target_:test_stages.Early},export]") == ["early", "export"]
+    assert names(tmp_path, "[{_target_:test_stages.Early},export]", "finetune=off") == ["early", "export"]
     assert [s.name for s in course(tmp_path, "[{_target_:test_stages.Early},export]").stages] == [
         "teacher", "early", *OURS[1:]
     ]  # fmt: skip
@@ -211,12 +214,19 @@ def test_a_users_package_and_yaml_run_in_their_place(tmp_path: Path) -> None:
     own = [f"hydra.searchpath=[file://{tmp_path}/conf]", "stages=[teacher,supernet,count,search,export]"]
     brief = ["supernet=given", "space.kernel=false", "search=random", "search.evaluations=4", "search.population=4"]
     command = [sys.executable, "-m", "ofa.conf.program.command", f"run={tmp_path}/run", *TOY, *own, *brief]
-    command += ["export.subnets=1", "export.files=[weights,program]"]
+    command += ["export.subnets=1", "export.files=[weights,program]", "finetune.recipe.epochs=1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stdout + done.stderr
     run = tmp_path / "run"
     assert (run / "count.txt").read_text() == "3 widths"
-    assert list(json.loads((run / "done.json").read_text())) == ["teacher", "supernet", "count", "search", "export"]
+    assert list(json.loads((run / "done.json").read_text())) == [
+        "teacher",
+        "supernet",
+        "count",
+        "search",
+        "finetune",
+        "export",
+    ]
     assert json.loads((run / "settings.json").read_text())["search"]["stage.count.word"] == "widths"
     kept, (teacher, row) = json.loads((run / "search.json").read_text()), json.loads((run / "front.json").read_text())
     assert len(kept["evaluated"]) == 4
@@ -256,6 +266,16 @@ def test_a_file_that_is_not_the_network_is_refused(exporter: Exporter, tmp_path:
 
     with pytest.raises(ValueError, match=rf"{path} differs from the network by .*, above 1\.0e-12"):
         exporter.write(Restless(), picture, path, plan, {})
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "exporter").glob("*.yaml")))
+def test_every_kind_of_file_names_the_classes(name: str, tmp_path: Path) -> None:
+    exporter: Exporter = converted(name, Exporter, "export.files")
+    path = tmp_path / exporter.file
+    exporter.write(
+        small().eval(), torch.randn(1, 1, 16, 16), path, Plan({}, (), ()), {"classes": ["tawny owl", "wren"]}
+    )
+    assert b"tawny owl" in path.read_bytes()
 
 
 def test_there_is_nothing_to_pack_of_a_dense_network() -> None:

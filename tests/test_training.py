@@ -1,4 +1,4 @@
-"""Nothing loses a run: SIGTERM, a collapse, a bad epoch; and what a step may be asked to do besides."""
+"""Nothing loses a run: a signal, a collapse, a bad epoch; and what a step may be asked to do besides."""
 
 import os
 import signal
@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ofa import SpaceConfig, Subnet, Supernet
+from ofa.signals import STOPS, Terminated
+from ofa.train import Sandwich, SandwichRule
 from ofa.train.data import Digits, Mixing, Splits
 from ofa.train.fitting import Fitting
-from ofa.train.guards import Terminated
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
 from ofa.train.tasks import Step, Supervised
@@ -39,35 +41,77 @@ def same(left: nn.Module, right: nn.Module) -> bool:
 
 
 class Asked(Progress):
-    """Sends SIGTERM to its own process after some steps."""
+    """Sends a signal to its own process after some steps."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, number: signal.Signals) -> None:
         super().__init__("train", quiet=True)
-        self.left = steps
+        self.left, self.number = steps, number
 
     def advance(self, **figures: float) -> None:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("steps", [3, 7, 13], ids=["first epoch", "its end", "second epoch"])
+@pytest.mark.parametrize("steps", [3, 8, 13], ids=["first epoch", "its end", "second epoch"])
 @pytest.mark.parametrize("average", [None, 0.9])
-def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(
-    splits: Splits, tmp_path: Path, steps: int, average: float | None
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
+    splits: Splits, tmp_path: Path, steps: int, average: float | None, number: signal.Signals
 ) -> None:
     recipe, path = replace(RECIPE, average=average, mixing=Mixing()), tmp_path / "net.pt"
     straight, model = network(), network()
     expected = fit(Supervised(straight, splits), recipe)
-    with pytest.raises(Terminated) as stopped:
-        fit(Supervised(model, splits), recipe, path=path, progress=Asked(steps))
-    assert stopped.value.code == 143
-    assert (tmp_path / "net-partial.pt").exists() == (steps % 7 != 0)
+    with pytest.raises(STOPS) as stopped:
+        fit(Supervised(model, splits), recipe, path=path, progress=Asked(steps, number))
+    assert isinstance(stopped.value, KeyboardInterrupt) == (number == signal.SIGINT)
+    assert number == signal.SIGINT or stopped.value.code == 143  # type: ignore[union-attr]
+    assert (tmp_path / "net-partial.pt").exists()
     resumed = network()
     assert fit(Supervised(resumed, splits), recipe, path=path) == expected
     assert same(resumed, straight)
     assert not (tmp_path / "net-partial.pt").exists()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@dataclass(frozen=True, eq=False)
+class Validated(Sandwich):
+    """Asked to stop in the middle of a validation, once."""
+
+    asked: list[int] = field(default_factory=lambda: [5])  # the second subnet of the second epoch's
+
+    def evaluate_subnet(self, subnet: Subnet) -> dict[str, float]:
+        figures = super().evaluate_subnet(subnet)
+        self.asked[0] -= 1
+        if self.asked[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return figures
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_signal_during_the_validation_costs_the_validation_alone(
+    splits: Splits, tmp_path: Path, average: float | None
+) -> None:
+    recipe, path = replace(RECIPE, average=average), tmp_path / "net.pt"
+
+    def learner(kind: type[Sandwich]) -> Sandwich:
+        supernet = Supernet(network(), splits.example, SpaceConfig(width=(0.5, 1.0)))
+        return kind(supernet, splits, SandwichRule(), calibration_batches=1)
+
+    expected = fit(straight := learner(Sandwich), recipe)
+    with pytest.raises(Terminated):
+        fit(learner(Validated), recipe, path=path)
+    stopped = torch.load(tmp_path / "net-partial.pt")
+    assert stopped["steps_done"] == 16 and stopped["sums"]
+    with pytest.raises(Terminated):
+        fit(learner(Sandwich), recipe, path=tmp_path / "before.pt", progress=Asked(16, signal.SIGTERM))
+    before = torch.load(tmp_path / "before-partial.pt")["model"]
+    assert all(torch.equal(value, before[name]) for name, value in stopped["model"].items())
+    rows: list[dict[str, float]] = []
+    assert fit(resumed := learner(Sandwich), recipe, path=path, on_epoch=rows.append) == expected
+    assert [row["epoch"] for row in rows] == [2, 3]
+    assert same(resumed.model, straight.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +137,7 @@ def test_a_collapse_goes_back_with_a_lower_rate(splits: Splits, tmp_path: Path, 
     recipe = replace(RECIPE, epochs=4, lr=1e-3, warmup=0.0, schedule="constant")
     rows: list[dict[str, float]] = []
     path = tmp_path / "net.pt" if kept else None
-    learner = Fragile(network(), splits, step=20)  # the last of the third epoch: nothing mends it
+    learner = Fragile(network(), splits, step=23)  # the last of the third epoch: nothing mends it
     figures = fit(learner, recipe, path=path, on_epoch=rows.append)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert [row["rollbacks"] for row in rows] == [0, 0, 1, 1]
@@ -102,12 +146,12 @@ def test_a_collapse_goes_back_with_a_lower_rate(splits: Splits, tmp_path: Path, 
 
 
 def test_a_collapse_that_returns_stops_the_run_and_says_so(splits: Splits, tmp_path: Path) -> None:
-    learner, path = Fragile(network(), splits, step=20, times=[9]), tmp_path / "net.pt"
+    learner, path = Fragile(network(), splits, step=23, times=[9]), tmp_path / "net.pt"
     recipe = replace(RECIPE, lr=1e-3)
     with pytest.raises(ValueError, match=r"epoch 3: accuracy .* went back 2 times already"):
         fit(learner, recipe, path=path)
-    assert torch.load(path)["steps_done"] == 14  # the last good epoch is what is left
-    assert torch.load(tmp_path / "net-1.pt")["steps_done"] == 7
+    assert torch.load(path)["steps_done"] == 16  # the last good epoch is what is left
+    assert torch.load(tmp_path / "net-1.pt")["steps_done"] == 8
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -64,9 +64,15 @@ def test_other_combinations_go_without_the_rules() -> None:
     assert (exported[2].weight == 0).float().mean() == 0.25
     with pytest.raises(ValueError, match=r"sparse activations want sparse weights, got 0 and 0.5"):
         pruner.sparse_model(0, 0.5, strict=False)
-    for decay in (-1, float("nan")):
-        with pytest.raises(ValueError, match=rf"decay is at least 0, or None for no gradient, got {decay}"):
-            pruner.sparse_model(decay=decay)
+    for decay in (-1, float("nan"), True, "0.1"):
+        with pytest.raises(ValueError, match=rf"decay is at least 0, or None for no gradient, got {decay!r}"):
+            pruner.sparse_model(decay=decay)  # type: ignore[arg-type]
+    for name, value in (("w_sparsity", True), ("w_sparsity", "0.5"), ("a_sparsity", False)):
+        with pytest.raises(ValueError, match=rf"{name} is a number, got {value!r}"):
+            pruner.sparse_model(**{name: value})  # type: ignore[arg-type]
+    for block in (True, 4.0, 0):
+        with pytest.raises(ValueError, match=rf"block_size is a whole number of at least 1, got {block!r}"):
+            pruner.sparse_model(block_size=block)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])

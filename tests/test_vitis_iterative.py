@@ -392,7 +392,10 @@ def test_training_flags_and_everything_else_of_modules_stay(folder: Path) -> Non
         ({}, ValueError, "exactly one of removal_ratio, threshold and spec_path, got none"),
         ({"removal_ratio": 0.5, "threshold": 0.1}, ValueError, "exactly one of .*, got ratio, threshold"),
         ({"removal_ratio": 1}, ValueError, r"removal_ratio lies in \[0, 1\)"),
-        ({"removal_ratio": "half"}, TypeError, "ratio is a number, got 'half'"),
+        ({"removal_ratio": "half"}, ValueError, "removal_ratio is a number, got 'half'"),
+        ({"removal_ratio": False}, ValueError, "removal_ratio is a number, got False"),
+        ({"threshold": True}, ValueError, "threshold is a number, got True"),
+        ({"removal_ratio": 0.5, "channel_divisible": True}, ValueError, "channel_divisible is a whole .*, got True"),
         ({"removal_ratio": float("nan")}, ValueError, "got ratio=nan"),
         ({"threshold": float("nan")}, ValueError, "got threshold=nan"),
         ({"threshold": -1}, ValueError, "threshold is at least 0"),
@@ -514,8 +517,8 @@ def test_messages_name_the_way_out() -> None:
     layers = [nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
     with pytest.raises(ValueError, match=r"can be pruned; ana\(with_group_conv=True\) opens convolutions in groups"):
         IterativePruningRunner(nn.Sequential(*layers).eval(), x).ana(lambda network: 0.0)
-    for grid in ([1.5], [], {"conv1": [0.0, 0.5]}, [float("nan")]):
-        with pytest.raises(ValueError, match=r"grid holds shares that are removed, between 0 and 1, got \["):
+    for grid in ([1.5], [], {"conv1": [0.0, 0.5]}, [float("nan")], 0.5, ["0.5"], [True]):
+        with pytest.raises(ValueError, match=r"grid is a list of shares that are removed, between 0 and 1, got "):
             found.ana(lambda network: 0.0, grid=grid)
     found.ana(lambda network: 1.0)
     found.prune(np.float32(0.3))

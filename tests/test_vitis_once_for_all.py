@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
+from collections import OrderedDict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,8 +137,6 @@ def test_ends_and_excludes_stay() -> None:
     found = OFAPruner(model, x)
     found.ofa_model(channel_divisble=4)
     assert [[layer.name for layer in group] for group in found.settings.groups] == [["conv2", "conv3"]]
-    with pytest.raises(ValueError, match="nothing of Plain can be made elastic"):
-        found.ofa_model(excludes=[nn.Conv2d])
 
 
 def test_settings_and_spaces_go_to_files_and_back() -> None:
@@ -210,6 +210,20 @@ def test_the_search_gives_the_best_of_every_bin() -> None:
     found.save_subnet_config(pareto, "pareto_global.txt")
     assert found.load_subnet_config("pareto_global.txt").keys() == pareto.keys()
     assert all(m.momentum == 0.1 and not m.training for m in supernet.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_a_range_may_be_open_above() -> None:
+    macs = [row["macs"] for row in searched(lambda network: 1.0, 0.9, float("inf"), macs_step=0.1).values()]
+    assert min(macs) >= 0.9 and max(macs) > 1.2
+
+
+def test_scores_that_are_all_no_numbers_have_no_best() -> None:
+    """Of some, only those that are count."""
+    with pytest.raises(errors.OptimizerSubnetError, match="acc1 of all 15 subnets is nan or infinite: look at eval_fn"):
+        searched(lambda network: float("nan"))
+    Path(".vai").rename("before")
+    half = searched(lambda network: 1.0 if network.conv1.out_channels > 8 else float("nan"))
+    assert half and all(row["acc1"] == 1.0 for row in half.values())
 
 
 def test_the_metric_may_be_best_when_small() -> None:
@@ -289,6 +303,91 @@ def test_ends_keep_their_kernels_too() -> None:
     assert static.stem.kernel_size == (7, 7) and static.conv.kernel_size == (3, 3)
 
 
+class Behind(nn.Module):
+    """A depthwise convolution behind the first one, a sum with the last one's outputs, one between; large kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv2d(1, 16, 5, padding=2), nn.Conv2d(16, 16, 5, padding=2, groups=16)
+        self.middle = nn.Conv2d(16, 24, 5, padding=2)
+        self.side, self.last = nn.Conv2d(24, 32, 5, padding=2), nn.Conv2d(24, 32, 5, padding=2)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.depth(self.first(x)).relu()).relu()
+        return self.fc((self.side(x) + self.last(x)).relu().mean((2, 3)))
+
+
+def test_what_has_the_channels_of_an_end_keeps_its_kernel_too() -> None:
+    """As in Vitis, where a group is excluded as a whole."""
+    kernels = {}
+    for ends in (True, False):
+        found = OFAPruner(Behind(), torch.randn(1, 1, 8, 8))
+        supernet = found.ofa_model([0.5, 1], 4, auto_add_excludes=ends)
+        static = found.get_static_subnet(*found.sample_subnet(supernet, "min"))[0]
+        kernels[ends] = {n: m.kernel_size[0] for n, m in static.named_modules() if isinstance(m, nn.Conv2d)}
+    assert kernels[True] == {"first": 5, "depth": 5, "middle": 3, "side": 5, "last": 5}
+    assert set(kernels[False].values()) == {3}
+
+
+class Own(nn.Module):
+    """A convolution of a user's own, whose kernel has one number."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size, self.bias = kernel_size, nn.Parameter(torch.zeros(outputs))
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel_size, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, self.bias, padding=self.kernel_size // 2)
+
+
+def test_a_convolution_of_ones_own_has_the_kernel_of_its_weight() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    found = OFAPruner(nn.Sequential(Own(1, 16, 3), nn.ReLU(), Own(16, 32, 5), nn.Conv2d(32, 4, 3)), x)
+    supernet = found.ofa_model([0.5, 1], 4, auto_add_excludes=False).eval()
+    dynamic, setting = found.sample_subnet(supernet, "min")
+    assert [(e["active_out_channel"], e["active_kernel_size"]) for e in flat(setting)] == [(8, (3, 3)), (16, (5, 5))]
+    with torch.no_grad():
+        assert torch.equal(found.get_static_subnet(dynamic, json.loads(json.dumps(setting)))[0](x), dynamic(x))
+
+
+@pytest.mark.parametrize("name", ["depthwise", "transposed"])
+def test_the_list_of_a_static_subnet_has_what_its_layers_are_made_from(name: str) -> None:
+    """All of it: the list makes every layer again."""
+    _, _, found, supernet = pruner(name)
+    static, config, _, _ = found.get_static_subnet(*found.sample_subnet(supernet, "min"))
+    layers = {
+        n: m for n, m in static.named_modules() if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear, nn.BatchNorm2d))
+    }
+    assert [row["module_name"] for row in config[1:]] == list(layers)
+    for row in json.loads(json.dumps(config[1:])):
+        kind, layer = getattr(nn, row.pop("module_type")), layers[row.pop("module_name")]
+        made = kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        assert str(made) == str(layer)
+        assert {n: t.shape for n, t in made.state_dict().items()} == {n: t.shape for n, t in layer.state_dict().items()}
+        given = set(inspect.signature(kind).parameters) - {"device", "dtype"}
+        assert given - set(row) <= ({"bias"} if isinstance(layer, nn.BatchNorm2d) else set())  # as wide as in Vitis
+
+
+OF_ANOTHER: dict[str, Any] = {
+    "sample_subnet": lambda f, n: f.sample_subnet(n, "max"),
+    "within_range": lambda f, n: f.sample_random_subnet_within_range(n, 0.3, 1.2),
+    "get_static_subnet": lambda f, n: f.get_static_subnet(n),
+    "search": lambda f, n: search(f, n),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANOTHER)
+def test_the_network_is_that_of_the_last_call(name: str) -> None:
+    """Or a copy of it; another is refused by everything that takes one."""
+    _, _, found, supernet = pruner()
+    found.sample_subnet(copy.deepcopy(supernet), "min")
+    for other in (pruner("depthwise")[3], OFAPruner(*make("plain")).ofa_model([0.5, 1], 8)):
+        with pytest.raises(ValueError, match=r"is not of the last ofa_model\(\) of this Plain's pruner"):
+            OF_ANOTHER[name](found, other)
+
+
 def test_the_list_of_candidates_knows_excludes_and_ends() -> None:
     """It is a space: what it lacks stays whole."""
     found, supernet, _ = gated(auto_add_excludes=False)
@@ -326,6 +425,9 @@ def test_random_subnets_are_within_a_range_of_macs() -> None:
         net = one.ofa_model([0.25, 0.5, 0.75, 1], 4, auto_add_excludes=False)
         draws.append([one.sample_random_subnet_within_range(net, 0.2, 1.5)[1] for _ in range(4)])
     assert draws[0] == draws[1] != draws[2]
+    for low in (0, 0.9):
+        macs = [found.sample_random_subnet_within_range(supernet, low, float("inf"))[0] for _ in range(20)]
+        assert max(macs) > 1.2 and min(macs) >= low
     with pytest.raises(ValueError, match=r"this space reaches macs from .* to"):
         found.sample_random_subnet_within_range(supernet, 5.0, 6.0)
 
@@ -403,6 +505,13 @@ def test_settings_are_checked(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err.startswith(message)
     assert not found.check_dynamic_subnet_setting(found.get_config_list(auto_add_excludes=False))
     assert not found.check_dynamic_subnet_setting(["nonsense"])
+    capsys.readouterr()
+    setting = found.sample_subnet(supernet, "max")[1]
+    setting[0][0]["candidate_out_channel_list"] = [4, 8]  # the network has 16 as well, this list has not
+    assert not found.check_dynamic_subnet_setting(setting)
+    assert capsys.readouterr().err.startswith("conv1: active_out_channel 16 is not offered; allowed: [4, 8]")
+    with pytest.raises(ValueError, match="conv1: active_out_channel 16 is not offered"):
+        found.get_static_subnet(supernet, setting)
 
 
 class Wrapped(nn.Module):
@@ -460,6 +569,17 @@ def test_weights_of_vitis_own_elastic_network_load(name: str) -> None:
         assert torch.equal(supernet(x), theirs(x))  # what is refused changes nothing
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_that_vitis_adds_may_be_a_networks_own(prefix: str) -> None:
+    """Layers called conv and bn, everything in one called module."""
+    net = nn.Module()
+    net.module = nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 4, 3), bn=nn.BatchNorm2d(4)))
+    theirs = {n: prefix + n.replace("conv.", "conv.conv.").replace("bn.", "bn.bn.") for n in net.state_dict()}
+    state = {theirs[name]: tensor + 1 for name, tensor in net.state_dict().items()}
+    load_dynamic_state_dict(net, state)
+    assert all(torch.equal(tensor, state[theirs[name]]) for name, tensor in net.state_dict().items())
+
+
 def no_score(network: nn.Module) -> float:
     raise AssertionError("nothing is evaluated")
 
@@ -482,7 +602,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an order": (lambda f, n: f.ofa_model([0.5], 8, None, ["fc"]), r"auto_add_excludes is True or False, got \['fc'\]"),
     "a path": (lambda f, n: f.ofa_model(save_search_space="s.config"), r"save_search_space is True or False, got 's"),
     "a divisor": (lambda f, n: f.ofa_model(channel_divisble=0.5), r"channel_divisible is a whole number .*, got 0.5"),
-    "an importance": (lambda f, n: f.ofa_model(importance="l9"), r"l9"),
+    "no divisor": (lambda f, n: f.ofa_model(channel_divisible=True), r"channel_divisible is a whole .*, got True"),
+    "an importance": (lambda f, n: f.ofa_model(importance="l9"), r"unknown importance 'l9'; allowed: l1"),
+    "no importance": (lambda f, n: f.ofa_model(importance=5), r"unknown importance 5; allowed: l1"),
+    "excludes": (
+        lambda f, n: f.ofa_model(excludes=[nn.Conv2d]),
+        r"^nothing of Plain can be made elastic: excluded by Conv2d bars everything$",
+    ),
+    "a seed": (lambda f, n: OFAPruner(f.model, f.inputs, seed=True), r"seed is a whole number .* 0, got True"),
+    "a model": (lambda f, n: f.sample_subnet("max", n), r"a model is a torch.nn.Module, got str"),
     "a kind": (lambda f, n: f.sample_subnet(n, "best"), r"kind is max, min or random, got 'best'"),
     "a probability": (
         lambda f, n: f.sample_random_subnet_mutate_and_reset([], prob=2),
@@ -496,12 +624,22 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda f, n: f.sample_random_subnet_within_range(n, 300, 200),
         r"min_macs and max_macs are millions of MACs, the smaller first, got 300 and 200",
     ),
+    "an open range": (
+        lambda f, n: search(f, n, min_macs=float("inf"), max_macs=float("inf")),
+        r"smaller first, got inf",
+    ),
     "no range": (lambda f, n: search(f, n, min_macs=None), r"min_macs and max_macs are millions .*, got None and 1.2"),
     "no function": (lambda f, n: search(f, n, eval_fn=None), r"eval_fn is a function of a network .*, got None"),
     "no tuple": (lambda f, n: search(f, n, eval_args=5), r"eval_args is a tuple of what eval_fn takes .*, got int"),
     "no calibration": (lambda f, n: search(f, n, calibration_fn=3), r"calibration_fn is a function of a .*, got 3"),
     "calib_args": (lambda f, n: search(f, n, calib_args={}), r"calib_args is a tuple of what .*, got dict"),
     "a metric": (lambda f, n: search(f, n, min_or_max_metric="acc"), r"min_or_max_metric is 'max' or .*, got 'acc'"),
+    "a name": (
+        lambda f, n: search(f, n, evaluation_metric="macs"),
+        r"evaluation_metric is a name for the scores beside net_id, mode, macs, .* in the result, got 'macs'",
+    ),
+    "a wide step": (lambda f, n: search(f, n, macs_step=float("inf")), r"macs_step, the width of .* above 0, got inf"),
+    "a seed of a search": (lambda f, n: search(f, n, seed=-1), r"seed is a whole number of at least 0, got -1"),
     "a step": (lambda f, n: search(f, n, macs_step=None), r"macs_step, the width of a bin in .* above 0, got None"),
     "a population": (
         lambda f, n: search(f, n, parent_popu_size=0),
@@ -519,7 +657,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_what_makes_no_sense_gets_one_clear_line(name: str) -> None:
     _, _, found, supernet = pruner()
     call, message = REFUSED[name]
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((ValueError, TypeError), match=message) as error:
         call(found, supernet)
     assert "\n" not in str(error.value) and not Path(".vai").exists()
 

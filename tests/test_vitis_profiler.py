@@ -118,7 +118,8 @@ def test_latency_and_memory() -> None:
     latency_ms, peak_bytes = profile(model, x, num_iters=3)
     assert 0 < latency_ms < 1000 and model.training
     assert peak_bytes == 4 * 4 * 64 * (3 + 8 + 8)
-    with pytest.raises(ValueError, match="num_iters is at least 1, got 0"):
-        profile(model, x, num_iters=0)
+    for wrong in (0, True, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"num_iters is a whole number of at least 1, got {wrong!r}"):
+            profile(model, x, num_iters=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="the model does not run on the example inputs"):
         profile(model, x[:, :2])

@@ -180,6 +180,20 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda i, o: i.ana(score, mode="best"),
         r"mode is 'max' or 'min', for what a better score is, got 'best'",
     ),
+    "a divisor": (
+        lambda i, o: i.prune(0.5, channel_divisible=True),
+        r"channel_divisible is a whole number .*, got True",
+    ),
+    "a divisor of a search": (
+        lambda i, o: o.search(eval_fn=score, channel_divisible=True),
+        r"channel_divisible is a whole number of at least 1, got True",
+    ),
+    "a divisor after a search": (lambda i, o: o.prune(channel_divisible=True), r"channel_divisible is .*, got True"),
+    "a share": (lambda i, o: o.search(eval_fn=score, removal_ratio=True), r"removal_ratio is a share .*, got True"),
+    "a share in words": (lambda i, o: o.search(eval_fn=score, removal_ratio="0.5"), r"removal_ratio .*, got '0.5'"),
+    "candidates": (lambda i, o: o.search(eval_fn=score, num_subnet=True), r"num_subnet is a whole .* 1, got True"),
+    "half a candidate": (lambda i, o: o.search(eval_fn=score, num_subnet=2.5), r"num_subnet is .*, got 2.5"),
+    "a seed": (lambda i, o: o.search(eval_fn=score, seed=True), r"seed is a whole number of at least 0, got True"),
     "prune before search": (
         lambda i, o: o.prune(removal_ratio=0.5),
         r"^there is no search to prune from: call search\(removal_ratio=0.5, eval_fn=…\) before prune\(\)$",

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from toy_evaluations import Failing, Telling, toy_search
 from toy_space import accuracy
 
 from ofa import SpaceConfig, Subnet, Supernet
+from ofa.files import DiskFull
 from ofa.search import Archive, Evolution, run
 from ofa.search.evaluation import Evaluate, Result
 from ofa.search.problem import Problem
-from ofa.search.workers import visible, workers
+from ofa.search.workers import tell, visible, workers
 from ofa.train.data import Digits
 from ofa.train.sandwich import Sandwich
 
@@ -119,7 +121,7 @@ def test_a_killed_worker_is_one_clear_error_and_loses_one_evaluation(
 ) -> None:
     path, subnets = tmp_path / "archive.sqlite", list(expected)
     with (
-        pytest.raises(ValueError, match=r"a worker died .*everything finished is in the archive, and the same command"),
+        pytest.raises(ValueError, match=r"a worker died .*everything finished is kept, and the same command"),
         Archive(path) as archive,
         workers(Failing(path, {subnets[2]: ("killed", 5)}), 2) as (held, spread),
     ):
@@ -203,3 +205,75 @@ def test_devices_are_counted_among_those_that_this_process_sees(monkeypatch: pyt
     assert visible("cuda:1") == "3"
     with pytest.raises(ValueError, match=r"cuda:3 is not to be seen: CUDA_VISIBLE_DEVICES=5,3,8"):
         visible("cuda:3")
+
+
+def without_room(subnet: Subnet) -> dict[str, float]:
+    raise DiskFull.of(Path("here"), 10)
+
+
+def test_a_full_disk_is_said_by_a_worker_as_it_is() -> None:
+    with workers(without_room, 1) as (held, spread), pytest.raises(DiskFull, match=r"^here cannot be written"):
+        list(spread(held, [Subnet({"stem": 8})]))
+
+
+class Talkative:
+    """Tells who it is until it is asked to stop."""
+
+    def __call__(self, subnet: Subnet) -> dict[str, float]:
+        for number in range(600):
+            if tell((os.getpid(), number)):
+                return {"accuracy": number}
+            time.sleep(0.05)
+        return {"accuracy": -1.0}
+
+
+def test_workers_tell_and_are_asked_to_stop_and_waited_for() -> None:
+    heard: list[tuple[int, int]] = []
+    with pytest.raises(Enough), workers(Talkative(), 2, hear=heard.append) as (held, spread):
+        evaluated = spread(held, [Subnet({"stem": 8}), Subnet({"stem": 16})])
+        begin = threading.Thread(target=lambda: list(evaluated), daemon=True)
+        begin.start()
+        while len({process for process, _ in heard}) < 2:
+            time.sleep(0.01)
+        asked = time.monotonic()
+        raise Enough
+    assert time.monotonic() - asked < 15
+    for process in {process for process, _ in heard}:
+        numbers = [number for other, number in heard if other == process]
+        assert numbers == list(range(len(numbers)))  # nothing is lost, and in order
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def test_what_goes_wrong_in_hearing_is_raised_in_the_end() -> None:
+    def deaf(message: object) -> None:
+        raise ValueError("not heard")
+
+    with pytest.raises(ValueError, match=r"^not heard$"), workers(Brief(), 1, hear=deaf) as (held, spread):
+        assert len(list(spread(held, [Subnet({"stem": 8})]))) == 1
+
+
+class Brief:
+    """Tells more than a pipe holds."""
+
+    def __call__(self, subnet: Subnet) -> dict[str, float]:
+        for _ in range(200):
+            tell("x" * 1000)
+        return {"accuracy": 1.0}
+
+
+class Leaving:
+    """Leaves a process behind, which holds what it was born with."""
+
+    def __call__(self, subnet: Subnet) -> dict[str, float]:
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+        return {"accuracy": 1.0}
+
+
+def test_nobody_waits_for_what_an_evaluation_left_behind() -> None:
+    with workers(Leaving(), 1) as (held, spread):
+        assert len(list(spread(held, [Subnet({"stem": 8})]))) == 1
+        finished = time.monotonic()
+    assert time.monotonic() - finished < 15

@@ -20,9 +20,17 @@ def save(path: Path, state: Mapping[str, Any], keep: int = 1) -> None:
 
     The `keep` - 1 states before it stay as `<stem>-1`, `<stem>-2` …, the newest first.
     """
-    with replacing(path, binary=True) as file:
+    with replacing(path, binary=True, needed=size_of(state)) as file:
         torch.save(dict(state), file)
         shift(path, keep)
+
+
+def size_of(state: Any) -> int:
+    """Bytes of the tensors in nested values, which is nearly the size of their file."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(size_of, inner))
 
 
 def shift(path: Path, keep: int) -> None:

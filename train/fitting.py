@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ofa.signals import STOPS, Bell
 from ofa.train.distribution import averaged, part, rank, world
-from ofa.train.guards import Bell, Collapse, Terminated
+from ofa.train.guards import Collapse
 from ofa.train.progress import Progress
 from ofa.train.randomness import seeded
 from ofa.train.recipe import PRECISIONS, Recipe
@@ -34,7 +36,7 @@ class Fitting:
     >>> images, labels = next(splits.train.shuffled(batch_size=256, seed=0, epoch=0))
     >>> figures = fitting.step(images, labels)
     >>> fitting.steps_done, fitting.steps, sorted(figures)
-    (1, 3, ['gradient', 'loss'])
+    (1, 4, ['gradient', 'loss'])
 
     Raises:
         ValueError: a batch that is larger than the training split, or that cannot be cut evenly.
@@ -64,7 +66,7 @@ class Fitting:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if isinstance(learner, Constrained):
             learner.attach(self.optimizer)
-        self.bell = Bell()
+        self.bell = Bell(patient=True)
         self.steps_done = self.skipped = self.rollbacks = 0
         self.best: dict[str, float] = {}
         self.last: dict[str, float] = {}
@@ -72,7 +74,9 @@ class Fitting:
 
     @property
     def epochs_done(self) -> int:
-        return self.steps_done // self.steps_per_epoch
+        """Epochs whose validation is done, too."""
+        epochs, steps = divmod(self.steps_done, self.steps_per_epoch)
+        return epochs - bool(self.sums and not steps)
 
     @property
     def steps(self) -> int:
@@ -92,7 +96,8 @@ class Fitting:
             figures = self._backward(images.to(self.device), labels.to(self.device))
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         figures["loss"], ringing = averaged(gradients, [figures["loss"], float(self.bell.rung)])
-        self.bell.rung = ringing > 0
+        if ringing and not self.bell.rung:  # another process was asked
+            self.bell.number = signal.SIGTERM
         self.scaler.unscale_(self.optimizer)
         figures["gradient"] = float(torch.nn.utils.get_total_norm(gradients))
         self.steps_done += 1
@@ -100,8 +105,7 @@ class Fitting:
             self._update()
         else:
             self.skipped += 1
-            for buffer, before in statistics:
-                buffer.copy_(before)
+            restore(statistics)
         self.scaler.update()
         return figures
 
@@ -129,22 +133,25 @@ class Fitting:
     def epoch(self, progress: Progress) -> dict[str, float]:
         """The (remaining) steps of an epoch, then the validation; gives the epoch's figures.
 
+        Where the bell rings, it stops with the state after the last step.
+
+
         Raises:
             Collapse: no step had a finite loss, or the accuracy fell far below its best.
-            Terminated: the bell rang; the state is that after the last step.
+            KeyboardInterrupt, Terminated: the bell rang.
         """
         started, number = time.perf_counter(), self.epochs_done
         self.model.train()
-        done, split = self.steps_done % self.steps_per_epoch, self.learner.splits.train
+        done, split = self.steps_done - number * self.steps_per_epoch, self.learner.splits.train
         for images, labels in split.shuffled(self.recipe.batch_size, self.recipe.seed, number, done, part()):
             skipped, figures = self.skipped, self.step(images, labels)
             if self.skipped == skipped:
                 self._count(figures)
             progress.advance(loss=figures["loss"], **_accuracy(self.best))
-            if self.bell.rung and self.steps_done % self.steps_per_epoch:
-                raise Terminated(143)
+            self.bell.answer()
         skipped = self.steps_per_epoch - int(self.sums.get("loss steps", 0))
         row = {"epoch": number + 1, **self._means(number), **self._validated(number)}
+        self.sums = {}
         rate = self.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - started
         return {**row, "lr": rate, "skipped": skipped, "rollbacks": self.rollbacks, "seconds": seconds}
@@ -156,7 +163,7 @@ class Fitting:
 
     def _means(self, epoch: int) -> dict[str, float]:
         """The finite steps' mean figures; a figure that some steps lack is the mean over the others."""
-        sums, self.sums = self.sums, {}
+        sums = self.sums
         if not sums:
             raise Collapse(f"epoch {epoch + 1}: no step had a finite loss and gradient; lower lr, now {self.recipe.lr}")
         return {f"train_{n}": sums[n] / sums[f"{n} steps"] for n in sums if not n.endswith(" steps")}
@@ -164,8 +171,7 @@ class Fitting:
     def _validated(self, epoch: int) -> dict[str, float]:
         averaged_buffers = [b for b in self.model.buffers() if b.is_floating_point()]
         averaged(averaged_buffers, [])
-        with self.averages():
-            figures = self.learner.validate()
+        figures = self._figures()
         stage = self.learner.stage if isinstance(self.learner, Constrained) else 0
         best = self.best.get("accuracy", -1.0) if stage == self.best.get("stage", 0) else -1.0
         if not figures["accuracy"] >= COLLAPSED * best:
@@ -175,6 +181,19 @@ class Fitting:
             self.best = {"epoch": epoch + 1, "accuracy": figures["accuracy"], "stage": stage}
         return figures
 
+    def _figures(self) -> dict[str, float]:
+        """What the learner finds on the validation split; stopped in the middle, the state is that of before."""
+        if world() > 1:  # those that were not asked yet would wait for ever for this one
+            with self.averages():
+                return self.learner.validate()
+        statistics = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        try:
+            with self.bell.impatient(), self.averages():
+                return self.learner.validate()
+        except STOPS:
+            restore(statistics)
+            raise
+
     @contextmanager
     def averages(self) -> Iterator[None]:
         """Inside, the model has its averaged weights, if the recipe keeps an average."""
@@ -182,8 +201,8 @@ class Fitting:
             yield
             return
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.load_average()
         try:
+            self.load_average()
             yield
         finally:
             self.model.load_state_dict(own)
@@ -228,6 +247,12 @@ class Fitting:
         for name in ("steps_done", "skipped", "rollbacks"):
             setattr(self, name, state[name])
         self.best, self.last, self.sums = dict(state["best"]), dict(state["last"]), dict(state["sums"])
+
+
+def restore(statistics: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Give buffers the values of before."""
+    for buffer, before in statistics:
+        buffer.copy_(before)
 
 
 def _accuracy(best: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Progress of a long stage: a live bar on a terminal, a few plain lines anywhere else."""
+"""Progress of a long stage: a live bar on a terminal, a plain line now and then anywhere else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-LINES = 4
-"""Plain lines of a stage where there is no terminal."""
+SECONDS, SHARE = 10.0, 0.01
+"""Without a terminal a line comes after so many seconds at the earliest, and so much more of the work."""
 
 
 class Progress:
@@ -39,14 +39,14 @@ class Progress:
         self.console = console or Console(stderr=True)
         self._started = time.perf_counter()
         self._before = 0  # done when this process began
-        self._lines = 0
+        self._told, self._told_at = 0, self._started  # done at the last plain line, and its time
         self._bar = Bar(*_columns(), console=self.console, disable=quiet or not self.console.is_terminal)
         self._task = self._bar.add_task(stage, total=total, figures="")
 
     def expect(self, total: int, done: int = 0) -> None:
         """Say how much work there is, and how much of it an earlier run has done."""
         self.total, self.done, self._before = total, done, done
-        self._lines = LINES * done // max(total, 1)
+        self._told = done
         self._bar.update(self._task, total=total, completed=done)
 
     def advance(self, **figures: float) -> None:
@@ -55,9 +55,13 @@ class Progress:
         self.figures |= figures
         if not self._bar.disable:
             self._bar.update(self._task, advance=1, figures=self._shown())
-        elif not self.quiet and self.total and LINES * self.done // self.total > self._lines:
-            self._lines = LINES * self.done // self.total
+        elif not self.quiet and self.total and self._due(self.total):
+            self._told, self._told_at = self.done, time.perf_counter()
             self.console.print(self._line(), highlight=False, soft_wrap=True)
+
+    def _due(self, total: int) -> bool:
+        enough = self.done - self._told >= SHARE * total
+        return self.done == total or (enough and time.perf_counter() - self._told_at >= SECONDS)
 
     def _shown(self) -> str:
         return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in self.figures.items())
@@ -70,7 +74,7 @@ class Progress:
         return f"{self.stage}  {100 * self.done // total} %  {self.done}/{total}  {self._shown()}  {clock}"
 
     def __enter__(self) -> Self:
-        self._started = time.perf_counter()
+        self._started = self._told_at = time.perf_counter()
         self._bar.start()
         return self
 
@@ -78,6 +82,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if error is not None:
+            error.add_note(f"{self.stage} {self.done} of {self.total}" if self.total else self.stage)
 
 
 def _columns() -> tuple[ProgressColumn, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ofa.files import write_text
+from ofa.files import write_text, writing
 
 Row = Mapping[str, Any]
 
@@ -84,7 +84,7 @@ class Tracker:
     def log(self, stage: str, row: Row) -> None:
         """Append one row; what JSON has no word for (nan, inf) becomes null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, **plain}) + "\n")
         if self._mirror is not None:
             self._mirror.log({f"{stage}/{key}": value for key, value in row.items()})

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ofa.signals import STOPS, listening
 from ofa.train import checkpoint
 from ofa.train.distribution import barrier, rank
 from ofa.train.fitting import Fitting
-from ofa.train.guards import Collapse, Terminated, listening
+from ofa.train.guards import Collapse
 from ofa.train.progress import Progress
 from ofa.train.recipe import Recipe
 from ofa.train.tasks import Learner
@@ -32,8 +33,9 @@ def fit(
     """Train the learner's model in place; gives the last epoch's figures, and leaves the model in eval mode.
 
     With `path`, a checkpoint is written there after every epoch, the one before is kept beside it, and a call with the
-    same arguments goes on: the result is that of an uninterrupted run, bit for bit. On SIGTERM the state after the
-    step is written, too, and `Terminated` (a SystemExit) raised. `on_epoch` gets each epoch's figures and may raise.
+    same arguments goes on: the result is that of an uninterrupted run, bit for bit. On SIGINT and SIGTERM the state
+    after the step is written, too, and `KeyboardInterrupt` or `Terminated` (a SystemExit) raised; a second SIGINT ends
+    the process at once. `on_epoch` gets each epoch's figures and may raise.
 
     >>> from ofa.train import Digits, Supervised
     >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -62,8 +64,6 @@ def fit(
             store.save(fitting)
             if on_epoch is not None:
                 on_epoch(row)
-            if fitting.bell.rung and fitting.epochs_done < recipe.epochs:
-                raise Terminated(143)
     fitting.load_average()
     learner.model.eval()
     return fitting.last
@@ -73,7 +73,7 @@ def epoch(fitting: Fitting, store: Store, bar: Progress) -> dict[str, float] | N
     """One epoch's figures; None where it collapsed and the training went back."""
     try:
         return fitting.epoch(bar)
-    except Terminated:
+    except STOPS:
         store.save(fitting, partial=True)
         raise
     except Collapse as collapse:

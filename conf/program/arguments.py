@@ -24,6 +24,9 @@ from ofa.conf.program.sweep import folders
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 COMMANDS = ("doctor", "init")
+SYNTAX = ",'\"[]{}$\\"
+"""Signs of a value that Hydra reads, so that a value with them is not put in quotes for it."""
+QUOTES = "; quotes in quotes let a text pass: \"name='text'\""
 
 
 def stand() -> None:
@@ -51,7 +54,7 @@ def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
             named = any(place.startswith("run=") for place in places)
             ready = [*(a for a in ready if not (named and a.startswith("run="))), *places]
         else:
-            check_folder(given.overrides)
+            check_folder(overrides)
     except ValueError as error:
         refused(program, error)
     return ready
@@ -104,7 +107,20 @@ def said_in_one_line(overrides: Sequence[str]) -> Iterator[None]:
         raise ValueError(f"{group}={name}: there is no {group} {name!r}; {hint(name, sorted(error.options))}") from None
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line for line in str(error).splitlines() if line and not line.startswith("See https://hydra.cc")]
-        raise ValueError(f"{joined(lines)} (in {' '.join(o.removeprefix('++') for o in overrides)})") from None
+        wrong = unreadable(overrides)
+        named = " ".join(override.removeprefix("++") for override in wrong or overrides)
+        raise ValueError(f"{joined(lines)} (in {named}){QUOTES if wrong else ''}") from None
+
+
+def unreadable(overrides: Iterable[str]) -> list[str]:
+    """Those that Hydra's grammar does not know."""
+    wrong = []
+    for override in overrides:
+        try:
+            parsed([override])
+        except HydraException:
+            wrong.append(override)
+    return wrong
 
 
 def joined(lines: Iterable[str]) -> str:
@@ -137,7 +153,19 @@ def relaxed(argument: str) -> str:
     """`data.size=48` as `++data.size=48`: a YAML names only what differs from a class's defaults."""
     key, equals, _ = argument.partition("=")
     nested = equals and "." in key and key.partition(".")[0] in nodes() and key[0] not in "+~-"
-    return f"++{argument}" if nested else argument
+    return f"++{quoted(argument)}" if nested else quoted(argument)
+
+
+def quoted(argument: str) -> str:
+    """A setting as people type it as one that Hydra reads: with the home folder for `~`, and a plain text in quotes.
+
+    >>> quoted("data.folder=/pictures"), quoted("data.folder=/Zürich (2)"), quoted("data.size=[6,")
+    ('data.folder=/pictures', "data.folder='/Zürich (2)'", 'data.size=[6,')
+    """
+    key, equals, value = argument.partition("=")
+    value = re.sub(r"(?<![^,])~(?=/|$)", str(Path.home()), value)
+    plain = f"{key}{equals}{value}"
+    return f"{key}='{value}'" if not set(SYNTAX) & set(value) and unreadable([plain]) else plain
 
 
 def check(override: str, config: str) -> None:
@@ -175,13 +203,14 @@ def defaults() -> dict[str, str | None]:
 
 def nodes() -> list[str]:
     """What has settings of its own below it."""
-    return [*groups(), "budget", "tuning"]
+    return [*groups(), "backbone", "budget", "tuning"]
 
 
-def check_folder(overrides: Iterable[str]) -> None:
+def check_folder(overrides: Sequence[str]) -> None:
     """Raise a ValueError if the run folder cannot be written, before Hydra tries to."""
-    run = next((value for key, _, value in (o.partition("=") for o in overrides) if key == "run"), None)
-    if run is None or "$" in run or "," in run:
+    given = [override for override in parsed(overrides) if override.key_or_group == "run"]
+    run = str(given[-1].value()) if given else "$"
+    if "$" in run:
         return
     try:
         Path(run).mkdir(parents=True, exist_ok=True)

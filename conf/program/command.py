@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from ofa.conf.program.arguments import prepare, stand
 from ofa.conf.program.console import Console as RunConsole
+from ofa.conf.program.ending import UNEXPECTED, complaints, stoppable
 from ofa.conf.program.manual import explain, wanted
 from ofa.conf.program.sweep import BUDGET_MISSED, FAILED
 
@@ -36,8 +33,9 @@ def main() -> None:
         case arguments if wanted(arguments):
             explain("ofa", "config", arguments)
         case arguments:
-            sys.argv[1:] = prepare("ofa", "config", arguments)
-            _hydra_main()
+            with stoppable("ofa"):
+                sys.argv[1:] = prepare("ofa", "config", arguments)
+                _hydra_main()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="config")
@@ -47,7 +45,7 @@ def _hydra_main(config: DictConfig) -> None:
         with complaints("ofa"):
             status = execute(config)
     except SystemExit as left:
-        if left.code != FAILED or HydraConfig.get().mode != RunMode.MULTIRUN:
+        if left.code not in (FAILED, UNEXPECTED) or HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
         return  # the other jobs of a sweep are not its fault
     if status and HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -62,26 +60,6 @@ def announce(program: str, config: DictConfig) -> None:
     RunConsole(quiet=os.environ.get("RANK", "0") != "0").print(line, markup=False)
 
 
-@contextmanager
-def complaints(program: str) -> Iterator[None]:
-    """What the user can mend becomes one line and exit code 2."""
-    from rich.console import Console
-    from rich.markup import escape
-
-    from ofa.train.guards import Terminated
-
-    try:
-        yield
-    except Terminated:
-        Console(stderr=True).print(f"{program}: stopped by SIGTERM; nothing is lost, the same command goes on")
-        logging.getLogger("ofa").warning("stopped by SIGTERM")
-        raise
-    except (ValueError, OSError, OmegaConfBaseException) as error:
-        Console(stderr=True).print(f"[bold red]{program}:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        logging.getLogger("ofa").error(str(error))
-        raise SystemExit(FAILED) from None
-
-
 def execute(config: DictConfig) -> int:
     """Do the stages that are not finished yet, and show the table; gives the exit status, 3 for a budget missed.
 
@@ -91,6 +69,7 @@ def execute(config: DictConfig) -> int:
     from ofa.conf.program.course import Course
     from ofa.conf.program.proposals import FILE, Proposals
     from ofa.conf.program.run import Run
+    from ofa.conf.program.stages.export import PICTURES
     from ofa.search import Front
 
     course = Course.parse(config)
@@ -98,7 +77,11 @@ def execute(config: DictConfig) -> int:
     course.execute(run)
     if run.folder.writes and any("front.json" in stage.leaves for stage in course):
         front = Front.from_json(run.folder.read("front.json"), run.settings.objectives)
-        run.say(front.table())
+        assert front.teacher is not None
+        title = run.title(front.teacher.metrics[PICTURES])
+        run.say(front.table(title, ("balanced_accuracy",) if run.uneven else ()))
+        for remark in front.remarks():
+            run.say(remark)
         run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
     missed = Proposals.load(run).missed if run.folder.has(FILE) else ""
     if missed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import rich.console
@@ -23,6 +24,10 @@ class Console(rich.console.Console):
         super().__init__(quiet=quiet, highlight=False, soft_wrap=True)
         if not self.is_terminal:
             self.width = WIDTH
+
+    def busy(self, name: str) -> AbstractContextManager[object]:
+        """A terminal shows inside that something is under way, also between the bars."""
+        return self.status(name) if self.is_terminal and not self.quiet else nullcontext()
 
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*objects, **options)

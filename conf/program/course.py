@@ -13,6 +13,7 @@ from ofa.conf.program.records import flat
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
+from ofa.files import writing
 from ofa.train.distribution import barrier, joined
 
 
@@ -59,9 +60,26 @@ class Course:
         Raises:
             ValueError: anything that the user can mend.
         """
+        with run.folder.held():
+            self.rehearse(run)
+            self._execute(run)
+
+    def rehearse(self, run: Run) -> None:
+        """Refuse, before anything is done, what cannot work.
+
+        Raises:
+            ValueError: what does not fit, and what would.
+        """
         self.check_files(run)
+        with run.console.busy("looking ahead"):
+            for stage in self:
+                self.refuse_others(run, stage)
+                if not run.folder.finished(stage.name, self.made_with(stage)):
+                    stage.rehearse(run)
+        vars(run).pop("outline", None)  # as large as the supernet that is trained
+
+    def _execute(self, run: Run) -> None:
         stages = list(self)
-        self.rehearse(run, stages)
         shared = max((i + 1 for i, stage in enumerate(stages) if stage.together), default=0)
         try:
             with joined(run.settings.device):
@@ -76,18 +94,6 @@ class Course:
                     self.complete(run, stage)
         finally:
             run.tracker.close()
-
-    def rehearse(self, run: Run, stages: Sequence[Stage]) -> None:
-        """Refuse what the stages that are to be done cannot work with, before the first of them does anything.
-
-        Raises:
-            ValueError: anything that the user can mend.
-        """
-        for stage in stages:
-            self.refuse_others(run, stage)
-            if not run.folder.finished(stage.name, self.made_with(stage)):
-                stage.rehearse(run)
-        vars(run).pop("outline", None)  # as large as the supernet that is trained
 
     def check_files(self, run: Run) -> None:
         """Refuse a stage whose files are neither there nor made before it.
@@ -156,7 +162,12 @@ class Course:
         if run.folder.finished(stage.name, settings):
             run.say(f"{stage.name}: done before")
             return
-        stage.run(run)
+        try:
+            with writing(run.folder.path), run.console.busy(stage.name):
+                stage.run(run)
+        except BaseException as error:
+            error.add_note(stage.name)
+            raise
         run.folder.finish(stage.name, settings)
 
 

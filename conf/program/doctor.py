@@ -21,7 +21,13 @@ from rich.console import Console
 from ofa.conf.program.arguments import composed, overrides_of, refused
 
 NAME = "ofa doctor"
-BESIDE = ("datasets", "optuna-dashboard", "ray", "torchmetrics")  # nothing here needs them; some settings use them
+BESIDE = (
+    "datasets",
+    "optuna-dashboard",
+    "pyarrow",
+    "ray",
+    "torchmetrics",
+)  # some settings use them
 CHECKPOINT = 3  # times the weights: beside them, the optimiser's two moments at most
 
 
@@ -118,7 +124,8 @@ def measured(config: DictConfig, folder: Path) -> Iterator[str]:
     weights = sum(t.numel() * t.element_size() for t in run.teacher.state_dict().values())
     yield f"backbone     {sum(p.numel() for p in run.teacher.parameters()):,} parameters, {size(weights)}"
     unfinished = [stage for stage in course if not own.finished(stage.name, course.made_with(stage))]
-    course.rehearse(run, unfinished)
+    for stage in unfinished:
+        stage.rehearse(run)
     run.supernet = run.convert().eval()
     total = 0.0
     for stage in course:

@@ -1,65 +1,122 @@
-"""Finetuning a pruned network, with settings that short trials have chosen."""
+"""Finetuning a network that was cut out of a supernet, with settings that trials choose, and never for the worse."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import optuna
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
-from torch import nn
+from torch import Tensor, nn
 
+import ofa
 from ofa.conf.program.journal import opened
 from ofa.conf.program.pruning import Finetuning
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
-from ofa.sparsity import Pattern, wanda_scores
+from ofa.space import Subnet
+from ofa.sparsity import DENSE, Pattern, wanda_scores
 from ofa.train import Recipe, Supervised, fit
 from ofa.train.guards import Collapse
 from ofa.train.masks import Masked
-from ofa.train.tasks import Learner
-
-Patterns = Mapping[str, Pattern]
-"""The N:M pattern of each layer that has one."""
+from ofa.train.tasks import Learner, device_of
 
 
-def finetune(
-    run: Run, net: nn.Module, patterns: Patterns, given: Finetuning, folder: Path, stage: str
-) -> dict[str, float]:
-    """Train `net` in place; gives accuracy and loss on the validation split. The same call goes on after a kill."""
-    recipe = chosen(run, net, patterns, given, folder, stage) if given.trials else given.recipe
+@dataclass(frozen=True, eq=False)
+class Pupil:
+    """A subnet that was cut out of its supernet as `net`, and what it takes to train it by itself.
+
+    `patterns` are the N:M patterns of its layers, and `dense` their weights without zeros, where the supernet has them.
+    """
+
+    net: nn.Module
+    supernet: ofa.Supernet
+    subnet: Subnet
+    patterns: Mapping[str, Pattern]
+    dense: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, net: nn.Module, supernet: ofa.Supernet, subnet: Subnet, own: bool = False) -> Self:
+        """Those of a network that has the supernet's weights, or its `own`."""
+        plan = supernet.plan(subnet)
+        kinds = {choice.name: choice.kind for choice in supernet.space.choices}
+        dense = {name: DENSE if kinds[name] == "sparsity" else value for name, value in subnet.items()}
+        weights = {} if own or not plan.zeros else supernet.extract(Subnet(dense)).state_dict()
+        return cls(net, supernet, subnet, plan.patterns, {n: w for n, w in weights.items() if n in plan.zeros})
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Pictures as the subnet wants them."""
+        return self.supernet.resize(images, self.subnet)
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        """Give layers with a pattern their dense weights back, from which masks are made anew."""
+        for name, weight in self.dense.items():
+            self.net.get_parameter(name).copy_(weight)
+
+
+def improve(run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str, accuracy: float) -> dict[str, float]:
+    """Train the network in place; gives its figures on the validation split.
+
+    Where its `accuracy` was better before, or the training did not converge, it stays as it was, and that is said.
+    """
+    before = {name: tensor.clone() for name, tensor in pupil.net.state_dict().items()}
+    try:
+        figures = finetune(run, pupil, given, folder, stage)
+    except Collapse as collapse:
+        run.say(f"{stage}: finetuning did not converge ({collapse}); it stays as it was, with {accuracy:.2f} %")
+        figures = {}
+    told = {f"finetuned_{name}": value for name, value in figures.items()}
+    if figures and worthwhile(run, stage, accuracy, figures["accuracy"]):
+        return figures | told
+    pupil.net.load_state_dict(before)
+    return told
+
+
+def worthwhile(run: Run, stage: str, before: float, after: float) -> bool:
+    """Whether the accuracy after a finetuning is at least that of before; where it is not, that is said."""
+    if after >= before:
+        return True
+    run.say(f"{stage}: {after:.2f} % after finetuning; it stays as it was, with {before:.2f} %")
+    return False
+
+
+def finetune(run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str) -> dict[str, float]:
+    """Train the network in place; gives accuracy and loss on the validation split. The same call goes on."""
+    pupil.fill()
+    recipe = chosen(run, pupil, given, folder, stage) if given.trials else given.recipe
     with run.progress(stage) as bar:
         path = folder / "finetuned.pt"
-        figures = fit(
-            learner(run, net, patterns, given), recipe, path=path, stage=stage, tracker=run.tracker, progress=bar
-        )
+        figures = fit(learner(run, pupil, given), recipe, path=path, stage=stage, tracker=run.tracker, progress=bar)
     return {"accuracy": figures["accuracy"], "loss": figures["loss"]}
 
 
-def learner(run: Run, net: nn.Module, patterns: Patterns, given: Finetuning) -> Learner:
-    """What the network learns: from labels and the original, under masks where layers have a pattern."""
-    teacher = run.teacher if given.teacher_share else None
+def learner(run: Run, pupil: Pupil, given: Finetuning) -> Learner:
+    """What the network learns: from labels and the teacher, under masks where layers have a pattern."""
     own = Supervised(
-        net,
+        pupil.net,
         run.splits,
         given.label_smoothing,
-        teacher=teacher,
+        teacher=run.teacher if given.teacher_share else None,
         soft=given.soft,
         teacher_share=given.teacher_share,
         task=run.settings.task,
+        resize=pupil.resize,
     )
-    if not patterns:
+    if not pupil.patterns:
         return own
-    batches = [images.to(run.settings.device) for images in run.splits.train.calibration(64, 4, run.settings.seed)]
-    scores = wanda_scores(net, patterns, batches) if given.scores == "wanda" else None
-    return Masked(own, given.masking.start(net, patterns, scores))
+    device, pictures = device_of(pupil.net), run.splits.train.calibration(64, 4, run.settings.seed)
+    batches = [pupil.resize(images.to(device)) for images in pictures]
+    scores = wanda_scores(pupil.net, pupil.patterns, batches) if given.scores == "wanda" else None
+    return Masked(own, given.masking.start(pupil.net, pupil.patterns, scores))
 
 
-def chosen(run: Run, net: nn.Module, patterns: Patterns, given: Finetuning, folder: Path, stage: str) -> Recipe:
+def chosen(run: Run, pupil: Pupil, given: Finetuning, folder: Path, stage: str) -> Recipe:
     """The recipe with the rate and the schedule of the best trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings = {"finetuning": digest(asdict(given)), "seed": run.settings.seed}
@@ -76,18 +133,19 @@ def chosen(run: Run, net: nn.Module, patterns: Patterns, given: Finetuning, fold
             study.enqueue_trial(own)  # also after a kill in the middle of it
         trial = study.ask(space)
         recipe, name = adapted(given.recipe, trial.params), f"{stage} trial {number + 1}"
-        accuracy = tried(run, net, patterns, replace(given, recipe=recipe), name)
+        accuracy = tried(run, pupil, replace(given, recipe=recipe), name)
         study.tell(trial, accuracy)
         run.say(f"{stage} trial {number + 1}: {described(trial.params)} → {accuracy:.2f} %")
     return adapted(given.recipe, study.best_params)
 
 
-def tried(run: Run, net: nn.Module, patterns: Patterns, given: Finetuning, name: str) -> float:
+def tried(run: Run, pupil: Pupil, given: Finetuning, name: str) -> float:
     """Accuracy after a short training of a copy; 0 where it collapsed."""
     short = replace(given.recipe, epochs=given.trial_epochs)
     try:
         with run.progress(name) as bar:
-            return fit(learner(run, deepcopy(net), patterns, given), short, stage=name, progress=bar)["accuracy"]
+            own = learner(run, replace(pupil, net=deepcopy(pupil.net)), given)
+            return fit(own, short, stage=name, progress=bar)["accuracy"]
     except Collapse:
         return 0.0
 

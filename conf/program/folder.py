@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.conf.program.lock import held
 from ofa.conf.program.records import differences, digest, read_json, write_json
 from ofa.files import replacing
 from ofa.train.distribution import rank
@@ -38,6 +40,14 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"run folder {path} cannot be written: {error.strerror}; choose another run=…") from None
         return cls(path, rank() == 0)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder, so that no other command works in it; the processes of torchrun are one command.
+
+        Raises:
+            ValueError: another command holds it; says which.
+        """
+        return held(self.path) if self.writes else nullcontext()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -77,8 +87,10 @@ class RunFolder:
             raise ValueError(f"{self.path} holds a {stage} made with other settings ({rows}); {way_out}")
 
     def begin(self, stage: str, settings: Mapping[str, Any]) -> None:
-        """Note what a stage is made with from now on."""
+        """Note what a stage is made with from now on; one that was finished with other settings is so no more."""
         if self.writes:
+            if self.ended(stage) and not self.finished(stage, settings):
+                self.write(DONE, {name: made for name, made in self.read(DONE).items() if name != stage})
             self.write(SETTINGS, {**self.read(SETTINGS, {}), stage: settings})
 
     def finish(self, stage: str, settings: Mapping[str, Any]) -> None:

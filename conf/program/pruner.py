@@ -12,10 +12,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from ofa.conf.program.finetuning import finetune
+from ofa.conf.program.finetuning import Pupil, improve
 from ofa.conf.program.proposals import NETWORK
 from ofa.conf.program.pruning import between, limits_of
 from ofa.conf.program.records import read_json, write_json
@@ -27,7 +26,6 @@ from ofa.search.engines import Search
 from ofa.search.objectives import Floats, Macs, WeightBytes
 from ofa.search.problem import Problem
 from ofa.space import Genome, Subnet
-from ofa.sparsity import DENSE, Pattern
 from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
 from ofa.train.saliency import sort_by
@@ -159,7 +157,8 @@ class Pruner:
         net = self._extracted(subnet)
         metrics = {**found, "proposed_accuracy": found["accuracy"], "proposed_loss": found["loss"]}
         if self.given.finetuning is not None:
-            metrics |= self._finetuned(net, subnet, number, metrics["accuracy"])
+            pupil, stage = Pupil.of(net, self.supernet, subnet), f"prune-{number:02d}"
+            metrics |= improve(self.run, pupil, self.given.finetuning, folder, stage, metrics["accuracy"])
         self.supernet.absorb(net.state_dict())
         self.supernet.save(folder / "supernet.pt")
         checkpoints.save(folder / "network.pt", {"model": net.state_dict()})
@@ -181,33 +180,6 @@ class Pruner:
         if self.given.recalibrate:
             self.supernet.calibrate(map(self.supernet.resize, self.learner.calibration))
         return self.supernet.extract()
-
-    def _finetuned(self, net: nn.Module, subnet: Subnet, number: int, accuracy: float) -> dict[str, float]:
-        """Figures of the network after finetuning in place; where it was better before, it stays as it was pruned."""
-        assert self.given.finetuning is not None
-        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-        folder, stage = self.run.folder / f"pruning/{number:02d}", f"prune-{number:02d}"
-        figures = finetune(self.run, net, self._densified(net, subnet), self.given.finetuning, folder, stage)
-        told = {"finetuned_accuracy": figures["accuracy"], "finetuned_loss": figures["loss"]}
-        if figures["accuracy"] >= accuracy:
-            return figures | told
-        self.run.say(
-            f"step {number}: {figures['accuracy']:.2f} % after finetuning, below the {accuracy:.2f} % as pruned,"
-            " which is kept"
-        )
-        net.load_state_dict(before)
-        return told
-
-    def _densified(self, net: nn.Module, subnet: Subnet) -> dict[str, Pattern]:
-        """Give layers with a pattern their dense weights back, from which masks are made anew; gives the patterns."""
-        plan = self.supernet.plan(subnet)
-        kinds = {choice.name: choice.kind for choice in self.supernet.space.choices}
-        dense = {name: DENSE if kinds[name] == "sparsity" else value for name, value in subnet.items()}
-        weights = self.supernet.extract(Subnet(dense)).state_dict()
-        with torch.no_grad():
-            for name in plan.zeros:
-                net.get_parameter(name).copy_(weights[name])
-        return plan.patterns
 
     def _good(self, accuracy: float) -> bool:
         return self.tolerance is None or accuracy >= self.original["accuracy"] - self.tolerance

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -23,6 +24,11 @@ from ofa.train.backbones import load_weights
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
+
+DATA = "data.json"
 
 
 class Run:
@@ -62,7 +68,19 @@ class Run:
 
     @cached_property
     def splits(self) -> Splits:
-        return self.settings.data.load()
+        """The pictures; what there is to learn from is said before anything is done with them, once in a folder."""
+        splits = self.settings.data.load()
+        if splits.overview is not None and self.folder.writes:
+            told = json.loads(json.dumps(splits.overview.to_json()))
+            if self.folder.read(DATA) != told:
+                self.folder.write(DATA, told)
+                self.say(splits.overview)
+        return splits
+
+    @property
+    def uneven(self) -> bool:
+        """Whether one class has many more pictures than another, so that accuracy alone says little."""
+        return bool(self.folder.read(DATA, {}).get("uneven"))
 
     @property
     def example(self) -> Tensor:
@@ -73,6 +91,11 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What one has to know of a network to use it, without what becomes of a picture: its backbone, its classes."""
         return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
+
+    def title(self, pictures: float) -> str:
+        """What figures of the test split are of, which has so many pictures."""
+        name, data = self.settings.backbone[0], type(self.settings.data).__name__
+        return f"{name} on {data}: {pictures:,.0f} test pictures, 95 % intervals"
 
     @property
     def picture(self) -> Tensor:
@@ -122,7 +145,7 @@ class Run:
         if self.folder.writes:
             supernet.report.save(path)
         why = "; ".join(f"{reason} ({number} layers)" for reason, number in reasons.most_common(3))
-        raise ValueError(f"nothing of {self.settings.values['backbone']} is elastic: {why}; layer by layer in {path}")
+        raise ValueError(f"nothing of {self.settings.backbone[0]} is elastic: {why}; layer by layer in {path}")
 
     def convert(self) -> ofa.Supernet:
         """The teacher as a supernet that has not been trained."""
@@ -146,6 +169,13 @@ class Run:
         supernet = self.convert()
         supernet.load_state_dict(weights)
         return supernet.eval()
+
+    @cached_property
+    def onnx(self) -> OnnxSupernet:
+        """What writes the ONNX files of the trained supernet's subnets."""
+        from ofa.onnx_files import OnnxSupernet
+
+        return OnnxSupernet(self.supernet, self.say)
 
     def learner(self, supernet: ofa.Supernet) -> Sandwich:
         """The supernet as it is trained and scored."""

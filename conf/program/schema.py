@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ofa.conf.program.exporters import Exporter, Onnx, Packed, PlanFile, Weights
+from ofa.conf.program.pruning import Finetuning
 from ofa.slicing import L1, Importance
 from ofa.train import Recipe, SandwichRule
 from ofa.train.sampling import Rule
@@ -63,6 +64,33 @@ class SupernetTraining:
             raise ValueError(f"source is teacher or largest, got {self.source!r}")
         if self.calibration_batches < 1 or self.calibration_batch < 2:
             raise ValueError("calibration needs at least 1 batch of at least 2 pictures")
+
+
+@dataclass(frozen=True)
+class FrontFinetuning(Finetuning):
+    """How the networks that leave learn on before they are exported, each by itself, as pruned networks do.
+
+    `recipe` says how long and how fast, `times` how many times the epochs of that. `teacher_share` is the share of the
+    loss that comes from who teaches the supernet. Where it is not `trained`, they leave as the search has scored them.
+    `shared` lets them learn together, with one set of weights: a step has the cheapest, the dearest and two others.
+    """
+
+    teacher_share: float = 0.9
+    trained: bool = True
+    times: int = 1
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.times < 1:
+            raise ValueError(f"times is at least 1, got {self.times}")
+        if self.shared and self.trials:
+            raise ValueError(f"trials are of networks that learn by themselves, got {self.trials} with shared=true")
+
+    @property
+    def lengthened(self) -> FrontFinetuning:
+        """The same, with a recipe that is as long as it says."""
+        return replace(self, recipe=replace(self.recipe, epochs=self.recipe.epochs * self.times), times=1)
 
 
 @dataclass(frozen=True)

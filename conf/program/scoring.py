@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,9 +17,12 @@ from ofa.search import Constraint, LatencyPredictor
 from ofa.search.evaluation import Evaluate, Map
 from ofa.search.objectives import Floats, priced
 from ofa.search.problem import Costs, Problem, UnitScores
-from ofa.search.workers import workers
+from ofa.search.workers import Spread, workers
 from ofa.slicing import Importance
 from ofa.train.saliency import gather
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def costs_of(run: Run, supernet: ofa.Supernet) -> Costs:
@@ -85,7 +89,14 @@ def evaluations_seconds(run: Run) -> float:
 
 def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:
     """Who evaluates, and how subnets get there: this process, or `workers` others."""
+    return hands(run, evaluate, run.settings.workers)
+
+
+def hands(
+    run: Run, work: Callable[[Item], Found], number: int, hear: Callable[[Any], object] | None = None
+) -> AbstractContextManager[tuple[Callable[[Item], Found], Spread]]:
+    """Who works, and how items get there: this process, or a number of others, which are heard."""
     settings = run.settings
-    if settings.workers == 1:
-        return nullcontext((evaluate, map))
-    return workers(evaluate, settings.workers, settings.devices, settings.threads)
+    if number == 1:
+        return nullcontext((work, map))
+    return workers(work, number, settings.devices, settings.threads, hear)

@@ -6,6 +6,7 @@ import os
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,12 +16,12 @@ import ofa
 from ofa.conf.program.building import build, converted
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import flat
-from ofa.conf.program.schema import Export, SupernetTraining, Teacher
+from ofa.conf.program.schema import Export, FrontFinetuning, SupernetTraining, Teacher
 from ofa.search import Constraint, Engine, Objective
 from ofa.search.latency import LatencyDevice
 from ofa.search.pruning import Smallest
 from ofa.sparsity import FineGrained, Pattern
-from ofa.train.data import DataSet, Pictures
+from ofa.train.data import DataSet, Pictures, contents
 from ofa.train.tasks import Task
 from ofa.train.tracking import Tracking
 
@@ -41,6 +42,7 @@ class Settings:
     latency: LatencyDevice
     search: Engine
     pruning: Pruning
+    finetune: FrontFinetuning
     export: Export
     tracking: Tracking | None
     objectives: tuple[Objective, ...]
@@ -83,8 +85,19 @@ class Settings:
         )
 
     def plain(self, *names: str) -> dict[str, Any]:
-        """What was composed under these names, under dotted names."""
-        return flat({name: self.values[name] for name in names if name in self.values})
+        """What was composed under these names, such as `search` or `export.subnets`, under dotted names.
+
+        With `data` goes what its pictures are.
+        """
+        values, chosen = dict(self.values), tuple(f"{name}." for name in names)
+        if "data" in names:
+            values["data"] = values["data"] | {"contents": self.contents}
+        return {key: value for key, value in flat(values).items() if f"{key}.".startswith(chosen)}
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """What the pictures are, by part, looked at once; empty where the data set does not tell."""
+        return contents(self.data)
 
     @property
     def backbone(self) -> tuple[str, dict[str, Any]]:
@@ -111,7 +124,7 @@ class Settings:
 def kinds() -> dict[str, type]:
     """What the component of each group has to be."""
     hints = typing.get_type_hints(Settings)
-    names = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "export")
+    names = ("data", "task", "teacher", "space", "supernet", "latency", "search", "pruning", "finetune", "export")
     return {name: hints[name] for name in names}
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,10 +19,12 @@ from rich.table import Table
 
 from ofa.conf.program.building import build, hint
 from ofa.conf.program.course import Course
+from ofa.conf.program.folder import RunFolder
 from ofa.conf.program.journal import opened
 from ofa.conf.program.records import flat
 from ofa.conf.program.run import Run
 from ofa.conf.program.tuning import Dimension, Tuning, tunable
+from ofa.files import writing
 from ofa.train import fit
 from ofa.train.guards import Collapse
 
@@ -40,7 +43,13 @@ def tune(overrides: Sequence[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a study runs in one process: start it without torchrun")
-    study = Study(overrides)
+    folder = RunFolder.at(Path(composed(overrides).run))
+    with folder.held(), writing(folder.path):
+        go_on(Study(overrides))
+
+
+def go_on(study: Study) -> None:
+    """Do what is not finished of a study."""
     try:
         study.course.complete(study.run, study.course.stages[0])
     finally:

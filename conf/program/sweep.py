@@ -39,7 +39,7 @@ def folders(overrides: Sequence[Override], groups: Sequence[str]) -> list[str]:
     parts = [f"{typed(name)}-${{typed:${{{place}}}}}" for name, place in zip(names, places, strict=True)]
     return [
         *reuse,
-        f"hydra.sweep.dir={FOLDER if run is None else run.value()}",
+        f"hydra.sweep.dir={FOLDER if run is None else run.get_value_element_as_str()}",
         f"hydra.sweep.subdir='{'-'.join(parts) or 'job-${hydra:job.num}'}'",
         "run='${hydra:sweep.dir}/${hydra:sweep.subdir}'",
     ]

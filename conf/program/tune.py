@@ -9,7 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ofa.conf.program.arguments import prepare, stand
-from ofa.conf.program.command import announce, complaints
+from ofa.conf.program.command import announce
+from ofa.conf.program.ending import complaints, stoppable
 from ofa.conf.program.manual import explain, wanted
 
 NAME = "ofa-tune"
@@ -21,8 +22,9 @@ def main() -> None:
     if wanted(sys.argv[1:]):
         explain(NAME, "tune", sys.argv[1:])
         return
-    sys.argv[1:] = prepare(NAME, "tune", sys.argv[1:])
-    _hydra_main()
+    with stoppable(NAME):
+        sys.argv[1:] = prepare(NAME, "tune", sys.argv[1:])
+        _hydra_main()
 
 
 @hydra.main(version_base="1.3", config_path="pkg://ofa.conf", config_name="tune")

@@ -137,8 +137,7 @@ def interval(values: list[float]) -> str:
 
 def main() -> None:
     engines: dict[str, Callable[[Known, int], tuple[Genome, list[float], float]]] = {
-        name: lambda known, seed, engine=engine: searched(known, engine, seed)  # type: ignore[misc]
-        for name, engine in ENGINES.items()
+        name: lambda known, seed, engine=engine: searched(known, engine, seed) for name, engine in ENGINES.items()
     } | {"pymoo nsga2": by_pymoo}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spaces", nargs="+", default=list(KNOWN), choices=list(KNOWN))

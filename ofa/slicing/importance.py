@@ -164,17 +164,17 @@ def importances() -> dict[str, type[Importance]]:
 
 
 def importance_of(measure: str | Measure) -> Measure:
-    """The importance of a name; anything else is one already.
+    """The importance of a name; a function is one already.
 
     >>> importance_of("l1")
     L1()
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it is no function.
     """
-    if not isinstance(measure, str):
+    if callable(measure):
         return measure
-    if measure not in importances():
+    if measure not in list(importances()):
         raise ValueError(f"unknown importance {measure!r}; allowed: {', '.join(importances())} or a function")
     return importances()[measure]()
 

@@ -105,8 +105,12 @@ def places(bits: int, like: Tensor) -> Tensor:
     return torch.arange(bits, dtype=torch.uint8, device=like.device)
 
 
-def save_packed(net: nn.Module, patterns: Mapping[str, Pattern], path: Path | str) -> int:
+def save_packed(
+    net: nn.Module, patterns: Mapping[str, Pattern], path: Path | str, metadata: Mapping[str, str] | None = None
+) -> int:
     """All parameters and buffers as safetensors, the named layers' weights packed; gives the file's size in bytes.
+
+    `metadata` stands beside what is said of the packing.
 
     >>> import tempfile
     >>> from ofa.sparsity import sparsify
@@ -136,7 +140,7 @@ def save_packed(net: nn.Module, patterns: Mapping[str, Pattern], path: Path | st
         tensors |= {f"{key}:values": packed.values, f"{key}:indices": packed.indices}
         facts[key] = {"pattern": str(packed.pattern), "shape": packed.shape, "dim": packed.dim}
     try:
-        save_file(tensors, path, {"packed": json.dumps(facts)})
+        save_file(tensors, path, {**(metadata or {}), "packed": json.dumps(facts)})
         return Path(path).stat().st_size
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be written: {error}") from None

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,14 @@ class LatencyDevice(ABC):
     def __post_init__(self) -> None:
         if self.samples < 6:
             raise ValueError(f"at least 6 samples fit a predictor, got {self.samples}")
+
+    def sliced(self, onnx: OnnxSupernet) -> LatencyDevice:
+        """The same for subnets of a supernet whose ONNX files come from one graph; itself where that is no help."""
+        return self
+
+    def measure_written(self, network: nn.Module, example: Tensor, files: Mapping[str, Path]) -> Latency:
+        """Time a network of which there are files already, by the names of their exporters."""
+        return self.measure(network, example)
 
     @abstractmethod
     def measure(self, network: nn.Module, example: Tensor) -> Latency:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from ofa.export import export_onnx
 from ofa.search.latency.device import Latency, LatencyDevice
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 Inputs = Mapping[str, npt.ArrayLike] | Sequence[npt.ArrayLike] | npt.NDArray[Any]
 
@@ -42,8 +45,30 @@ class OnnxRuntime(LatencyDevice):
     def measure(self, network: nn.Module, example: Tensor) -> Latency:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
-            export_onnx(network, example, path, dynamic_batch=False)
+            self.export(network, example, path)
             return measure_onnx(path, example.cpu().numpy(), self.threads)
+
+    def measure_written(self, network: nn.Module, example: Tensor, files: Mapping[str, Path]) -> Latency:
+        if "onnx" not in files:
+            return self.measure(network, example)
+        return measure_onnx(files["onnx"], example.cpu().numpy(), self.threads)
+
+    def export(self, network: nn.Module, example: Tensor, path: Path) -> None:
+        """The file that is timed."""
+        export_onnx(network, example, path)
+
+    def sliced(self, onnx: OnnxSupernet) -> LatencyDevice:
+        return Sliced(**vars(self), onnx=onnx)
+
+
+@dataclass(frozen=True)
+class Sliced(OnnxRuntime):
+    """The same with files that are sliced from the graph of a supernet."""
+
+    onnx: OnnxSupernet = field(kw_only=True)
+
+    def export(self, network: nn.Module, example: Tensor, path: Path) -> None:
+        self.onnx.export(network, example, path)
 
 
 def measure_onnx(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ofa import Subnet
 from ofa.search import Search
+from ofa.search.vitis.errors import OptimizerSubnetError
 
 MILLION = 1e6
 
@@ -19,12 +20,17 @@ def best_of_bins(
     """The best evaluated subnet of each bin of `step` million MACs, by the bin as a string, in ascending order.
 
     `metric` is its score in the search, `name` what the score is called in the result.
+
+    Raises:
+        OptimizerSubnetError: no score is a finite number.
     """
     best: dict[float, tuple[float, int, Subnet]] = {}
     for i, (subnet, metrics) in enumerate(search.results.items()):
         key, gain = round(metrics["macs"] / MILLION / step) * step, search.problem.gains(metrics)[0]
         if np.isfinite(gain) and (key not in best or gain > best[key][0]):
             best[key] = gain, i, subnet
+    if not best:
+        raise OptimizerSubnetError(f"{name} of all {len(search.results)} subnets is nan or infinite: look at eval_fn")
     rows = {}
     for key, (_, i, subnet) in sorted(best.items(), key=lambda item: item[0]):
         metrics = search.results[subnet]

@@ -29,8 +29,6 @@ def candidates(
     Raises:
         ValueError: the share is out of reach; says what the space offers.
     """
-    if not 0 < removal_ratio < 1 or number < 1:
-        raise ValueError(f"removal_ratio lies in (0, 1) and num_subnet is at least 1, got {removal_ratio} and {number}")
     space = remains(supernet, kept_above(open_space(supernet.space, (group.name for group in groups)), SMALLEST))
     whole, stays = supernet.cost(supernet.space.largest).macs, 1 - removal_ratio
     band = Constraint("macs", (stays + BAND) * whole, max(stays - BAND, 1e-6) * whole, absolute=True)

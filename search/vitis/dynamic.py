@@ -23,7 +23,7 @@ def load_dynamic_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) 
     """
     found = unwrapped(model)
     network = found.model if isinstance(found, Supernet) else found
-    wanted, given = network.state_dict(), without_prefix(state_dict)
+    wanted, given = network.state_dict(), without_prefix(state_dict, network)
     names = {name: (theirs if (theirs := wrapped(network, name)) in given else name) for name in wanted}
     lacking = [wrapped(network, name) for name, theirs in names.items() if theirs not in given]
     unknown = [name for name in given if name not in names.values()]
@@ -38,8 +38,8 @@ def load_dynamic_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) 
     return model
 
 
-def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name, without the prefix of `DataParallel`.
+def without_prefix(state_dict: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Weights by name, without the prefix of `DataParallel`, which a network's own names may begin with, too.
 
     Raises:
         OptimizerError: it is something else, such as a checkpoint that holds weights beside other things.
@@ -48,7 +48,8 @@ def without_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inside = f" with {', '.join(map(str, list(state_dict)[:SHOWN]))}" if isinstance(state_dict, Mapping) else ""
         got = f"{type(state_dict).__name__}{inside}"
         raise OptimizerError(f"state_dict is the tensors of a network by their names, got {got}")
-    prefix = "module." if all(name.startswith("module.") for name in state_dict) else ""
+    own = all(name.startswith("module.") for name in network.state_dict())
+    prefix = "module." if all(name.startswith("module." * (1 + own)) for name in state_dict) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
 
 

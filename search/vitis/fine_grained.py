@@ -15,6 +15,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ofa.backbone import unwrapped
+from ofa.search.vitis.arguments import check_whole, is_number
+from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.runner import console
 from ofa.slicing import duplicate
@@ -183,8 +185,12 @@ class SparsePruner:
         if any(hooks_of(module) for module in self.model.modules()):
             name = type(self.model).__name__
             raise ValueError(f"this {name} is sparse already, from sparse_model(): call export_sparse_model() first")
-        if decay is not None and not decay >= 0:
-            raise ValueError(f"decay is at least 0, or None for no gradient, got {decay}")
+        for share, value in {"w_sparsity": w_sparsity, "a_sparsity": a_sparsity}.items():
+            if not is_number(value):
+                raise OptimizerInvalidArgumentError(f"{share} is a number, got {value!r}")
+        check_whole("block_size", block_size, 1)
+        if decay is not None and not (is_number(decay) and decay >= 0):
+            raise OptimizerInvalidArgumentError(f"decay is at least 0, or None for no gradient, got {decay!r}")
         settings = FineGrained(float(w_sparsity), float(a_sparsity), block_size, strict)
         pattern = settings.weight_pattern
         if pattern is None and settings.activation_pattern is not None:

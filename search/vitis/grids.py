@@ -9,6 +9,8 @@ from torch import nn
 
 from ofa import SearchSpace
 from ofa.search.pruning import Sensitivity, grid_of
+from ofa.search.vitis.arguments import is_number, listed
+from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.groups import Group
 from ofa.search.vitis.names import excluded
 from ofa.selection import Selector
@@ -34,8 +36,10 @@ class Points:
             ValueError: a selector matches nothing, or a share is outside (0, 1).
         """
         for shares in grid.values() if isinstance(grid, Mapping) else (grid,):
-            if not len(shares) or not all(0 < share < 1 for share in shares):
-                raise ValueError(f"grid holds shares that are removed, between 0 and 1, got {list(shares)}")
+            if not listed(shares) or not all(is_number(share) and 0 < share < 1 for share in shares):
+                raise OptimizerInvalidArgumentError(
+                    f"grid is a list of shares that are removed, between 0 and 1, got {shares!r}"
+                )
         if not isinstance(grid, Mapping):
             return cls(tuple(grid), {})
         own: dict[str, tuple[float, ...]] = {group.name: SPARSITIES for group in groups}  # which are not limited

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +14,7 @@ from ofa.persistence import weights_digest
 from ofa.search.problem import Problem
 from ofa.search.pruning import grid_of
 from ofa.search.vitis.analysis import Analysis, check_baseline, pending, rows_of
-from ofa.search.vitis.arguments import check_call, numbers_of
+from ofa.search.vitis.arguments import check_call, check_whole, is_number, numbers_of
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.direction import check_told
 from ofa.search.vitis.errors import (
@@ -145,6 +144,7 @@ class IterativePruningRunner(PruningRunner):
             UnreachableRatio: no subnet has the wanted MACs, and `strict`; the closest is named.
         """
         check_mode(mode)
+        check_whole("channel_divisible", channel_divisible, 1)
         way, value = the_way(removal_ratio, threshold, spec_path)
         spec = read_spec(Path(value)) if way == "spec" else None
         divisor = channel_divisible if spec is None else spec.divisor
@@ -279,8 +279,9 @@ def the_way(removal_ratio: float | None, threshold: float | None, spec_path: str
             f"prune by exactly one of removal_ratio, threshold and spec_path, got {got}"
         )
     way, value = next(iter(ways.items()))
-    if way != "spec" and (isinstance(value, bool) or not isinstance(value, Real)):
-        raise TypeError(f"{way} is a number, got {value!r}")
+    if way != "spec" and not is_number(value):
+        name = "removal_ratio" if way == "ratio" else way
+        raise OptimizerInvalidArgumentError(f"{name} is a number, got {value!r}")
     if (way == "ratio" and not 0 <= value < 1) or (way == "threshold" and not value >= 0):
         raise OptimizerInvalidArgumentError(
             f"removal_ratio lies in [0, 1) and threshold is at least 0, got {way}={value}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,6 @@ import numpy as np
 from torch import nn
 
 from ofa import SearchSpace, SpaceConfig, Supernet
-from ofa.backbone import unwrapped
 from ofa.persistence import weights_digest
 from ofa.search import Archive, Constraint, Evolution
 from ofa.search.problem import Problem
@@ -21,7 +21,9 @@ from ofa.search.vitis.arguments import (
     check_evolution,
     check_flag,
     check_fraction,
+    check_metric,
     check_range,
+    check_whole,
     numbers_of,
     ratios_of,
 )
@@ -31,9 +33,10 @@ from ofa.search.vitis.children import crossover, mutant
 from ofa.search.vitis.errors import OptimizerInvalidArgumentError
 from ofa.search.vitis.files import FOLDER, read_json, write_json
 from ofa.search.vitis.groups import open_space, part_costs
+from ofa.search.vitis.layers import layers
 from ofa.search.vitis.names import Excludes, excluded, module_of
-from ofa.search.vitis.opening import Opening, chosen_by
-from ofa.search.vitis.runner import check_divisor, evaluate, metric_of, progress, say
+from ofa.search.vitis.opening import Opening, chosen_by, elastic
+from ofa.search.vitis.runner import evaluate, metric_of, progress, say
 from ofa.search.vitis.settings import ACTIVE, Setting, Settings, entries
 from ofa.search.vitis.sparse_and_slim import original
 from ofa.slicing import Measure, importance_of
@@ -50,6 +53,7 @@ class OFAPruner:
     """
 
     def __init__(self, model: nn.Module, inputs: Any, *, seed: int = 0) -> None:
+        check_whole("seed", seed, 0)
         self.model, self.inputs = original(model), inputs
         self.rng = np.random.default_rng(seed)
         self._settings: Settings | None = None
@@ -72,9 +76,10 @@ class OFAPruner:
 
         Where depthwise convolutions are in the majority only layers with a kernel and their expansions are elastic;
         elsewhere groups with a 1×1 convolution have the upper half of the widths. With `auto_add_excludes` the first
-        and last convolutions stay. What linear layers alone make stays, too, unless with `linear`. The largest subnet
-        is the network itself, bit for bit; narrower ones keep leading channels, which are the more important ones where
-        `importance` (l1, l2, …) sorts them before. `save_search_space` writes `searchspace.config`.
+        and last convolutions stay, and what has their channels. What linear layers alone make stays, too, unless with
+        `linear`. The largest subnet is the network itself, bit for bit; narrower ones keep leading channels, which are
+        the more important ones where `importance` (l1, l2, …) sorts them before. `save_search_space` writes
+        `searchspace.config`.
 
         Raises:
             ValueError: an argument makes no sense, an exclude matches nothing, or nothing can be made elastic.
@@ -83,20 +88,20 @@ class OFAPruner:
         for name, flag in flags.items():
             check_flag(name, flag)
         divisor = channel_divisble if channel_divisible is None else channel_divisible
-        check_divisor(divisor)
-        importance_of(importance or "l1")  # refuses another name
+        check_whole("channel_divisible", divisor, 1)
+        importance_of("l1" if importance is None else importance)  # refuses what is none
         ratios, stay = ratios_of(expand_ratio), excluded(self.model, excludes)
         config = SpaceConfig(ratios, depth=False, divisor=divisor, policy="auto", keep_ends=auto_add_excludes)
         with progress("converting") as tell:
             supernet = Supernet(self.model, self.inputs, config, tell)
-        self._opening = Opening.of(supernet)
-        names, more = (self._opening.choices(supernet.space, stay, auto_add_excludes, wide) for wide in (linear, True))
+        opening = Opening.of(supernet)
+        names = opening.choices(supernet.space, stay, auto_add_excludes, linear)
         if not names:
-            hint = "; ofa_model(linear=True) opens linear layers" if more else f":\n{supernet.report}"
-            raise OptimizerInvalidArgumentError(f"nothing of {type(self.model).__name__} can be made elastic{hint}")
+            why = opening.closed(stay, auto_add_excludes, linear) or f":\n{supernet.report}"
+            raise OptimizerInvalidArgumentError(f"nothing of {type(self.model).__name__} can be made elastic{why}")
         if importance is not None:
             supernet.sort(importance)
-        self.space = open_space(supernet.space, names)
+        self._opening, self.space = opening, open_space(supernet.space, names)
         self._settings = Settings(supernet, self.space)
         if save_search_space:
             self.save_search_space("searchspace.config")
@@ -122,12 +127,12 @@ class OFAPruner:
 
     def sample_subnet(self, model: nn.Module, kind: Literal["max", "min", "random"]) -> tuple[nn.Module, Setting]:
         """Let the elastic `model` run the largest, the smallest or a random subnet, and give both."""
+        supernet, settings = self._elastic(model), self.settings
         if kind not in ("max", "min", "random"):
             raise OptimizerInvalidArgumentError(f"kind is max, min or random, got {kind!r}")
-        settings = self.settings
         chosen = {"max": self.space.largest, "min": self.space.smallest}
         subnet = chosen[kind] if kind in chosen else self.space.sample(self.rng)
-        elastic(model).activate(subnet)
+        supernet.activate(subnet)
         return model, settings.of(subnet, self.space)
 
     def sample_random_subnet_within_range(
@@ -138,7 +143,7 @@ class OFAPruner:
         Raises:
             ValueError: no subnet has so many MACs; says what the space offers.
         """
-        supernet, settings = elastic(model), self.settings
+        supernet, settings = self._elastic(model), self.settings
         pool = self._problem(supernet, ["macs"], min_macs, max_macs).pool(self.rng, 1)
         subnet = self.space.decode(pool[self.rng.integers(len(pool))])
         supernet.activate(subnet)
@@ -193,7 +198,7 @@ class OFAPruner:
         Raises:
             ValueError: the setting is not of this space.
         """
-        supernet = elastic(dynamic_subnet)
+        supernet = self._elastic(dynamic_subnet)
         subnet = supernet.active if dynamic_subnet_setting is None else self.settings.subnet(dynamic_subnet_setting)
         network, cost = supernet.extract(subnet), supernet.cost(subnet)
         return network, layers(network), cost.macs / MILLION, cost.params / MILLION
@@ -275,15 +280,17 @@ class OFAPruner:
         processes.
 
         Raises:
-            ValueError: no subnet has so many MACs; says at once what the space offers.
+            ValueError: no subnet has so many MACs (says at once what the space offers), or no score is a finite number.
         """
+        supernet, settings, part, name = self._elastic(model), self.settings, self.space, str(evaluation_metric)
+        check_metric(name, min_or_max_metric)
+        check_whole("seed", seed, 0)
         sizes = {"parent_popu_size": parent_popu_size, "iteration": iteration,
                  "mutate_size": mutate_size, "crossover_size": crossover_size}  # fmt: skip
-        check_evolution(sizes, min_or_max_metric, macs_step, mutate_prob)
+        check_evolution(sizes, macs_step, mutate_prob)
         check_call(eval_fn, eval_args, ("eval_fn", "eval_args"), "gives its score")
         check_call(calibration_fn or len, calib_args, ("calibration_fn", "calib_args"), "calibrates it")
         numbers_of(gpus)  # refuses what is no list of them
-        supernet, settings, part = elastic(model), self.settings, self.space
         metric = metric_of(min_or_max_metric)
         children = mutate_size + crossover_size
         evaluations = parent_popu_size + (iteration - 1) * children
@@ -291,18 +298,34 @@ class OFAPruner:
         search = engine.start(self._problem(supernet, [metric, "macs"], min_macs, max_macs), seed)
         here = str(next(supernet.parameters()).device)
         scorer = Scorer(supernet, metric, eval_fn, tuple(eval_args), calibration_fn, tuple(calib_args), device=here)
-        name = str(evaluation_metric)
         path = self._archive(supernet, name)
         with Archive(path, f"{name}, {min_or_max_metric}") as archive:
             evaluate(search, scorer, archive, "search", gpus)
         say(f"wrote {path}")
         return best_of_bins(search, metric, name, macs_step, lambda subnet: settings.of(subnet, part))
 
+    def _elastic(self, model: nn.Module) -> Supernet:
+        """The elastic network of the last `ofa_model()`, also a copy of it or one with other weights.
+
+        Raises:
+            TypeError: it is no elastic network.
+            ValueError: it has other choices, or there is none yet.
+        """
+        supernet, _ = elastic(model), self.settings  # which refuses where there is none
+        assert self._opening is not None
+        if supernet.space != self._opening.space:
+            raise OptimizerInvalidArgumentError(
+                f"this elastic {type(supernet.model).__name__} is not of the last ofa_model() of this"
+                f" {type(self.model).__name__}'s pruner: its layers have other candidates"
+            )
+        return supernet
+
     def _problem(self, supernet: Supernet, objectives: Sequence[str], min_macs: float, max_macs: float) -> Problem:
         """Subnets between two numbers of MACs (in M)."""
         check_range(min_macs, max_macs)
-        band = Constraint("macs", max_macs * MILLION, min_macs * MILLION or None, absolute=True)
-        return Problem.parse(self.space, objectives, part_costs(supernet, self.space), [band])
+        lower, upper = min_macs * MILLION or None, max_macs * MILLION if max_macs < math.inf else None
+        band = [Constraint("macs", upper, lower, absolute=True)] if lower or upper else []
+        return Problem.parse(self.space, objectives, part_costs(supernet, self.space), band)
 
     def _archive(self, supernet: Supernet, metric: str) -> Path:
         """The file of what is known of these weights in this space."""
@@ -315,28 +338,3 @@ class OFAPruner:
 def module_names(setting: Sequence[Any]) -> set[str]:
     """The layers in a list."""
     return {module_of(str(entry["dynamic_conv_module_name"])) for entry in entries(setting)}
-
-
-def elastic(model: nn.Module) -> Supernet:
-    """The supernet inside what a script calls its model.
-
-    Raises:
-        TypeError: there is none.
-    """
-    found = unwrapped(model)
-    if not isinstance(found, Supernet):
-        raise TypeError(f"this needs the elastic network that ofa_model() gives, got {type(found).__name__}")
-    return found
-
-
-def layers(network: nn.Module) -> list[dict[str, Any]]:
-    """The convolutions, linear layers and batch norms of a network with their sizes, after an entry with its name."""
-    sizes = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "kernel_size", "stride",
-             "padding", "dilation", "groups")  # fmt: skip
-    kinds = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
-    rows: list[dict[str, Any]] = [{"net_id": f"net_params_{sum(p.numel() for p in network.parameters())}"}]
-    for name, module in network.named_modules():
-        if isinstance(module, kinds):
-            found = {size: getattr(module, size) for size in sizes if hasattr(module, size)}
-            rows.append({"module_name": name, "module_type": type(module).__name__, **found})
-    return rows

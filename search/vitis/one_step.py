@@ -14,7 +14,7 @@ from torch import nn
 
 from ofa import Subnet
 from ofa.persistence import weights_digest
-from ofa.search.vitis.arguments import check_call, check_index, numbers_of
+from ofa.search.vitis.arguments import check_call, check_index, check_share, check_whole, numbers_of
 from ofa.search.vitis.candidates import Function, Scorer
 from ofa.search.vitis.drawing import candidates
 from ofa.search.vitis.errors import OptimizerInvalidArgumentError, OptimizerNoAnaResultsError
@@ -22,7 +22,7 @@ from ofa.search.vitis.files import FOLDER, exclusive
 from ofa.search.vitis.groups import find_groups
 from ofa.search.vitis.names import Excludes, excluded
 from ofa.search.vitis.results import Results
-from ofa.search.vitis.runner import PruningRunner, check_divisor, check_mode, evaluate, metric_of, on_gpu, say
+from ofa.search.vitis.runner import PruningRunner, check_mode, evaluate, metric_of, on_gpu, say
 from ofa.search.vitis.scored import Contenders, Statistics
 from ofa.search.vitis.sparse_and_slim import NOTHING
 from ofa.search.vitis.specification import write_spec
@@ -75,6 +75,9 @@ class OneStepPruningRunner(PruningRunner):
         check_call(eval_fn, eval_args, ("eval_fn", "eval_args"), "gives its score")
         check_call(calibration_fn or len, calib_args, ("calibration_fn", "calib_args"), "calibrates it")
         assert eval_fn is not None
+        check_share("removal_ratio", removal_ratio)
+        for name, count, least in (("num_subnet", num_subnet, 1), ("seed", seed, 0)):
+            check_whole(name, count, least)
         numbers_of(gpus), metric_of(mode or "max")
         path = self.path(f"_ratio_{removal_ratio}.search")
         self._ratio, supernet = removal_ratio, self.supernet(channel_divisible)
@@ -130,7 +133,7 @@ class OneStepPruningRunner(PruningRunner):
                 `channel_divisible`.
         """
         check_mode(mode)
-        check_divisor(channel_divisible)
+        check_whole("channel_divisible", channel_divisible, 1)
         check_index(index)
         path = self._searched(removal_ratio)
         found = Contenders.read(path)

@@ -13,6 +13,7 @@ from torch import nn
 from ofa.backbone import as_call, unwrapped
 from ofa.costs import Complexity, complexity
 from ofa.search.objectives import Macs, Params
+from ofa.search.vitis.arguments import check_whole
 from ofa.search.vitis.runner import console
 from ofa.tracing import evaluating
 
@@ -80,10 +81,9 @@ def profile(model: nn.Module, inputs: Any, num_iters: int = 100) -> Profile:
     """Time evaluation passes where the network is, after some that do not count, and count its peak memory.
 
     Raises:
-        ValueError: `num_iters` is below 1, or the network does not run on the inputs.
+        ValueError: `num_iters` is no whole number of at least 1, or the network does not run on the inputs.
     """
-    if num_iters < 1:
-        raise ValueError(f"num_iters is at least 1, got {num_iters}")
+    check_whole("num_iters", num_iters, 1)
     args, kwargs = as_call(inputs)
     found, times = complexity(model, inputs), []
     with evaluating(model), torch.no_grad():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from ofa import SpaceConfig, Subnet, Supernet
 from ofa.search import Archive, Search, run
 from ofa.search.evaluation import Result
 from ofa.search.objectives import Macs, Params
-from ofa.search.vitis.arguments import numbers_of
+from ofa.search.vitis.arguments import check_whole, numbers_of
 from ofa.search.vitis.candidates import Scorer
 from ofa.search.vitis.errors import OptimizerError, OptimizerInvalidArgumentError
 from ofa.search.vitis.files import FOLDER, gradients_digest, graph_digest, write_json
@@ -55,7 +54,7 @@ class PruningRunner:
     call: ClassVar[str]
 
     def __init__(self, model: nn.Module, input_signature: Any, *, importance: str | Measure = "l1") -> None:
-        importance_of(importance)  # refuses another name
+        importance_of(importance)  # refuses what is none
         self.model, self.inputs, self.importance = original(model), input_signature, Remaining(importance)
         self.name = type(self.model).__name__
         self.reasons: dict[str, str] = {}
@@ -78,7 +77,7 @@ class PruningRunner:
 
     def supernet(self, divisor: int) -> Supernet:
         """The network with its weights of now as a supernet of all widths, units ranked by importance."""
-        check_divisor(divisor)
+        check_whole("channel_divisible", divisor, 1)
         if divisor not in self._supernets:
             config = SpaceConfig("multiples", kernel=False, depth=False, divisor=divisor)
             with progress("converting") as tell:
@@ -153,11 +152,6 @@ class PruningRunner:
 def check_mode(mode: str) -> None:
     if mode not in ("sparse", "slim"):
         raise OptimizerInvalidArgumentError(f"mode is 'sparse' or 'slim', got {mode!r}")
-
-
-def check_divisor(divisor: int) -> None:
-    if not isinstance(divisor, Integral) or divisor < 1:
-        raise OptimizerInvalidArgumentError(f"channel_divisible is a whole number of at least 1, got {divisor!r}")
 
 
 def metric_of(mode: str) -> str:

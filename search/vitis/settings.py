@@ -81,8 +81,11 @@ class Settings:
         """The subnet of a list, ours or Vitis'; what it does not name stays whole.
 
         Raises:
-            ValueError: a layer, a width or a kernel that is not here, or layers of a group that differ.
+            ValueError: a layer, a width or a kernel that is not here, or none of its own candidates, or layers of a
+                group that differ.
         """
+        for entry in entries(setting):
+            check_own(entry)
         said: dict[str, int | str] = {}
         for layer, choice, options, key, value in self._said(setting, ACTIVE):
             if value != -1:
@@ -137,6 +140,15 @@ def entries(setting: Sequence[Any]) -> list[Mapping[str, Any]]:
     raise ValueError(f"a setting is a list of groups of layers with dynamic_conv_module_name, got {str(setting)[:80]}")
 
 
+def check_own(entry: Mapping[str, Any]) -> None:
+    """Raise a ValueError where the width or the kernel of an entry is none of the candidates that it lists itself."""
+    for active, candidates in zip(ACTIVE, CANDIDATES, strict=True):
+        value = entry.get(active, -1)
+        if candidates in entry and value != -1:
+            own = [tuple(one) if isinstance(one, list) else one for one in entry[candidates]]
+            position(str(entry["dynamic_conv_module_name"]), active, own, value)
+
+
 def position(name: str, key: str, options: Sequence[Any], value: Any) -> int:
     """Where a value is among options; JSON has lists for tuples."""
     value = tuple(value) if isinstance(value, (list, tuple)) else value
@@ -147,7 +159,7 @@ def position(name: str, key: str, options: Sequence[Any], value: Any) -> int:
 
 def channels_of(supernet: Supernet, node: str, module: nn.Module, choice: Choice) -> tuple[int, ...]:
     """The output channels of a layer at each option of a choice, the other choices at their largest."""
-    name, weight = max(module.named_parameters(recurse=False), key=lambda item: item[1].ndim)
+    name, weight = main_weight(module)
     axis = output_axis(module, weight.ndim) or 0
     copies = max(getattr(module, "out_channels", 0) // weight.shape[axis], 1)
     found = []
@@ -157,6 +169,11 @@ def channels_of(supernet: Supernet, node: str, module: nn.Module, choice: Choice
         size = weight.shape[axis] if kept is None else length(kept)
         found.append(size * copies)
     return tuple(found)
+
+
+def main_weight(module: nn.Module) -> tuple[str, nn.Parameter]:
+    """The parameter with the most dimensions of a module's own, the largest of these, and its name."""
+    return max(module.named_parameters(recurse=False), key=lambda item: (item[1].ndim, item[1].numel()))
 
 
 def layer_of(kernel: Choice) -> str:
@@ -169,6 +186,6 @@ def length(index: Any) -> int:
 
 
 def edges_of(module: nn.Module, choice: Choice | None) -> tuple[tuple[int, ...], ...]:
-    """The kernel of a layer at each option of its choice."""
-    own = tuple(getattr(module, "kernel_size", (1, 1)))  # a linear layer is a convolution of one place
+    """The kernel of a layer at each option of its choice, by its weight's shape, whatever the layer calls it."""
+    own = tuple(main_weight(module)[1].shape[2:]) or (1, 1)  # a linear layer is a convolution of one place
     return (own,) if choice is None else tuple((int(edge),) * len(own) for edge in choice.options)

@@ -1,22 +1,29 @@
-"""Pictures in files: folders (ImageNet's layout), and any dataset that timm reads by name."""
+"""Pictures in files: own ones in folders or by a table, and any dataset that timm reads by name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
+from ofa.train.collection import PARTS, Collection, Overview, Rules, overview, read
 from ofa.train.data.datasets import Labels, stratified
 from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.data.shards import Shards
 from ofa.train.data.splits import LoaderSplit, Splits
 
-CROP = 0.875  # of the shorter edge, in the middle: timm's
+CROP, LARGEST, STEP = 0.875, 224, 32
+"""timm's crop; sizes that follow the pictures are multiples of a step, up to the usual one."""
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SAMPLE = 64
+"""Pictures of a data set of timm's that are opened to see how large they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +31,22 @@ class Pictures:
     """How files become tensors: resizing and augmentation are timm's `create_transform`.
 
     `auto_augment` takes timm's words (`rand-m9-mstd0.5`, …); `erase` is the share of pictures that lose a rectangle.
-    `validation` of the training part are held out of it; `balanced` draws every class equally often. `mean`, `std` and
-    `interpolation` are ImageNet's where they are null, or those of the weights that training starts from (`suited`).
+    `validation` of the training part are held out of it; `balanced` draws every class equally often. `size`, `crop`,
+    `mean`, `std` and `interpolation` are, where they are null, those of the weights that training starts from
+    (`suited`); without such weights, `size` follows the pictures, and the others are ImageNet's.
 
-    Pictures are (3, size, size): `size` is the edge that they are brought to; `workers` processes read them. Crops in
-    training have areas between the shares in `scale`; `flip` is the probability of a mirror image; `seed` decides what
-    is held out.
+    Pictures are (3, size, size): `size` is the edge that they are brought to, `crop` the share of the shorter edge that
+    is seen where nothing is augmented; `workers` processes read them. Crops in training have areas between the shares
+    in `scale`; `flip` is the probability of a mirror image; `seed` decides what is held out.
 
     >>> from ofa.train.data import ImageFolder
-    >>> ImageFolder(folder="pictures").suited("vit_tiny_patch16_224").statistics
-    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    >>> suited = ImageFolder(folder="pictures").suited("vit_tiny_patch16_224")
+    >>> suited.mean, suited.size, suited.crop
+    ((0.5, 0.5, 0.5), 224, 0.9)
     """
 
-    size: int = 224
+    size: int | None = None
+    crop: float | None = None
     validation: float = 0.1
     workers: int = 2
     mean: tuple[float, ...] | None = None
@@ -48,6 +58,7 @@ class Pictures:
     erase: float = 0.0
     balanced: bool = False
     seed: int = 0
+    _reason: str = field(default="as data.size says", repr=False)
 
     def suited(self, backbone: str) -> Self:
         """What is null as timm's pretrained weights of `backbone` want it; unchanged where timm has none."""
@@ -57,30 +68,58 @@ class Pictures:
         if known is None:
             return self
         wanted = timm.data.resolve_data_config({}, pretrained_cfg=known.to_dict())
-        null = [name for name in ("mean", "std", "interpolation") if getattr(self, name) is None]
-        return replace(self, **{name: wanted[name] for name in null})
+        wanted |= {"size": wanted["input_size"][-1], "crop": wanted["crop_pct"]}
+        null = [n for n in ("size", "crop", "mean", "std", "interpolation") if getattr(self, n) is None]
+        reason = f"as the weights of {backbone} want it" if "size" in null else self._reason
+        return replace(self, **{name: wanted[name] for name in null}, _reason=reason)
+
+    def following(self, edge: int) -> Self:
+        """With a size; where it is null, that of pictures whose shorter edge has so many pixels, or a little less.
+
+        >>> [Pictures().following(edge).size for edge in (20, 64, 100, 640)]
+        [32, 64, 96, 224]
+        """
+        if self.size is not None:
+            return self
+        size = min(LARGEST, max(STEP, edge // STEP * STEP))
+        return replace(self, size=size, _reason="as it follows the pictures; data.size=… for another")
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What becomes of a picture that is not augmented; the crop is timm's."""
-        return Preprocessing(self.size, *self.statistics, CROP, self.interpolation or "bicubic")
+        """What becomes of a picture that is not augmented.
 
-    @property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation that pictures are normalised with."""
-        return self.mean or IMAGENET[0], self.std or IMAGENET[1]
+        Raises:
+            ValueError: the size is not known yet, or something is out of range.
+        """
+        if self.size is None:
+            raise ValueError("size is the edge of a picture in pixels, got None; `following` gives one")
+        mean, std = self.mean or IMAGENET[0], self.std or IMAGENET[1]
+        return Preprocessing(
+            self.size, mean, std, CROP if self.crop is None else self.crop, self.interpolation or "bicubic"
+        )
+
+    def words(self, edge: int) -> str:
+        """What the network sees of pictures whose shorter edge has so many pixels."""
+        wanted = self.preprocessing
+        mean, std = (" ".join(f"{value:.3g}" for value in values) for values in (wanted.mean, wanted.std))
+        larger = f"; pictures of {edge} pixels are enlarged" if edge < wanted.size else ""
+        return (
+            f"sees {wanted.size} x {wanted.size} pixels, {self._reason}{larger}; the middle {wanted.crop:.3g} of the"
+            f" shorter edge, {wanted.interpolation}, less {mean}, divided by {std}"
+        )
 
     def transform(self, augment: bool) -> Any:
         """timm's transform of a PIL picture."""
         from ofa.train.timm_import import timm
 
+        wanted = self.preprocessing
         return timm.data.create_transform(
-            (3, self.size, self.size),
+            (3, wanted.size, wanted.size),
             is_training=augment,
-            interpolation=self.preprocessing.interpolation,
-            mean=self.preprocessing.mean,
-            std=self.preprocessing.std,
-            crop_pct=CROP,
+            interpolation=wanted.interpolation,
+            mean=wanted.mean,
+            std=wanted.std,
+            crop_pct=wanted.crop,
             scale=self.scale,
             hflip=self.flip,
             auto_augment=self.auto_augment,
@@ -89,66 +128,121 @@ class Pictures:
 
     def cut(self, augmented: Any, plain: Any, tested: Any, targets: Labels, classes: tuple[str, ...]) -> Splits:
         """Three splits of two views of the training files and one of the test files."""
-        for part, labels in ("training", targets), ("test", targets_of(tested)):
+        last = targets_of(tested)
+        for part, labels in ("training", targets), ("test", last):
             outside = labels[(labels < 0) | (labels >= len(classes))]
             if len(outside):
                 raise ValueError(f"{part} label {outside[0]}; 0 to {len(classes) - 1} are allowed")
         kept, held_out = stratified(targets, self.validation, self.seed)
-        balance = torch.from_numpy(targets[kept]) if self.balanced else None
-        train = LoaderSplit(augmented, plain, tuple(kept.tolist()), self.workers, balance)
-        validation = LoaderSplit(plain, plain, tuple(held_out.tolist()), self.workers)
-        test = LoaderSplit(tested, tested, tuple(range(len(tested))), self.workers)
-        return Splits(train, validation, test, classes, self.preprocessing)
+        numbers = [np.bincount(labels, minlength=len(classes)) for labels in (targets[kept], targets[held_out], last)]
+        counts = {name: tuple(int(n[i]) for n in numbers) for i, name in enumerate(classes)}
+        views = (augmented, plain, kept), (plain, plain, held_out), (tested, tested, np.arange(len(tested)))
+        return self.splits(views, targets[kept], classes, Overview(counts))
+
+    def splits(
+        self,
+        views: Sequence[tuple[Any, Any, Iterable[int]]],
+        trained: Labels,
+        classes: tuple[str, ...],
+        overview: Overview,
+    ) -> Splits:
+        """Three splits, each of an augmented view, a plain one and positions; `trained` are the first one's labels."""
+        balance = torch.from_numpy(trained) if self.balanced else None
+        train, validation, test = (
+            LoaderSplit(augmented, plain, tuple(map(int, positions)), self.workers, None if i else balance)
+            for i, (augmented, plain, positions) in enumerate(views)
+        )
+        return Splits(train, validation, test, classes, self.preprocessing, overview)
 
 
 @dataclass(frozen=True)
 class ImageFolder(Pictures):
-    """Pictures in `folder`/train/<class>/ and `folder`/test/<class>/ (or val/, as ImageNet is laid out).
+    """Own pictures: in `folder`/<class>/, in `folder`/train/<class>/ and test/<class>/ (or val/), or as `table` says.
+
+    What is not given as a part is cut by the content of each file: `validation` and `test` are shares of what is cut.
+    A picture stays in its part when others are added, and copies of it never stand in two. A table is a CSV or Parquet
+    file with the columns path (below the folder), label and, in all rows or none, split. All files are read once before
+    anything is made with them: `broken` ones are left out or refused (skip, refuse), and so are `empty` classes.
 
     >>> import tempfile
     >>> from PIL import Image
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for part, number in ("train", 10), ("test", 2):
-    ...         for label in ("cats", "dogs"):
-    ...             place = Path(folder) / part / label
-    ...             place.mkdir(parents=True)
-    ...             for i in range(number):
-    ...                 Image.new("RGB", (32, 32)).save(place / f"{i}.png")
-    ...     splits = ImageFolder(folder=folder, size=32).load()
-    >>> splits.classes, len(splits.train), len(splits.validation), len(splits.test)
-    (('cats', 'dogs'), 18, 2, 4)
+    ...     for label, red in ("cats", 0), ("dogs", 128):
+    ...         (Path(folder) / label).mkdir()
+    ...         for i in range(40):
+    ...             Image.new("RGB", (40, 50), (red, i, 0)).save(Path(folder) / label / f"{i}.png")
+    ...     splits = ImageFolder(folder=folder).load()
+    >>> splits.classes, splits.preprocessing.size, len(splits.train) + len(splits.validation) + len(splits.test)
+    (('cats', 'dogs'), 32, 80)
     """
 
     folder: str
+    table: str | None = None
+    validation: float = field(default=0.15, kw_only=True)
+    test: float = 0.15
+    broken: Literal["skip", "refuse"] = "skip"
+    empty: Literal["skip", "refuse"] = "refuse"
 
-    def load(self) -> Splits:
-        """List the files.
+    @cached_property
+    def rules(self) -> Rules:
+        return Rules(self.validation, self.test, self.seed, self.broken, self.empty)
+
+    def __post_init__(self) -> None:
+        assert self.rules  # they are checked when they are made
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The pictures, looked at once.
 
         Raises:
-            ValueError: a folder is missing or empty, or train/ and test/ hold other classes.
+            ValueError: the folder or the table is missing or has no pictures, there are fewer than two classes, or
+                something is refused that could be skipped.
         """
-        trained, tested = self._listing("train"), self._listing("test", "val")
-        if trained.classes != tested.classes:
-            differ = sorted(set(trained.classes) ^ set(tested.classes))
-            raise ValueError(f"{self.folder}: train/ and {Path(tested.root).name}/ differ in the classes {differ[:5]}")
-        augmented = self._listing("train", augment=True)
-        return self.cut(augmented, trained, tested, np.array(trained.targets), tuple(trained.classes))
+        table = None if self.table is None else Path(self.table).expanduser()
+        return Collection.of(Path(self.folder).expanduser(), table, self.rules)
 
-    def _listing(self, *names: str, augment: bool = False) -> Any:
-        """The torchvision dataset of the first of the sub-folders `names` that exists."""
-        from torchvision import datasets
+    def contents(self) -> dict[str, str]:
+        """What each part holds: how many pictures, and a digest of their names, classes and contents."""
+        return self.collection.contents
 
-        folders = [Path(self.folder) / name for name in names]
-        found = next((folder for folder in folders if folder.is_dir()), None)
-        if found is None:
-            raise ValueError(
-                f"no folder {' or '.join(map(str, folders))}; pictures go in <folder>/train/<class>/ and"
-                " <folder>/test/<class>/"
-            )
+    def load(self) -> Splits:
+        """Check and cut the files, if that was not done yet.
+
+        Raises:
+            ValueError: as for `collection`.
+        """
+        pictures, classes = self.collection.pictures, self.collection.classes
+        edge = int(np.median([picture.seen.edge for picture in pictures]))
+        sized, places = self.following(edge), {name: number for number, name in enumerate(classes)}
+        paths = tuple(picture.entry.path for picture in pictures)
+        labels = np.array([places[picture.entry.label] for picture in pictures], dtype=np.int64)
+        augmented, plain = (Files(paths, labels, sized.transform(augment)) for augment in (True, False))
+        parts = [[i for i, picture in enumerate(pictures) if picture.part == name] for name in PARTS]
+        views = [(plain if i else augmented, plain, positions) for i, positions in enumerate(parts)]
+        told = overview(self.collection, sized.words(edge), sized.preprocessing.to_json())
+        return sized.splits(views, labels[parts[0]], classes, told)
+
+
+@dataclass(frozen=True, eq=False)
+class Files(Dataset[tuple[Any, int]]):
+    """Files with their labels; one that cannot be read any more is named."""
+
+    paths: tuple[Path, ...]
+    targets: Labels
+    transform: Any
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         try:
-            return datasets.ImageFolder(found, self.transform(augment))
-        except FileNotFoundError as error:
-            raise ValueError(f"{found}: {error}") from None
+            picture = read(self.paths[index])
+        except Exception as error:  # every decoder has errors of its own
+            raise ValueError(
+                f"{self.paths[index]} could be read when the run began, and cannot now ({error}); mend it and go on, or"
+                " begin anew without it"
+            ) from None
+        return self.transform(picture), int(self.targets[index])
 
 
 @dataclass(frozen=True)
@@ -177,10 +271,13 @@ class TimmDataset(Pictures):
             ValueError: there is no such dataset or split, or it can only be streamed.
         """
         plain, tested = self._part(self.train_split), self._part(self.test_split)
-        augmented = copy(plain)
-        plain.transform = tested.transform = self.transform(augment=False)
-        augmented.transform = self.transform(augment=True)
-        return self.cut(augmented, plain, tested, targets_of(plain), tuple(map(str, range(self.num_classes))))
+        targets, edge = targets_of(plain), edge_of(plain)
+        augmented, sized = copy(plain), self.following(edge)
+        plain.transform = tested.transform = sized.transform(augment=False)
+        augmented.transform = sized.transform(augment=True)
+        splits = sized.cut(augmented, plain, tested, targets, tuple(map(str, range(self.num_classes))))
+        assert splits.overview is not None
+        return replace(splits, overview=replace(splits.overview, lines=(("network", sized.words(edge)),)))
 
     def _part(self, split: str) -> Any:
         if self.name.startswith("wds/"):
@@ -195,6 +292,12 @@ class TimmDataset(Pictures):
         if not hasattr(dataset, "__getitem__"):
             raise ValueError(f"{self.name!r} can only be streamed; a dataset with random access is needed")
         return dataset
+
+
+def edge_of(dataset: Any) -> int:
+    """The median shorter edge in pixels of a few pictures, from the whole of a data set without a transform."""
+    positions = np.unique(np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)).tolist()
+    return int(np.median([min(dataset[i][0].size) for i in positions]))
 
 
 def targets_of(dataset: Any) -> Labels:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import get_temp_dir
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ofa.signals import follow, shielded
+from ofa.train.collection import Overview
 from ofa.train.data.augmentation import ShiftFlip
 from ofa.train.data.preprocessing import Preprocessing
 from ofa.train.randomness import mix, seeded
@@ -140,7 +143,25 @@ class LoaderSplit(Split):
         size = len(batches[0])
         pictures = SeededPictures(dataset, positions, [0] * len(batches) if seeds is None else seeds, size)
         # A generator of its own keeps the loader from drawing worker seeds from the global one.
-        return iter(DataLoader(pictures, size, num_workers=self.workers, generator=torch.Generator().manual_seed(0)))
+        drawn = torch.Generator().manual_seed(0)
+        loader = DataLoader(pictures, size, num_workers=self.workers, generator=drawn, worker_init_fn=begin)
+        get_temp_dir()  # made before the workers it is theirs, too: their sockets lie there, and go with this process
+        with shielded():
+            return in_one_line(iter(loader))
+
+
+def begin(worker: int) -> None:
+    """What a loader's process does first."""
+    follow()
+
+
+def in_one_line(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches; a mistake that a worker tells with its traceback is told by its last line, which names the file."""
+    try:
+        yield from batches
+    except ValueError as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ValueError(lines[-1].partition("ValueError: ")[2] or lines[-1]) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +177,12 @@ class SeededPictures(Dataset[tuple[Tensor, int]]):
         return len(self.positions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        position = self.positions[index]
         with seeded(self.seeds[index // self.batch_size], index % self.batch_size):
-            image, label = self.dataset[self.positions[index]]
+            try:
+                image, label = self.dataset[position]
+            except OSError as error:  # of a reader that names no file
+                raise ValueError(f"picture {position} of the data set cannot be read: {error}") from None
         return image, label
 
 
@@ -177,6 +202,7 @@ class Splits:
     test: Split
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    overview: Overview | None = None
 
     @property
     def num_classes(self) -> int:
@@ -204,6 +230,19 @@ class Splits:
     def example(self) -> Tensor:
         """A picture of the right shape, (1, channels, height, width), to trace a network with."""
         return torch.zeros(1, self.in_chans, self.preprocessing.size, self.preprocessing.size)
+
+
+def contents(data: DataSet) -> dict[str, str]:
+    """What the pictures of a data set are, by part; empty where it has no method `contents` that tells.
+
+    Where these words change, what was made with the pictures before is not taken for what would be made now.
+
+    >>> from ofa.train.data import Digits
+    >>> contents(Digits())
+    {}
+    """
+    told: Callable[[], Mapping[str, str]] = getattr(data, "contents", dict)
+    return dict(told())
 
 
 class DataSet(Protocol):

@@ -35,13 +35,13 @@ def outputs(teacher: nn.Module, images: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], task: Task | None = None) -> dict[str, float]:
-    """The metrics of a task, by default those of classification: `accuracy` in per cent and `loss`.
+    """The metrics of a task, by default those of classification: `accuracy`, also balanced, in per cent, and `loss`.
 
     Several processes each bring batches of their own, and get the figures over all.
 
     >>> logits, labels = torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])
     >>> {name: round(value, 3) for name, value in evaluate(nn.Identity(), [(logits, labels)]).items()}
-    {'accuracy': 50.0, 'loss': 2.018}
+    {'accuracy': 50.0, 'loss': 2.018, 'balanced_accuracy': 50.0}
 
     Raises:
         ValueError: there is nothing to evaluate on, or the task lacks one of the two.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,7 +50,7 @@ class Learner(Protocol):
     >>> from ofa.train.data import Digits
     >>> learner: Learner = Supervised(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Digits(size=8).load())
     >>> sorted(learner.validate())
-    ['accuracy', 'loss']
+    ['accuracy', 'balanced_accuracy', 'loss']
     """
 
     @property
@@ -104,7 +104,7 @@ class Supervised:
     """One network learns from labels: how a teacher is trained, and a subnet finetuned.
 
     For `teacher_share` of its loss it learns from a teacher, if there is one, by the distance `soft`; `task` says what
-    the labels teach, and how that is scored.
+    the labels teach, and how that is scored. Pictures reach it through `resize`, and the teacher as they are.
 
     >>> from ofa.train.data import Digits
     >>> splits = Digits(size=8).load()
@@ -122,16 +122,21 @@ class Supervised:
     soft: DistillationLoss = field(default_factory=AdaptiveSoft)
     teacher_share: float = 0.5
     task: Task = field(default_factory=Classification)
+    resize: Callable[[Tensor], Tensor] | None = None
 
     def backward(self, images: Tensor, labels: Tensor, step: Step) -> dict[str, float]:
-        logits = self.model(images)
+        logits = self.model(self._resized(images))
         loss = self.task.loss(logits, labels, self.label_smoothing)
         if self.teacher is not None:
             loss = torch.lerp(loss, self.soft(logits, outputs(self.teacher, images)), self.teacher_share)
         return {"loss": step.descend(loss).item()}
 
     def validate(self) -> dict[str, float]:
-        return evaluate(self.model, self.splits.validation.ordered(self.validation_batch, part()), self.task)
+        batches = self.splits.validation.ordered(self.validation_batch, part())
+        return evaluate(self.model, ((self._resized(images), labels) for images, labels in batches), self.task)
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return images if self.resize is None else self.resize(images)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

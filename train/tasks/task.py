@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,6 +55,34 @@ class Mean:
         return total / number
 
 
+@dataclass(eq=False)
+class Balanced:
+    """The mean over classes of the share of right ones, in per cent; classes without a sample do not count.
+
+    >>> accuracy = Balanced()
+    >>> accuracy.update(torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0, 1]))
+    >>> accuracy.compute()
+    50.0
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    right: Counter[int] = field(default_factory=Counter)
+    there: Counter[int] = field(default_factory=Counter)
+    classes: int = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.classes = outputs.shape[1]
+        self.there.update(targets.tolist())
+        self.right.update(targets[outputs.argmax(1) == targets].tolist())
+
+    def compute(self) -> float:
+        known, processes = summed([self.classes, self.classes > 0], self.device)  # one may have seen no batch
+        classes = range(round(known / processes))
+        figures = summed([float(c[k]) for c in (self.right, self.there) for k in classes], self.device)
+        shares = [r / n for r, n in zip(figures[: len(classes)], figures[len(classes) :], strict=True) if n]
+        return 100.0 * math.fsum(shares) / len(shares)
+
+
 class Task(ABC):
     """What is learned from labels, and how that is scored: one class, named in `conf/task/NAME.yaml`.
 
@@ -97,7 +126,7 @@ class Classification(Task):
     """One of several classes for a picture: outputs are logits, (batch, classes), targets class indices, (batch,).
 
     The loss is cross-entropy, also for targets that are probabilities, (batch, classes), as mixup makes them; the
-    accuracy is top 1, in per cent.
+    accuracy is top 1, in per cent; for its balanced twin each class counts the same.
 
     >>> logits, labels = torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1])
     >>> round(Classification().loss(logits, labels).item(), 3)
@@ -112,7 +141,7 @@ class Classification(Task):
         return cross_entropy(outputs, targets, smoothing)
 
     def metrics(self, device: torch.device) -> dict[str, Metric]:
-        return {"accuracy": Mean(hits, device), "loss": Mean(losses, device)}
+        return {"accuracy": Mean(hits, device), "loss": Mean(losses, device), "balanced_accuracy": Balanced(device)}
 
     def check(self, model: nn.Module, splits: Splits, example: Tensor) -> None:
         output = outputs_for(model, example)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ofa.slicing import Plan
 
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
+
 Facts = Mapping[str, Any]
 """What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""
+
+
+def words(facts: Facts) -> dict[str, str]:
+    """Facts as a file's metadata: texts as they are, the others as JSON.
+
+    >>> words({"backbone": "net.make", "classes": ["cat", "dog"]})
+    {'backbone': 'net.make', 'classes': '["cat", "dog"]'}
+    """
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
 
 
 class Exporter(ABC):
@@ -28,6 +41,10 @@ class Exporter(ABC):
     def fits(self, plan: Plan) -> bool:
         """Whether there is something to write of a network that was cut out so."""
         return True
+
+    def sliced(self, onnx: OnnxSupernet) -> Exporter:
+        """The same for subnets of a supernet whose ONNX files come from one graph; itself where that is no help."""
+        return self
 
     @abstractmethod
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, Facts, distance, output
+from ofa.conf.program.exporters.exporter import Exporter, Facts, words
 from ofa.export import export_onnx
 from ofa.slicing import Plan
+
+if TYPE_CHECKING:
+    from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,27 @@ class Onnx(Exporter):
             raise ValueError(f"a tolerance above 0, got {self.tolerance}")
 
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
-        import onnxruntime
+        from ofa.onnx_files import difference
 
-        words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
-        export_onnx(network, example, path, metadata=words)
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        (node,) = session.get_inputs()
-        batches = [example] if node.shape[0] == 1 else [example, torch.cat([example, example.flip(-1), -example])]
-        differences = []
-        for batch in batches:
-            (got,) = session.run(None, {node.name: batch.cpu().numpy()})
-            differences.append(distance(torch.from_numpy(got), output(network, batch), path, self.tolerance))
-        return {"onnx_difference": max(differences)}
+        self.export(network, example, path, words(facts))
+        found = difference(path, network, example)
+        if not found <= self.tolerance:
+            raise ValueError(f"{path} differs from the network by {found:.1e}, above {self.tolerance:.1e}")
+        return {"onnx_difference": found}
+
+    def export(self, network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        """The file, before it is checked."""
+        export_onnx(network, example, path, metadata=metadata)
+
+    def sliced(self, onnx: OnnxSupernet) -> Exporter:
+        return Sliced(self.tolerance, onnx=onnx)
+
+
+@dataclass(frozen=True)
+class Sliced(Onnx):
+    """The same, sliced from the graph of a supernet."""
+
+    onnx: OnnxSupernet = field(kw_only=True)
+
+    def export(self, network: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+        self.onnx.export(network, example, path, metadata)

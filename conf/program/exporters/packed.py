@@ -11,14 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ofa.conf.program.exporters.exporter import Exporter, Facts
+from ofa.conf.program.exporters.exporter import Exporter, Facts, words
 from ofa.slicing import Plan
 from ofa.sparsity import load_packed, save_packed
 
 
 @dataclass(frozen=True)
 class Packed(Exporter):
-    """The weights without their zeros, of networks that have layers with a pattern."""
+    """The weights without their zeros, of networks that have layers with a pattern. The facts are its metadata."""
 
     name: ClassVar[str] = "packed"
     file: ClassVar[str] = "packed.safetensors"
@@ -27,7 +27,7 @@ class Packed(Exporter):
         return bool(plan.zeros)
 
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
-        save_packed(network, plan.patterns, path)
+        save_packed(network, plan.patterns, path, words(facts))
         again = deepcopy(network)
         load_packed(again, path)
         state = again.state_dict()

@@ -8,20 +8,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from torch import nn
-
-import ofa
-from ofa.conf.program.proposals import NETWORK, Proposals
+from ofa.conf.program.proposals import Proposals, identity, network
 from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
+from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.costs import complexity
-from ofa.persistence import save_subnet, weights_digest
+from ofa.files import writing
+from ofa.persistence import save_subnet
 from ofa.search import Front, ScoredNetwork
+from ofa.search.certainty import VALIDATION, bounded
 from ofa.search.front import EXECUTED
 from ofa.space import Subnet
-from ofa.train import checkpoint as checkpoints
 from ofa.train import evaluate
+
+PICTURES = "test_pictures"  # how many there are
 
 
 @dataclass(frozen=True)
@@ -29,30 +30,39 @@ class ExportFront(Stage):
     """Extract what was proposed, score it on the test split, write and check every file, show the table."""
 
     name: ClassVar[str] = "export"
-    after: ClassVar[str | None] = "prune"
+    after: ClassVar[str | None] = "finetune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
     leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
     repeatable: ClassVar[bool] = True
 
+    def brings(self, settings: Settings) -> tuple[str, ...]:
+        return ("finetune",) if settings.finetune.trained else ()
+
     def forecast(self, run: Run) -> float | None:
-        """One network is exported in earnest, with the weights that it has, and its files stay where `run` is."""
-        started = time.perf_counter()
-        Exported(run, ScoredNetwork("largest", run.supernet.space.largest, {"accuracy": 0.0})).row()
-        return (time.perf_counter() - started) * (run.settings.export.subnets + 1)
+        """Two networks are exported in earnest, with the weights that they have; their files stay where `run` is.
+
+        The first takes longer.
+        """
+        space, times = run.supernet.space, []
+        for name, subnet in (("largest", space.largest), ("smallest", space.smallest)):
+            started = time.perf_counter()
+            Exported(run, ScoredNetwork(name, subnet, {"accuracy": 0.0})).row()
+            times.append(time.perf_counter() - started)
+        return times[0] + times[1] * run.settings.export.subnets
 
     def run(self, run: Run) -> None:
-        front = Proposals.load(run).front
-        front.picture(run.folder / "front.png")
-        chosen = front.spread(run.settings.export.subnets)
-        assert front.teacher is not None
-        wanted, rows = (front.teacher, *chosen.rows), []
+        proposals = Proposals.load(run)
+        wanted, rows = (proposals.teacher, *proposals.chosen(run)), list[ScoredNetwork]()
         with run.progress(self.name, len(wanted)) as bar:
             bar.expect(len(wanted), 0)
             for row in wanted:
                 rows.append(Exported(run, row).row())
                 bar.advance(test_accuracy=rows[-1].metrics["accuracy"])
-        run.folder.write("front.json", Front(tuple(rows[1:]), front.objectives, rows[0]).to_json())
+        front = Front(tuple(rows[1:]), proposals.front.objectives, rows[0])
+        run.folder.write("front.json", front.to_json())
+        path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])
+        proposals.front.picture(path, title=title, tested=rows, budget=run.settings.constraints)
 
 
 class Exported:
@@ -67,32 +77,42 @@ class Exported:
         """What leaves, with its figures and files; what the folder holds of the same network and settings stays."""
         facts = self.run.folder.read(f"{self.place}/subnet.json", {})
         if facts.get("key") != self._key:
-            facts = self._made()
+            try:
+                facts = self._made()
+            except BaseException:  # nothing half stays
+                shutil.rmtree(self.run.folder / self.place, ignore_errors=True)
+                raise
         return ScoredNetwork(self.proposed.name, self.proposed.subnet, facts["metrics"], facts["files"])
 
     @property
     def _key(self) -> str:
         """Identifies the network and all that its files are made with."""
-        settings = self.run.folder.made_with(ExportFront.name)
-        return digest([self.proposed.to_json(), weights_digest(self.supernet), settings])
+        return digest([identity(self.run, self.proposed), self.run.folder.made_with(ExportFront.name)])
 
     def _made(self) -> dict[str, Any]:
         run, folder = self.run, self.run.folder / self.place
         shutil.rmtree(folder, ignore_errors=True)  # no file of an earlier network beside those of this one
         folder.mkdir(parents=True)
-        net = network(run, self.supernet, self.proposed)
+        net = network(run, self.proposed)
         fitted = partial(self.supernet.resize, subnet=self.subnet)
         batches = ((fitted(images), labels) for images, labels in run.splits.test.ordered(256))
-        metrics = {**self.proposed.metrics, "validation_accuracy": self.proposed.metrics["accuracy"]}
-        metrics |= evaluate(net, batches, run.settings.task)
+        score, objectives = self.proposed.metrics["accuracy"], run.settings.objectives
+        metrics = {**self.proposed.metrics, "validation_accuracy": score}
+        seen = bounded({"accuracy": score}, objectives, len(run.splits.validation))
+        metrics |= {f"{VALIDATION}{name}": end for name, end in seen.items()}
+        metrics |= (found := evaluate(net, batches, run.settings.task))
+        metrics |= bounded(found, objectives, len(run.splits.test)) | {PICTURES: len(run.splits.test)}
         plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
         if plan.zeros:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
         known = run.facts | {"preprocessing": replace(run.splits.preprocessing, size=size).to_json()}
-        exporters = [exporter for exporter in run.settings.export.files if exporter.fits(plan)]
+        exporters = [exporter.sliced(run.onnx) for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
-            metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
-        metrics["latency_ms"] = run.settings.latency.measure(net, fitted(run.example)).median_ms
+            with writing(folder / exporter.file):
+                metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
+        written = {exporter.name: folder / exporter.file for exporter in exporters}
+        device = run.settings.latency.sliced(run.onnx)
+        metrics["latency_ms"] = device.measure_written(net, fitted(run.example), written).median_ms
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
         facts = {
             **known,
@@ -102,16 +122,3 @@ class Exported:
         }
         save_subnet(self.subnet, self.supernet.digest, facts, folder / "subnet.json")
         return facts
-
-
-def network(run: Run, supernet: ofa.Supernet, row: ScoredNetwork) -> nn.Module:
-    """The teacher itself, or a subnet with weights of its own, or with batch statistics of its own."""
-    if row.subnet is None:
-        return run.teacher
-    if NETWORK in row.files:
-        net = supernet.extract(row.subnet).eval()
-        net.load_state_dict(checkpoints.load(run.folder / row.files[NETWORK])["model"])
-        return net
-    supernet.activate(row.subnet)
-    supernet.calibrate(map(supernet.resize, run.learner(supernet).calibration))
-    return supernet.extract().eval()

@@ -13,7 +13,7 @@ import numpy as np
 from ofa.conf.program.records import read_lines
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.files import write_text
+from ofa.files import write_text, writing
 from ofa.search import LatencyPredictor
 from ofa.search.sampling import skewed, spread
 from ofa.space import Genome, Subnet
@@ -30,7 +30,7 @@ class MeasureLatency(Stage):
     leaves: ClassVar[tuple[str, ...]] = ("latency.jsonl", "latency.json")
 
     def forecast(self, run: Run) -> float | None:
-        supernet, device = run.supernet, run.settings.latency
+        supernet, device = run.supernet, run.settings.latency.sliced(run.onnx)
         subnet = supernet.space.largest
         network, example = supernet.extract(subnet).eval(), supernet.resize(run.example, subnet)
         device.measure(network, example)  # the first takes longer
@@ -49,15 +49,15 @@ class MeasureLatency(Stage):
 
 def measured(run: Run, genomes: Genome) -> list[float]:
     """Milliseconds of each genome's network, (population,), each on the disk as soon as it is known."""
-    supernet, path = run.supernet, run.folder / "latency.jsonl"
+    supernet, device, path = run.supernet, run.settings.latency.sliced(run.onnx), run.folder / "latency.jsonl"
     known = {Subnet(row["subnet"]): float(row["latency_ms"]) for row in read_lines(path)}
     subnets = [supernet.space.decode(genome) for genome in genomes]
-    with run.progress("latency", len(subnets)) as bar, path.open("a") as file:
+    with run.progress("latency", len(subnets)) as bar, writing(path), path.open("a") as file:
         bar.expect(len(subnets), 0)
         for subnet in subnets:
             if subnet not in known:
                 example = supernet.resize(run.example, subnet)
-                known[subnet] = run.settings.latency.measure(supernet.extract(subnet), example).median_ms
+                known[subnet] = device.measure(supernet.extract(subnet), example).median_ms
                 file.write(json.dumps({"subnet": dict(subnet), "latency_ms": known[subnet]}) + "\n")
                 file.flush()
             bar.advance(latency_ms=known[subnet])

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ofa.conf.program.finetuning import learner
+from ofa.conf.program.finetuning import Pupil, learner
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.pruner import Pruner
 from ofa.conf.program.pruning import limits_of
@@ -48,7 +48,8 @@ class Prune(Stage):
         steps = len(given.ladder(shares[0])) if shares and not settings.search.bounded else given.steps or 1
         seconds = evaluations_seconds(run)
         if (finetuning := given.finetuning) is not None:
-            own = learner(run, deepcopy(run.teacher).requires_grad_(True), {}, finetuning)
+            supernet, whole = run.supernet, deepcopy(run.teacher).requires_grad_(True)
+            own = learner(run, Pupil(whole, supernet, supernet.space.largest, {}, {}), finetuning)
             an_epoch = duration(own, finetuning.recipe) / finetuning.recipe.epochs
             seconds += an_epoch * (finetuning.recipe.epochs + finetuning.trials * finetuning.trial_epochs)
         return steps * seconds

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ofa.conf.program.run import Run
 from ofa.conf.program.stage import Stage
-from ofa.conf.program.stages.training import check_batches, trained
+from ofa.conf.program.stages.training import accuracies, check_batches, trained
 from ofa.train import Supervised
 from ofa.train import checkpoint as checkpoints
 from ofa.train.plan import duration
@@ -35,7 +35,7 @@ class TrainTeacher(Stage):
     def run(self, run: Run) -> None:
         given, learner = run.settings.teacher, self._learner(run)
         parameters = sum(p.numel() for p in learner.model.parameters())
-        run.say(f"{run.settings.values['backbone']}: {parameters:,} parameters")
+        run.say(f"{run.settings.backbone[0]}: {parameters:,} parameters")
         if given.trained:
             trained(run, self.name, learner, given.recipe)
         else:
@@ -47,10 +47,12 @@ class TrainTeacher(Stage):
 
     def _taken(self, run: Run, learner: Supervised) -> None:
         """Weights that stay as they are: how good they are is said, and doubted where guessing is as good."""
-        accuracy, splits = learner.validate()["accuracy"], run.splits
+        figures, splits = learner.validate(), run.splits
         pictures = f"{len(splits.validation)} validation pictures"
-        run.say(f"{self.name}: not trained; accuracy {accuracy:.2f} % on {pictures}")
-        chance = 100 / splits.num_classes
+        run.say(f"{self.name}: not trained; {accuracies(run, figures)} on {pictures}")
+        accuracy, chance = figures["accuracy"], 100 / splits.num_classes
+        if run.uneven:
+            accuracy = figures.get("balanced_accuracy", accuracy)
         if accuracy < chance + DOUBTFUL * (100 - chance):
             wanted = splits.preprocessing
             shape = " x ".join(map(str, run.example.shape[1:]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ofa.conf.program.run import Run
 from ofa.train import Recipe, fit
 from ofa.train.tasks import Learner
@@ -24,5 +26,10 @@ def trained(run: Run, stage: str, learner: Learner, recipe: Recipe) -> None:
     path = run.folder / f"{stage}.pt"
     with run.progress(stage) as bar:
         figures = fit(learner, recipe, path=path, stage=stage, tracker=run.tracker, progress=bar)
-    shown = [f"{k.replace('_', ' ')} {v:.2f} %" for k, v in figures.items() if k.startswith("accuracy")]
-    run.say(f"{stage}: {', '.join(shown)}")
+    run.say(f"{stage}: {accuracies(run, figures)}")
+
+
+def accuracies(run: Run, figures: Mapping[str, float]) -> str:
+    """The accuracies among some figures; where classes are uneven, also those for which each class counts the same."""
+    wanted = ("accuracy", "balanced") if run.uneven else ("accuracy",)
+    return ", ".join(f"{k.replace('_', ' ')} {v:.2f} %" for k, v in figures.items() if k.startswith(wanted))
