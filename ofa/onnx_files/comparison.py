@@ -26,16 +26,7 @@ def run(network: nn.Module, example: Any) -> list[Tensor]:
 
 
 class Expected:
-    """What a network gives for an example, for the same mirrored, and for noise.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> from ofa.export import export_onnx
-    >>> network, example = nn.Linear(4, 2), torch.ones(1, 4)
-    >>> with TemporaryDirectory() as folder:
-    ...     export_onnx(network, example, path := Path(folder) / "model.onnx")
-    ...     difference(path, network, example) < 1e-6, difference(path, nn.Linear(4, 2), example) > 0.1
-    (True, True)
-    """
+    """What a network gives for an example, for the same mirrored, and for noise."""
 
     def __init__(self, network: nn.Module, example: Any) -> None:
         self.samples = samples(example)
@@ -59,7 +50,16 @@ class Expected:
 
 
 def difference(path: str | Path, network: nn.Module, example: Any) -> float:
-    """How far a file is from its network, as `Expected` tells it."""
+    """How far a file is from its network, as `Expected` tells it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from ofa.export import export_onnx
+    >>> network, example = nn.Linear(4, 2), torch.ones(1, 4)
+    >>> with TemporaryDirectory() as folder:
+    ...     export_onnx(network, example, path := Path(folder) / "model.onnx")
+    ...     difference(path, network, example) < 1e-6, difference(path, nn.Linear(4, 2), example) > 0.1
+    (True, True)
+    """
     return Expected(network, example).difference(path)
 
 
