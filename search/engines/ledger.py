@@ -147,6 +147,10 @@ def usual_evaluations(problem: Problem) -> int:
 def check_numbers(evaluations: int | None, batch: int) -> None:
     """Refuse a search that would evaluate nothing.
 
+    >>> check_numbers(None, 0)
+    Traceback (most recent call last):
+    ValueError: a search needs at least 1 evaluation, and 1 at a time, got None and 0
+
     Raises:
         ValueError: less than one evaluation, or than one at a time.
     """

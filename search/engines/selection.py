@@ -26,7 +26,11 @@ class Fitness(base.Fitness):  # type: ignore[misc]
 
 
 class Individual(list[int]):
-    """A genome with its fitness and how far it is outside the budget, as DEAP's operators want it."""
+    """A genome with its fitness and how far it is outside the budget, as DEAP's operators want it.
+
+    >>> Individual([0, 2], gains=(90.0, -3.0)).fitness.values
+    (90.0, -3.0)
+    """
 
     def __init__(self, genes: Sequence[int], gains: Sequence[float] = (), violation: float = 0.0) -> None:
         super().__init__(genes)
@@ -36,7 +40,12 @@ class Individual(list[int]):
 
 @contextmanager
 def global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators that DEAP draws from, and put them back as they were."""
+    """Seed the generators that DEAP draws from, and put them back as they were.
+
+    >>> with global_generators(seed=0):
+    ...     random.random()
+    0.8444218515250481
+    """
     state, array_state = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -75,5 +84,9 @@ def divisions(objectives: int, number: int) -> int:
 
 
 def nondominated(gains: FloatArray) -> IntArray:
-    """The rows that no other beats in every objective, of gains (rows, objectives); of equal ones the first."""
+    """The rows that no other beats in every objective, of gains (rows, objectives); of equal ones the first.
+
+    >>> nondominated(np.array([[90.0, -3.0], [80.0, -1.0], [80.0, -2.0]])).tolist()
+    [0, 1]
+    """
     return np.flatnonzero(moocore.is_nondominated(gains, maximise=True))
