@@ -10,7 +10,7 @@ import numpy as np
 
 from ofa.arrays import FloatArray
 from ofa.search import sampling
-from ofa.search.engines import Engine, Ledger, Proposer, check_numbers
+from ofa.search.engines import Engine, Ledger, Proposer, check_numbers, global_generators
 from ofa.search.learning.integer_program import Pair, Program, Sums
 from ofa.search.problem import Problem
 from ofa.space import Genome, SearchSpace, Subnet
@@ -162,7 +162,8 @@ def absent(space: SearchSpace, single: tuple[FloatArray, ...]) -> tuple[tuple[Fl
 
 def interacting(sums: Sums, genomes: Genome, gains: FloatArray) -> Sums:
     """Add what pairs of losses explain of the gains that sums do not, (rows,): a lasso over products of losses."""
-    from sklearn.linear_model import LassoCV
+    with global_generators(0):  # what it imports draws from them
+        from sklearn.linear_model import LassoCV
 
     singles = [values.copy() for values in sums.single]
     for (_, i), values in sums.pairs.items():

@@ -14,6 +14,7 @@ from scipy.optimize import minimize
 from scipy.stats import kendalltau
 
 from ofa.arrays import FloatArray, IntArray
+from ofa.search.engines import global_generators
 
 _FITTED = 320  # rows that a process' settings are fitted to; all rows are learned from
 _GROWTH = 1.25  # as much more rows, and settings are fitted again
@@ -222,7 +223,8 @@ class Boosting(Surrogate):
         return result
 
     def _regressor(self) -> Any:
-        from sklearn.ensemble import GradientBoostingRegressor
+        with global_generators(0):  # what it imports draws from them
+            from sklearn.ensemble import GradientBoostingRegressor
 
         return GradientBoostingRegressor(
             n_estimators=self.trees, max_depth=3, subsample=0.8, max_features="sqrt", random_state=0
