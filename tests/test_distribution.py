@@ -125,6 +125,7 @@ def test_processes_stay_equal_and_one_writes(folders: tuple[Path, Path]) -> None
     assert all(torch.equal(value, saved[name]) for name, value in first["state"].items())
 
 
+@pytest.mark.slow
 def test_more_processes_than_data_is_one_clear_error_or_no_difference(tmp_path: Path) -> None:
     for processes in (1, 2):
         launch(tmp_path, processes, FEW)

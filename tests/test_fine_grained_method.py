@@ -91,6 +91,7 @@ def test_a_pattern_by_layer_meets_a_budget_of_bytes(run: Path) -> None:
     assert set(rows[1]["subnet"].values()) <= {*texts, "dense"}
 
 
+@pytest.mark.slow
 def test_a_setting_pads_the_last_block_and_another_lifts_the_rule_of_the_hardware(tmp_path: Path) -> None:
     given = (
         "backbone={_target_: networks.small, last: 40}", "space.sparsity_padding=true", "teacher.recipe.epochs=1",

@@ -70,6 +70,7 @@ def test_a_budget_of_parameters_is_met_as_closely_as_widths_allow(trained: Path)
     assert 0.99 * best <= step["metrics"]["params"] <= best
 
 
+@pytest.mark.slow
 def test_a_budget_of_latency_has_it_measured_before(tmp_path: Path) -> None:
     given = ("data.size=48", "teacher.recipe.epochs=1", "latency.samples=6", "budget.macs=null")
     iterative = ("method=iterative", "budget.latency_ms=0.7", "pruning.steps=2", "pruning.tolerance=null")

@@ -123,6 +123,7 @@ def test_a_pruned_network_is_loaded_without_tracing_and_scores_what_was_recorded
     assert scored == pytest.approx(steps(iterated)[1]["metrics"]["accuracy"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same(iterated: Path, trained: Path) -> None:
     folder = beside(trained, "killed")
     settings = (*TOY, *(s for s in SHORT if "trials" not in s), *SCHEDULED)

@@ -47,6 +47,7 @@ def test_a_sweep_loses_nothing_and_ends_in_a_table(tmp_path: Path) -> None:
     assert "no subnet was found" in table and table.count("budget.macs-") == 3
 
 
+@pytest.mark.slow
 def test_a_budget_missed_is_the_status_of_the_sweep(tmp_path: Path) -> None:
     wanted = ("pruning.tolerance=0", "pruning.halvings=0", "budget.macs=0.2", "teacher.recipe.epochs=6")
     done = swept(tmp_path / "sweep", *wanted, "seed=0", "export.files=[weights]")

@@ -95,6 +95,7 @@ def test_a_study_ends_in_a_table_and_the_best_as_a_command(run: Path) -> None:
     assert not list(run.glob("trials/*/teacher*")) and (run / "teacher.pt").exists()
 
 
+@pytest.mark.slow
 def test_killed_in_a_trial_and_resumed_equals_uninterrupted(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     process, began = start(folder), time.monotonic()
@@ -112,6 +113,7 @@ def test_killed_in_a_trial_and_resumed_equals_uninterrupted(run: Path, tmp_path:
     assert outcome(folder) == outcome(run)
 
 
+@pytest.mark.slow
 def test_more_trials_go_on_where_the_study_ended(run: Path) -> None:
     before = outcome(run)
     output = finish(run, "tuning.trials=4")

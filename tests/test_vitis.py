@@ -238,6 +238,7 @@ def test_a_script_runs_after_changing_one_import(body: str, tmp_path: Path) -> N
         assert "MyNet, sparse" in done.stderr and "MACs" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_loses_one_evaluation(tmp_path: Path) -> None:
     """The second process evaluates what is missing."""
     ana = (

@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
-RANKS = 8
 RANK = """
 import sys, time
 from pathlib import Path
@@ -40,16 +41,17 @@ print(sizes)
 """
 
 
-def test_eight_processes_do_everything_in_one_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_processes_do_everything_in_one_folder(tmp_path: Path, number: int) -> None:
     """None fails, files are whole and know everything, and all prune to the same networks."""
     place = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", RANK, str(ROOT / "tests"), str(rank), str(RANKS)] for rank in range(RANKS)]
+    commands = [[sys.executable, "-c", RANK, str(ROOT / "tests"), str(rank), str(number)] for rank in range(number)]
     ranks = [
         subprocess.Popen(c, cwd=tmp_path, env=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for c in commands
     ]
     done = [(*rank.communicate(timeout=300), rank.returncode) for rank in ranks]
-    assert [code for _, _, code in done] == [0] * RANKS, next(err[-2000:] for _, err, code in done if code)
+    assert [code for _, _, code in done] == [0] * number, next(err[-2000:] for _, err, code in done if code)
     assert len({out for out, _, _ in done}) == 1
     left = {path.name: path for path in (tmp_path / ".vai").iterdir()}
     assert not [name for name in left if name.startswith(".") or "partial" in name]

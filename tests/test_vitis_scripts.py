@@ -61,6 +61,7 @@ def test_one_step_pruning_to_deployment(crowded: Path) -> None:
     assert "lower scores are better, as it seems" in done.stderr and "scores of other weights than" in done.stderr
 
 
+@pytest.mark.slow
 def test_once_for_all_to_onnx(crowded: Path) -> None:
     """Trained, evolved, exported; the subnet scores what the search recorded, its ONNX file computes the same."""
     done = run(crowded, "once_for_all.py")
