@@ -31,7 +31,6 @@ from tests.networks import build
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
 FAMILIES = [
-    "mobilenetv3",
     "vit",
     *(
         pytest.param(name, marks=pytest.mark.slow)
@@ -44,6 +43,7 @@ FAMILIES = [
             "ghostnet",
             "mixer",
             "mobilenetv2",
+            "mobilenetv3",  # in test_program.py, without -m slow
             "regnet",
             "resnet",
             "resnext",

@@ -21,9 +21,15 @@ import torch.nn.functional as F
 from composition import composed
 from safetensors.torch import load_file
 
+import ofa.conf.program.exporters.onnx
+import ofa.onnx_files.supernet
+import ofa.search.latency.onnx_runtime
 from ofa.conf.program.command import execute
 from ofa.conf.program.run import Run
+from ofa.conf.program.stages.export import Exported
+from ofa.conf.program.stages.latency import measured
 from ofa.persistence import load_subnet
+from ofa.search import ScoredNetwork
 from ofa.train.data.splits import TensorSplit
 
 TOY = (
@@ -93,6 +99,7 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     assert stages == {"teacher", "supernet", "search", *named}
     output = (run.parent / "output.txt").read_text()
     assert "latency predictor: held-out error" in output and "MACs alone" in output
+    assert "exported, not sliced" not in output
 
 
 def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None:
@@ -113,6 +120,24 @@ def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None
     for name in ("subnet", "plan"):
         facts = json.loads((run / row["files"][name]).read_text())
         assert facts["preprocessing"] == wanted and facts["classes"][3] == "3" and facts["backbone"] == told["backbone"]
+
+
+@pytest.mark.slow
+def test_what_leaves_and_what_is_timed_is_sliced_from_one_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **named: Any) -> None:
+        pytest.fail("exported by itself")
+
+    for module in (ofa.conf.program.exporters.onnx, ofa.search.latency.onnx_runtime, ofa.onnx_files.supernet):
+        monkeypatch.setattr(module, "export_onnx", refuse)
+    folder = shutil.copytree(run, tmp_path / "copy")
+    (folder / "latency.jsonl").unlink()
+    job = Run.parse(composed(f"run={folder}", *TOY))
+    space = job.supernet.space
+    assert all(ms > 0 for ms in measured(job, space.encode(space.largest)[None]))
+    row = Exported(job, ScoredNetwork("small", space.smallest, {"accuracy": 50.0})).row()
+    assert row.metrics["onnx_difference"] < 1e-5 and (folder / row.files["onnx"]).exists()
 
 
 def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: Path) -> None:
