@@ -17,13 +17,12 @@ from ofa.search.learning import Guided
 from ofa.search.objectives import CostObjective, Floats, Objective, objectives
 from ofa.search.problem import Costs, Problem
 from ofa.space import Choice, Genome, SearchSpace, Subnet
-from ofa.space.space import Value
 
 Wanted = Mapping[str, str] | Sequence[Objective | str]
 
 
 def optimise(
-    space: SearchSpace | Mapping[str, Sequence[Value]],
+    space: SearchSpace | Mapping[str, Sequence[int | str]],
     evaluate: Evaluate,
     objectives: Wanted,
     costs: Callable[[Subnet], Mapping[str, float]] | None = None,
@@ -64,7 +63,7 @@ def optimise(
         return run(search, evaluate, kept, map=map, on_note=on_note)
 
 
-def options(named: Mapping[str, Sequence[Value]]) -> SearchSpace:
+def options(named: Mapping[str, Sequence[int | str]]) -> SearchSpace:
     """A space of options by name."""
     return SearchSpace(tuple(Choice(name, "width", tuple(values)) for name, values in named.items()))
 

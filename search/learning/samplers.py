@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,7 +44,7 @@ class OptunaSearch(Engine):
             raise ValueError(f"sampler is tpe, gp, nsgaii or cmaes, got {self.sampler!r}")
 
     def check(self) -> None:
-        if self.sampler == "cmaes" and find_spec("cmaes") is None:
+        if self.sampler == "cmaes" and not any(distributions(name="cmaes")):
             raise ValueError("sampler=cmaes needs a package of that name: pip install cmaes")
 
     def size(self, problem: Problem) -> tuple[int, int]:
