@@ -5,7 +5,9 @@ from ofa.search.budget import Constraint
 from ofa.search.engines import Engine, Evolution, RandomSearch, Search
 from ofa.search.evaluation import run
 from ofa.search.front import Front, ScoredNetwork
+from ofa.search.learning import Guided
 from ofa.search.objectives import Objective
+from ofa.search.optimisation import optimise
 from ofa.search.prediction import LatencyModel
 from ofa.search.problem import Problem
 
@@ -15,11 +17,13 @@ __all__ = [
     "Engine",
     "Evolution",
     "Front",
+    "Guided",
     "LatencyModel",
     "Objective",
     "Problem",
     "RandomSearch",
     "ScoredNetwork",
     "Search",
+    "optimise",
     "run",
 ]

@@ -37,11 +37,13 @@ def run(
     archive: Archive,
     on_result: Callable[[Result], Any] | None = None,
     map: Map = builtins.map,
+    on_note: Callable[[str], Any] | None = None,
 ) -> Front:
     """Search to the end and return the front; a killed run resumes by the same call on the same archive.
 
     `map(function, subnets)` yields results in any order: that of `workers`, `executor.map`, … run them in parallel.
     Each is archived as it is yielded, and told in the order asked; a map that waits for a whole batch risks the batch.
+    `on_note` hears what the engine has to say after each batch, such as how good its predictions were.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -67,6 +69,8 @@ def run(
             if on_result is not None:
                 metrics, done = search.results[subnet], len(search.results)
                 on_result(Result(subnet, metrics, record.seconds, subnet in known, done, search.evaluations))
+        if on_note is not None and search.note:
+            on_note(search.note)
     return front(search)
 
 

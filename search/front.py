@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ofa.search.budget import Constraint
 from ofa.search.certainty import Metrics, ends_of, overlap, shrinkage
-from ofa.search.objectives import Floats, Objective, found
+from ofa.search.objectives import CostObjective, Floats, Objective, found
 from ofa.search.picture import draw
 from ofa.space import Subnet
 
@@ -77,7 +77,7 @@ class Front:
     >>> figures = ((90.0, 1e6), (95.0, 3e6), (94.0, 4e6))  # the last is worse and dearer than the second
     >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
     >>> front = Front.of(rows, ["accuracy", "macs"])
-    >>> [row.name for row in front.rows], front.best({"macs": 0.5}).name
+    >>> [row.name for row in front.rows], front.best("accuracy", macs=0.5).name
     (['n0', 'n1'], 'n0')
     """
 
@@ -129,17 +129,26 @@ class Front:
         self._check()
         return self.rows[int(np.argmin(self._losses().sum(axis=1)))]
 
-    def best(self, budget: Mapping[str, Any] | Sequence[Constraint]) -> ScoredNetwork:
-        """The best row in the first objective within a budget.
+    def best(
+        self,
+        objective: Objective | str | None = None,
+        budget: Mapping[str, Any] | Sequence[Constraint] = (),
+        **limits: Any,
+    ) -> ScoredNetwork:
+        """The best row in an objective, by default the first, within a budget: `best("accuracy", macs=0.5)`.
 
-        Fractions are of the teacher, or else of the dearest row.
+        Limits are of a figure by its name, an upper one or a pair; fractions are of the teacher's, or else of the
+        largest row's.
 
         Raises:
             ValueError: no row fits; says what the front reaches.
-            ValueError: the front is empty.
+            ValueError: the front is empty, or has no such objective.
         """
         self._check()
-        constraints = Constraint.parse(budget) if isinstance(budget, Mapping) else tuple(budget)
+        given = {**budget, **limits} if isinstance(budget, Mapping) else limits
+        own = {o.name: o for o in self.objectives if isinstance(o, CostObjective)}
+        constraints = list(Constraint.parse({own.get(name, name): limit for name, limit in given.items()}))
+        constraints += [] if isinstance(budget, Mapping) else budget
         fitting = list(self.rows)
         for constraint in constraints:
             values = [row.metrics.get(constraint.name, math.nan) for row in self.rows]
@@ -149,8 +158,16 @@ class Front:
             if not fitting:
                 reach = f"{constraint.objective.written(min(values))} to {constraint.objective.written(max(values))}"
                 raise ValueError(f"no row of the front has {constraint}; they reach from {reach}")
-        first = self.objectives[0]
-        return max(fitting, key=lambda row: first.gain(first.value(row.metrics)))
+        wanted = self._named(objective)
+        return max(fitting, key=lambda row: wanted.gain(wanted.value(row.metrics)))
+
+    def _named(self, objective: Objective | str | None) -> Objective:
+        """The front's objective of a name; the first where none is named."""
+        name = objective.name if isinstance(objective, Objective) else objective or self.objectives[0].name
+        known = {own.name: own for own in self.objectives}
+        if name not in known:
+            raise ValueError(f"the front has the objectives {', '.join(known)}, got {name!r}")
+        return known[name]
 
     def spread(self, number: int) -> Front:
         """The front with at most `number` rows: both ends, then always the row farthest from those taken.

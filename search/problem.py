@@ -31,7 +31,8 @@ _ENUMERABLE = 20_000  # the largest space that is listed in full
 class Problem:
     """A space with objectives, costs and constraints that are absolute; made once, by `parse`.
 
-    Engines that rank units have their `importance` from it: `Supernet.importance`.
+    Engines that rank units have their `importance` from it: `Supernet.importance`. `samples` are the pictures that an
+    evaluation looks at, if it is known.
 
     >>> from ofa.space import Choice
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)),))
@@ -48,6 +49,7 @@ class Problem:
     costs: Costs
     constraints: tuple[Constraint, ...]
     importance: UnitScores | None = None
+    samples: int | None = None
 
     @classmethod
     def parse(
@@ -57,6 +59,7 @@ class Problem:
         costs: Costs,
         constraints: Sequence[Constraint] | Mapping[str, object] = (),
         importance: UnitScores | None = None,
+        samples: int | None = None,
     ) -> Problem:
         """Check names, and turn fractions of the largest subnet into absolute limits.
 
@@ -74,14 +77,14 @@ class Problem:
                 hint = "; attach a latency predictor to the costs" if constraint.name.startswith(LatencyMs.name) else ""
                 raise ValueError(f"{constraint}: the costs are {', '.join(sorted(largest))}{hint}")
         resolved = tuple(c.resolved(float(largest[c.name][0])) for c in constraints)
-        return cls(space, Objective.parse(objectives), costs, resolved, importance)
+        return cls(space, Objective.parse(objectives), costs, resolved, importance, samples)
 
     @cached_property
     def axis(self) -> str:
-        """The cost to spread samples along: the first objective that is one, else the first limited."""
-        names = set(self.costs(self._extremes))
+        """The cost to spread samples along: the first objective that is one, else the first limited, else MACs."""
+        names = list(self.costs(self._extremes))
         wanted = [objective.name for objective in self.objectives] + [c.name for c in self.constraints]
-        return next((name for name in wanted if name in names), "macs")
+        return next((name for name in [*wanted, "macs"] if name in names), names[0])
 
     @property
     def _extremes(self) -> Genome:
@@ -95,8 +98,19 @@ class Problem:
         total: Floats = np.sum([c.violation(np.asarray(costs[c.name])) for c in self.constraints], axis=0)
         return total
 
+    def exceeded(self, metrics: Mapping[str, float]) -> float:
+        """How far what was told is outside the budget: a latency that was measured, where only a predicted one fits."""
+        told = [c.violation(np.array([metrics[c.name]])) for c in self.constraints if c.name in metrics]
+        return float(np.sum(told)) if told else 0.0
+
     def repaired(self, genomes: Genome, rng: np.random.Generator) -> Genome:
-        """Those of `genomes` that are in the budget or get there by improving single-option moves.
+        """Those of `genomes` that are in the budget or get there by improving single-option moves."""
+        genomes, violation = self._moved(genomes, rng)
+        inside: Genome = genomes[violation == 0]
+        return inside
+
+    def _moved(self, genomes: Genome, rng: np.random.Generator) -> tuple[Genome, Floats]:
+        """Genomes as near to the budget as single-option moves bring them, and how far outside they are.
 
         Gives up after as many moves as lie between smallest and largest, or some without progress.
         """
@@ -115,8 +129,7 @@ class Problem:
             genomes[bad[rows]] = moves[rows, move[rows]]
             violation[bad[rows]] = scores[rows, move[rows]]
             stalls = 0 if len(rows) else stalls + 1
-        inside: Genome = genomes[violation == 0]
-        return inside
+        return genomes, violation
 
     def _moves(self, genomes: Genome, rng: np.random.Generator) -> Genome:
         """Random neighbours, one choice one option up or down, shape (population, tries, choices)."""
@@ -144,8 +157,14 @@ class Problem:
         if not len(feasible):
             feasible = self.listed
         if not len(feasible):
-            raise ValueError(self.out_of_reach(drawn))
+            raise ValueError(f"{self.out_of_reach(drawn)}; the nearest subnet has {self._nearest(drawn, rng)}")
         return feasible
+
+    def _nearest(self, drawn: Genome, rng: np.random.Generator) -> str:
+        """The limited costs of the subnet that is least outside the budget, as far as moves from `drawn` lead."""
+        first = np.argsort(self.violation(drawn), kind="stable")[:_TRIES]
+        moved, violation = self._moved(drawn[first], rng)
+        return self.limited(moved[int(violation.argmin())])
 
     def stratified(self, pool: Genome, number: int) -> Genome:
         """At most `number` rows of `pool`, spread along the cost, both extremes first if there."""

@@ -154,7 +154,7 @@ def test_settings_are_shown_with_type_and_default() -> None:
     assert (warmup.kind, warmup.default) == ("number", "0.1") and "share of the steps" in warmup.sense
     assert found["teacher.recipe.precision"].kind == "float32, bfloat16, float16"
     assert found["teacher.recipe.mixing.cutmix"].default == "0.0"
-    assert found["search.evaluations"].kind == "whole number"
+    assert found["search.evaluations"].kind == "whole number or null"
     width = found["space.width"]
     assert width.default == "[0.25, 0.5, 0.75, 1.0]" and "fractions of the units" in width.sense
     assert found["tuning.trials"].default == "20"
@@ -181,7 +181,7 @@ def test_help_of_one_group(given: list[str], capsys: pytest.CaptureFixture[str])
     manual.explain("ofa", "config", given)
     shown = capsys.readouterr().out
     assert "search.evaluations" in shown and "teacher.recipe" not in shown and "data.size" not in shown
-    assert ("search.mutation" in shown) == ("search=random" not in given)
+    assert ("search.spread" in shown) == ("search=random" not in given)
 
 
 def test_help_of_an_unknown_group(capsys: pytest.CaptureFixture[str]) -> None:

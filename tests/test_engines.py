@@ -16,12 +16,14 @@ from ofa import Subnet
 from ofa.conf.program.building import build
 from ofa.search import Engine, Problem, RandomSearch, Search
 from ofa.search.engines import EngineConformance, Exact, Ledger, Proposer
+from ofa.search.learning import OptunaSearch
 from ofa.space import Genome
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "search").glob("*.yaml"))
 TESTS = [name for name in vars(EngineConformance) if name.startswith("test_")]
 SMALL = {"population": 6, "evaluations": 24}
+LEARNING = {"spread": 10}
 GIVEN = {"stage.depth": 2, "layer0": 16, "layer1": 16, "layer2": 16, "inner": 8}
 
 
@@ -31,7 +33,7 @@ def engine(name: str, folder: Path) -> Engine:
     path.write_text(json.dumps({"subnet": GIVEN, "network": "none"}))
     overrides = [f"search={name}", *([f"search.path={path}"] if name == "specified" else [])]
     found: Engine = build(composed(*overrides).search, "search")
-    own = {key: value for key, value in SMALL.items() if hasattr(found, key)}
+    own = {key: value for key, value in {**SMALL, **LEARNING}.items() if hasattr(found, key)}
     return replace(found, **own) if own else found  # type: ignore[type-var]
 
 
@@ -55,8 +57,19 @@ def test_an_engine_of_ones_own_conforms(test: str) -> None:
     getattr(suite(HillClimbing(population=6, evaluations=24)), test)()
 
 
-def test_all_eight_are_found() -> None:
-    assert len(NAMES) >= 8 and {"random", "evolution", "one_step", "ranked", "sensitivity"} <= set(NAMES)
+@pytest.mark.parametrize("test", TESTS)
+def test_another_sampler_of_optuna_conforms(test: str) -> None:
+    getattr(suite(OptunaSearch("nsgaii", **SMALL)), test)()
+
+
+def test_a_sampler_with_one_objective_says_so() -> None:
+    with pytest.raises(ValueError, match="cmaes has one objective, got 2"):
+        OptunaSearch("cmaes").start(EngineConformance.problem(suite(OptunaSearch("cmaes"))))
+
+
+def test_all_are_found() -> None:
+    learning = {"guided", "linas", "ofa_evolution", "optuna", "blockwise"}
+    assert {"random", "evolution", "nsga3", "aging", "one_step", "ranked", "sensitivity", *learning} <= set(NAMES)
 
 
 # ------------------------------------------------------------ broken on purpose
@@ -185,6 +198,7 @@ def test_every_test_of_the_suite_can_fail() -> None:
 
 @pytest.mark.parametrize("test", BREAKS)
 def test_broken_engines_fail(test: str) -> None:
+    np.random.random()  # somewhere among the numbers that are drawn at once
     broken, state = BREAKS[test], np.random.get_state()
     own = {"running": broken} if issubclass(broken, Search) else {"kind": broken}
     with pytest.raises(AssertionError):
@@ -213,3 +227,16 @@ def test_what_is_told_is_priced_once_for_each_batch() -> None:
         search.tell(subnet, {"accuracy": 1.0})
     assert calls == []
     assert search.results[batch[0]]["macs"] == problem.cost(batch[0])["macs"]
+
+
+def test_no_round_is_drawn_that_is_not_needed() -> None:
+    ledger = Ledger(suite(RandomSearch()).problem(), evaluations=9, batch=3, rng=np.random.default_rng(0))
+    drawn = []
+
+    def rounds() -> Any:
+        for number in range(3):
+            drawn.append(number)
+            yield ledger.pool[3 * number : 3 * number + 3]
+
+    assert len(ledger.take(rounds(), 3)) == 3 and drawn == [0]
+    assert ledger.take(rounds(), 0) == [] and drawn == [0]

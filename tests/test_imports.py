@@ -26,7 +26,7 @@ ALLOWED = {
 # The rooms of each package from the bottom to the top: each imports from those before it.
 ROOMS = {
     "ofa": ("space", "tracing", "groups", "sparsity", "slicing", "conversion", "costs", "onnx_files"),
-    "ofa.search": ("engines", "pruning", "latency", "prediction", "vitis"),
+    "ofa.search": ("engines", "learning", "pruning", "latency", "prediction", "vitis"),
     "ofa.train": ("collection", "data", "tasks", "sampling", "masks"),
     "ofa.conf": ("program",),
 }

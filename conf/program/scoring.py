@@ -80,8 +80,10 @@ def context_of(run: Run, supernet: ofa.Supernet) -> dict[str, str]:
 def evaluations_seconds(run: Run) -> float:
     """What the evaluations of a search take at most: the largest subnet's, times their number."""
     settings, supernet = run.settings, run.supernet
-    number, _ = settings.search.size(Problem.parse(supernet.space, ["accuracy"], priced(supernet, [])))
     learner = run.learner(supernet)
+    samples = len(learner.splits.validation)
+    problem = Problem.parse(supernet.space, ["accuracy"], priced(supernet, []), samples=samples)
+    number, _ = settings.search.size(problem)
     assert learner.calibration
     started = time.perf_counter()
     learner.evaluate_subnet(supernet.space.largest)

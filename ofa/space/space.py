@@ -214,12 +214,15 @@ class SearchSpace:
 
     def canonical_genomes(self, genomes: Genome) -> Genome:
         """`canonical` for genomes of shape (..., choices)."""
-        result = genomes.copy()
+        return np.where(self.skipped(genomes), self.counts - 1, genomes)
+
+    def skipped(self, genomes: Genome) -> npt.NDArray[np.bool_]:
+        """Which choices concern skipped blocks alone, for genomes of shape (..., choices), in the same shape."""
+        result = np.zeros(genomes.shape, dtype=bool)
         for i, positions in self._maskable:
-            skipped = np.ones(genomes.shape[:-1], dtype=bool)
+            result[..., i] = True
             for stage, depths, position in positions:
-                skipped &= depths[genomes[..., stage]] <= position
-            result[..., i] = np.where(skipped, self.counts[i] - 1, genomes[..., i])
+                result[..., i] &= depths[genomes[..., stage]] <= position
         return result
 
     @cached_property

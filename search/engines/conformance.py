@@ -197,7 +197,8 @@ def costs(genomes: Genome) -> dict[str, Floats]:
 
 def generators() -> tuple[object, object]:
     """The states of the generators that a process shares."""
-    return random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    _, keys, *position = np.random.get_state()  # keys stay as they are for 624 draws
+    return random.getstate(), (np.asarray(keys).tolist(), position)
 
 
 class refused:

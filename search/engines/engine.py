@@ -51,6 +51,13 @@ class Search:
         return self.ledger.evaluations
 
     @property
+    def size(self) -> str:
+        """How much there is to search, and how many evaluations that gets, in words."""
+        space, samples = self.problem.space, self.problem.samples
+        pictures = "" if samples is None else f", {samples} pictures an evaluation"
+        return f"{len(space)} choices, {space.size:.3g} combinations{pictures}: {self.evaluations} evaluations at most"
+
+    @property
     def results(self) -> Mapping[Subnet, Mapping[str, float]]:
         """The metrics and costs of every subnet that was told, in that order."""
         return self.ledger.results
@@ -77,6 +84,11 @@ class Search:
             ValueError: it was not asked for, it was told before, or an objective is missing.
         """
         self.ledger.tell(subnet, metrics)
+
+    @property
+    def note(self) -> str:
+        """What the engine has to say of the rounds so far; empty if nothing."""
+        return self.proposer.note(self.ledger)
 
     def ranked(self) -> list[Subnet]:
         """What the search led to, the best in the first objective first; nothing that is not finite."""

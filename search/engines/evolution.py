@@ -1,50 +1,20 @@
-"""NSGA-II with exact costs and a start spread along the cost (Deb et al., 2002; on DEAP)."""
+"""NSGA-II and NSGA-III with exact costs and a start spread along the cost (Deb et al., 2002, 2014; on DEAP)."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from deap import base, tools
+from deap import tools
 
 from ofa.search import sampling
 from ofa.search.engines.engine import Engine
-from ofa.search.engines.ledger import Ledger, check_numbers
+from ofa.search.engines.ledger import Ledger, check_numbers, usual_evaluations
 from ofa.search.engines.proposer import Proposer
+from ofa.search.engines.selection import Individual, Selection, global_generators, survivors
 from ofa.search.problem import Problem
 from ofa.space import Genome, SearchSpace
-
-
-class Fitness(base.Fitness):  # type: ignore[misc]
-    """Gains of an individual: larger is better in every one."""
-
-    def __init__(self, gains: tuple[float, ...] = ()) -> None:
-        self.weights = (1.0,) * len(gains)
-        super().__init__(gains)
-
-
-class Individual(list[int]):
-    """A genome with its fitness, as DEAP's operators want it."""
-
-    def __init__(self, genes: Sequence[int], gains: tuple[float, ...] = ()) -> None:
-        super().__init__(genes)
-        self.fitness = Fitness(gains)
-
-
-@contextmanager
-def global_generators(seed: int) -> Iterator[None]:
-    """Seed the generators that DEAP draws from, and put them back as they were."""
-    state, array_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        np.random.set_state(array_state)
 
 
 @dataclass(frozen=True)
@@ -52,6 +22,7 @@ class Evolution(Engine):
     """Settings of NSGA-II: `population` subnets a generation, until `evaluations` are scored.
 
     `crossover` is the probability that two parents mix; `mutation` is that of each gene, by default one gene a child.
+    `selection` is NSGA-II's for one or two objectives and NSGA-III's for more, or the one that it names.
 
     >>> from ofa import Choice, SearchSpace
     >>> space = SearchSpace((Choice("stem", "width", (8, 16, 32)), Choice("head", "width", (8, 16, 32))))
@@ -66,44 +37,47 @@ class Evolution(Engine):
     """
 
     population: int = 48
-    evaluations: int = 200
+    evaluations: int | None = None
     crossover: float = 0.9
     mutation: float | None = None
+    selection: Selection = "auto"
 
     def __post_init__(self) -> None:
         check_numbers(self.evaluations, self.population)
+        if self.selection not in ("auto", "nsga2", "nsga3"):
+            raise ValueError(f"selection is auto, nsga2 or nsga3, got {self.selection!r}")
 
     def size(self, problem: Problem) -> tuple[int, int]:
-        return self.evaluations, self.population
+        return self.evaluations or usual_evaluations(problem), self.population
 
     def proposer(self, problem: Problem) -> Generations:
-        return Generations(self, problem)
+        return Generations(self)
 
 
 class Generations(Proposer):
-    """NSGA-II under way: a population that each batch of children competes with."""
+    """Evolution under way: a population that each batch of children competes with."""
 
-    def __init__(self, settings: Evolution, problem: Problem) -> None:
+    def __init__(self, settings: Evolution) -> None:
         self.settings = settings
         self.parents: list[Individual] = []
         self._read = 0  # entries of the ledger that have competed
-        # One objective cannot be sorted by the divide-and-conquer algorithm.
-        self._sort = "log" if len(problem.objectives) > 1 else "standard"
 
     def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
-        self._select(ledger)
+        self._select(ledger, rng)
         if self.parents:
             return np.array(self._children(ledger.problem.space, rng), dtype=np.int64)
         if not ledger.seen:
             return ledger.problem.stratified(ledger.pool, number)
         return sampling.skewed(ledger.problem.space, rng, number)
 
-    def _select(self, ledger: Ledger) -> None:
+    def _select(self, ledger: Ledger, rng: np.random.Generator) -> None:
         """Let the results that are new compete with the parents, in the order asked."""
-        children = [Individual(genome.tolist(), gains) for genome, gains in ledger.told(since=self._read)]
+        told = ledger.told(since=self._read)
+        children = [Individual(genome.tolist(), gains, ledger.exceeded(genome)) for genome, gains in told]
         self._read = len(ledger)
         if children:
-            self.parents = tools.selNSGA2([*self.parents, *children], self.settings.population, nd=self._sort)
+            with global_generators(int(rng.integers(2**32))):
+                self.parents = survivors([*self.parents, *children], self.settings.population, self.settings.selection)
 
     def _children(self, space: SearchSpace, rng: np.random.Generator) -> list[Individual]:
         """One generation of children, before canonical form and repair."""
@@ -121,5 +95,7 @@ class Generations(Proposer):
     def _mates(self) -> list[Individual]:
         """The mating pool, by dominance and crowding; DEAP's tournament takes multiples of four."""
         fours = len(self.parents) // 4 * 4
+        if any(not hasattr(parent.fitness, "crowding_dist") for parent in self.parents):  # NSGA-III leaves none
+            return random.choices(self.parents, k=len(self.parents))
         mates: list[Individual] = tools.selTournamentDCD(self.parents, fours) if fours else self.parents
         return mates

@@ -63,12 +63,14 @@ class Ledger:
     def take(self, rounds: Iterable[Genome], number: int) -> list[Genome]:
         """The first `number` genomes of some rounds, each (n, choices), that were never taken before; or fewer."""
         found: list[Genome] = []
+        if number < 1:
+            return found
         for genome in (genome for genomes in rounds for genome in genomes):
-            if len(found) == number:
-                break
             if genome.tobytes() not in self.seen:
                 self.seen.add(genome.tobytes())
                 found.append(genome)
+            if len(found) == number:  # before another round is drawn
+                break
         return found
 
     def ask(self, genomes: Sequence[Genome]) -> list[Subnet]:
@@ -97,9 +99,18 @@ class Ledger:
 
     def gains(self, genome: Genome) -> tuple[float, ...] | None:
         """What was told of a canonical genome, (choices,): a number an objective, larger is better; None if nothing."""
-        entry = self._entries.get(genome.tobytes())
-        told = None if entry is None else self.results.get(entry.subnet)
+        told = self.metrics(genome)
         return None if told is None else self.problem.gains(told)
+
+    def exceeded(self, genome: Genome) -> float:
+        """How far outside the budget a canonical genome, (choices,), was told to be; 0 where nothing is known."""
+        told = self.metrics(genome)
+        return 0.0 if told is None else self.problem.exceeded(told)
+
+    def metrics(self, genome: Genome) -> Mapping[str, float] | None:
+        """Metrics and costs of a canonical genome, (choices,), that was told; None if it was not."""
+        entry = self._entries.get(genome.tobytes())
+        return None if entry is None else self.results.get(entry.subnet)
 
     def told(self, since: int = 0) -> list[tuple[Genome, tuple[float, ...]]]:
         """Genomes and gains of all but the first `since` entries, in the order asked; those that are finite."""
@@ -116,11 +127,32 @@ class Ledger:
         return len(self._entries)
 
 
-def check_numbers(evaluations: int, batch: int) -> None:
+def usual_evaluations(problem: Problem) -> int:
+    """How many evaluations a search makes that was told no number: as its space and its pictures are worth.
+
+    Twenty and four a choice, at most 300; never more than there are subnets, or pictures to tell them apart.
+
+    >>> from ofa import Choice, SearchSpace
+    >>> space = SearchSpace(tuple(Choice(f"layer{i}", "width", (8, 16, 24, 32)) for i in range(40)))
+    >>> costs = lambda genomes: {"macs": 1.0 + genomes.sum(axis=1)}
+    >>> usual_evaluations(Problem.parse(space, ["accuracy"], costs)), usual_evaluations(
+    ...     Problem.parse(space, ["accuracy"], costs, samples=73))
+    (180, 73)
+    """
+    wanted = min(20 + 4 * int((problem.space.counts > 1).sum()), 300)
+    told_apart = wanted if problem.samples is None else max(problem.samples, 24)
+    return max(min(wanted, told_apart, problem.space.size), 1)
+
+
+def check_numbers(evaluations: int | None, batch: int) -> None:
     """Refuse a search that would evaluate nothing.
+
+    >>> check_numbers(None, 0)
+    Traceback (most recent call last):
+    ValueError: a search needs at least 1 evaluation, and 1 at a time, got None and 0
 
     Raises:
         ValueError: less than one evaluation, or than one at a time.
     """
-    if evaluations < 1 or batch < 1:
+    if (evaluations is not None and evaluations < 1) or batch < 1:
         raise ValueError(f"a search needs at least 1 evaluation, and 1 at a time, got {evaluations} and {batch}")

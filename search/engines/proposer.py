@@ -54,6 +54,10 @@ class Proposer(ABC):
             return "every subnet in the budget is evaluated"
         return f"{_ROUNDS} rounds of proposals brought no new subnet in the budget"
 
+    def note(self, ledger: Ledger) -> str:
+        """What there is to say at the end of a round: how good its predictions were; empty if it makes none."""
+        return ""
+
     def ranked(self, ledger: Ledger) -> list[Subnet]:
         """What the search led to, the best first."""
         return ledger.ranked()

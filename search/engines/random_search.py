@@ -8,7 +8,7 @@ import numpy as np
 
 from ofa.search import sampling
 from ofa.search.engines.engine import Engine
-from ofa.search.engines.ledger import Ledger, check_numbers
+from ofa.search.engines.ledger import Ledger, check_numbers, usual_evaluations
 from ofa.search.engines.proposer import Proposer
 from ofa.search.problem import Problem
 from ofa.space import Genome
@@ -33,13 +33,13 @@ class RandomSearch(Engine):
     """
 
     population: int = 48
-    evaluations: int = 200
+    evaluations: int | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self.evaluations, self.population)
 
     def size(self, problem: Problem) -> tuple[int, int]:
-        return self.evaluations, self.population
+        return self.evaluations or usual_evaluations(problem), self.population
 
     def proposer(self, problem: Problem) -> Proposer:
         return Draws()

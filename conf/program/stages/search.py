@@ -45,9 +45,15 @@ class SearchFront(Stage):
         learner = run.learner(supernet)
         costs = costs_of(run, supernet)
         problem = Problem.parse(
-            supernet.space, settings.objectives, costs, settings.constraints, importance_of(run, supernet)
+            supernet.space,
+            settings.objectives,
+            costs,
+            settings.constraints,
+            importance_of(run, supernet),
+            len(learner.splits.validation),
         )
         search = settings.search.start(problem, settings.seed)
+        run.say(f"search: {search.size}")
         with (
             Archive(run.folder / "archive.sqlite", context_of(run, supernet)) as archive,
             run.progress(self.name) as bar,
@@ -55,7 +61,12 @@ class SearchFront(Stage):
         ):
             bar.expect(search.evaluations, 0)
             front = search_to_end(
-                search, evaluate_subnet, archive, lambda r: bar.advance(accuracy=r.metrics["accuracy"]), map
+                search,
+                evaluate_subnet,
+                archive,
+                lambda r: bar.advance(accuracy=r.metrics["accuracy"]),
+                map,
+                lambda note: run.say(f"search: {note}"),
             )
         search.leave(run.folder.path)
         run.tracker.rewind(self.name, -1)
