@@ -104,7 +104,7 @@ def test_a_run_ends_in_a_front_of_verified_files(run: Path) -> None:
     named = {f"finetune-{row['name']}" for row in rows if row["subnet"]}
     assert stages == {"teacher", "supernet", "search", *named}
     output = (run.parent / "output.txt").read_text()
-    assert "latency model (" in output and "held-out error" in output and "MACs alone" in output
+    assert "latency_ms, model (" in output and "held-out error" in output and "MACs alone" in output
     assert "chosen networks, predicted before they were measured: error" in output
 
 
