@@ -74,18 +74,15 @@ def within(rows: dict[str, dict[str, Any]]) -> bool:
 def test_a_network_that_breaks_its_limit_makes_room_for_the_next_best(
     folder: Path, finetuned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, proposals = job(folder), Proposals.load(job(folder))
+    given = () if finetuned else ("finetune=off",)
+    run, proposals = job(folder, *given), Proposals.load(job(folder))
     chosen, limit = proposals.chosen(run), 0.8e-6 * proposals.teacher.metrics["macs"]
     broken, spare = chosen[-1], [row for row in proposals.front.rows if row not in chosen]
     times = 1.1 * limit / broken.metrics["latency_ms"]
     slow_down(run, broken, times)
     keeping = [row for row in spare if times * row.metrics["latency_ms"] <= limit]
     successor = max(keeping, key=lambda row: row.metrics["accuracy"])
-    rows = (
-        exported(folder, "stages=[finetune,export]")
-        if finetuned
-        else exported(folder, "stages=[export]", "finetune=off")
-    )
+    rows = exported(folder, "stages=[finetune,export]" if finetuned else "stages=[export]", *given)
     assert within(rows) and set(rows) == {"teacher", chosen[0].name, successor.name}
     assert f"{broken.name} takes" in (said := capsys.readouterr().out) and f"{successor.name} in its place" in said
     foretold = [json.loads(line)["name"] for line in (folder / "predictions.jsonl").read_text().splitlines()]

@@ -196,9 +196,11 @@ INTERRUPTIONS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def test_killed_in_every_stage_and_resumed_equals_uninterrupted(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [("supernet", "search"), pytest.param(tuple(INTERRUPTIONS), marks=pytest.mark.slow)])
+def test_killed_in_stages_and_resumed_equals_uninterrupted(run: Path, tmp_path: Path, stages: tuple[str, ...]) -> None:
     folder = tmp_path / "killed"
-    for stage, reached in INTERRUPTIONS.items():
+    for stage in stages:
+        reached = INTERRUPTIONS[stage]
         process, deadline = start(folder), time.monotonic() + 300
         while not reached(folder):
             assert process.poll() is None, f"ended before it could be killed in {stage}: {process.communicate()[0]}"
