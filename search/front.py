@@ -105,8 +105,11 @@ class Front:
 
     def ordered(self, rows: Iterable[ScoredNetwork]) -> tuple[ScoredNetwork, ...]:
         """Networks from cheap to dear, in the first objective that is a cost."""
-        axis = next((o for o in self.objectives if not o.maximise), self.objectives[0])
-        return tuple(sorted(rows, key=lambda row: axis.value(row.metrics)))
+        return tuple(sorted(rows, key=lambda row: self._axis.value(row.metrics)))
+
+    @property
+    def _axis(self) -> Objective:
+        return next((objective for objective in self.objectives if not objective.maximise), self.objectives[0])
 
     @property
     def points(self) -> Floats:
@@ -204,9 +207,9 @@ class Front:
         Raises:
             ValueError: fewer than 1 row asked for.
         """
-        first, axis = self.objectives[0], next((o for o in self.objectives if not o.maximise), None)
-        ends = [axis.value(row.metrics) for row in self.rows[:1] + self.rows[-1:]] if axis else []
-        if axis is None or number < 3 or not ends or not 0 < ends[0] < ends[-1]:
+        first, axis = self.objectives[0], self._axis
+        ends = [axis.value(row.metrics) for row in self.rows[:1] + self.rows[-1:]]
+        if axis.maximise or number < 3 or not ends or not 0 < ends[0] < ends[-1]:
             return self.spread(number)
         walls = np.geomspace(ends[0], ends[-1], number - 1)
         best: dict[int, ScoredNetwork] = {}

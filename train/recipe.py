@@ -26,7 +26,8 @@ class Recipe:
     `epochs` are passes over the training pictures. `optimizer` and `schedule` are timm's names. `lr` is the highest
     rate, from which it falls to `min_lr`; `warmup` is the share of the steps in which it rises before.
     `weight_decay` pulls weights to zero, biases and normalisations excepted. `channels_last` is a layout of
-    pictures in memory that some devices are faster with. `seed` decides the order of pictures and how they are
+    pictures in memory that GPUs are often faster with; on a CPU torch's backward pass of some convolutions is not safe
+    in it. `seed` decides the order of pictures and how they are
     changed. `clip_value` bounds each gradient value. `precision` is that of the forward pass (autocast). A batch is
     `batch_size` pictures an update, over all processes; `accumulate` cuts it in parts that go through the network
     one after the other. `average` is the decay of a moving average of the weights, which is then what is validated

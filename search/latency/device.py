@@ -102,6 +102,36 @@ class LatencyDevice(ABC):
         return {"device": kind, **own, "runtime": self.runtime, **machine()}
 
 
+@dataclass(frozen=True)
+class ThreadedDevice(LatencyDevice):
+    """A device that runs a network with so many `threads` of this machine's processor.
+
+    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
+    thread and the second with more.
+
+    Raises:
+        ValueError: fewer than 1 thread, no such clock, or the CPU time of one thread among several.
+    """
+
+    threads: int = 1
+    clock: Clock = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threads < 1:
+            raise ValueError(f"at least 1 thread, got {self.threads}")
+        if self.clock not in ("auto", "cpu", "wall"):
+            raise ValueError(f"clock is auto, cpu or wall, got {self.clock!r}")
+        if self.clock == "cpu" and self.threads > 1:
+            raise ValueError(
+                f"clock=cpu is the time of one thread, got threads={self.threads}; clock=wall times several"
+            )
+
+    def stopwatch(self, run: Callable[[], Any]) -> Stopwatch:
+        """Times a function by the clock of this device."""
+        return stopwatch(run, self.clock, self.threads)
+
+
 def stopwatch(run: Callable[[], Any], clock: Clock, threads: int) -> Stopwatch:
     """Times a function run by run: by the CPU time of this thread, or by the clock on the wall.
 
@@ -122,20 +152,6 @@ def stopwatch(run: Callable[[], Any], clock: Clock, threads: int) -> Stopwatch:
         return found
 
     return times
-
-
-def check_threads(threads: int, clock: str) -> None:
-    """Refuse what cannot be timed.
-
-    Raises:
-        ValueError: fewer than 1 thread, no such clock, or the CPU time of one thread among several.
-    """
-    if threads < 1:
-        raise ValueError(f"at least 1 thread, got {threads}")
-    if clock not in ("auto", "cpu", "wall"):
-        raise ValueError(f"clock is auto, cpu or wall, got {clock!r}")
-    if clock == "cpu" and threads > 1:
-        raise ValueError(f"clock=cpu is the time of one thread, got threads={threads}; clock=wall times several")
 
 
 def version_of(package: str) -> str:

@@ -11,15 +11,12 @@ import numpy.typing as npt
 from torch.utils._pytree import tree_leaves
 
 from ofa.search.latency.artefact import Artefact
-from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_threads, stopwatch, version_of
+from ofa.search.latency.device import Clock, Stopwatch, ThreadedDevice, stopwatch, version_of
 
 
 @dataclass(frozen=True)
-class OnnxRuntime(LatencyDevice):
+class OnnxRuntime(ThreadedDevice):
     """The network as an ONNX file in onnxruntime, with so many `threads` of the CPU, or by another `provider`.
-
-    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
-    thread and the second with more.
 
     >>> watch = OnnxRuntime().load(Artefact(nn.Linear(4, 2), torch.zeros(1, 4)))
     >>> min(watch(3)) >= 0
@@ -29,13 +26,7 @@ class OnnxRuntime(LatencyDevice):
         ValueError: fewer than 1 thread, or no such clock.
     """
 
-    threads: int = 1
-    clock: Clock = "auto"
     provider: str = "CPUExecutionProvider"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_threads(self.threads, self.clock)
 
     @property
     def runtime(self) -> str:

@@ -9,15 +9,12 @@ import numpy as np
 from torch.utils._pytree import tree_leaves
 
 from ofa.search.latency.artefact import Artefact
-from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_threads, stopwatch, version_of
+from ofa.search.latency.device import Stopwatch, ThreadedDevice, version_of
 
 
 @dataclass(frozen=True)
-class OpenVino(LatencyDevice):
+class OpenVino(ThreadedDevice):
     """The network as an ONNX file in OpenVINO's CPU plugin, with so many `threads`.
-
-    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
-    thread and the second with more.
 
     >>> OpenVino(threads=2).fingerprint["threads"]
     '2'
@@ -26,13 +23,6 @@ class OpenVino(LatencyDevice):
         ValueError: fewer than 1 thread, or no such clock; when loading, OpenVINO is missing or refuses the network.
     """
 
-    threads: int = 1
-    clock: Clock = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_threads(self.threads, self.clock)
-
     @property
     def runtime(self) -> str:
         return f"openvino {version_of('openvino')}"
@@ -40,7 +30,7 @@ class OpenVino(LatencyDevice):
     def load(self, artefact: Artefact) -> Stopwatch:
         request = self._compiled(artefact).create_infer_request()
         arrays = [np.asarray(t.detach().cpu()) for t in tree_leaves(artefact.example)]
-        watch = stopwatch(lambda: request.infer(arrays), self.clock, self.threads)
+        watch = self.stopwatch(lambda: request.infer(arrays))
         watch(2)
         return watch
 

@@ -13,15 +13,12 @@ from torch.utils._pytree import tree_map_only
 
 from ofa.backbone import as_call
 from ofa.search.latency.artefact import Artefact
-from ofa.search.latency.device import Clock, LatencyDevice, Stopwatch, check_threads, stopwatch
+from ofa.search.latency.device import LatencyDevice, Stopwatch, ThreadedDevice
 
 
 @dataclass(frozen=True)
-class TorchCpu(LatencyDevice):
+class TorchCpu(ThreadedDevice):
     """The network as torch runs it on the CPU, operator by operator, with so many `threads`.
-
-    `clock` is what times a run: the thread's CPU time (cpu), the clock on the wall (wall), or (auto) the first with one
-    thread and the second with more.
 
     >>> min(TorchCpu().load(Artefact(nn.Linear(4, 2), torch.zeros(1, 4)))(3)) >= 0
     True
@@ -30,19 +27,12 @@ class TorchCpu(LatencyDevice):
         ValueError: fewer than 1 thread, or no such clock.
     """
 
-    threads: int = 1
-    clock: Clock = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_threads(self.threads, self.clock)
-
     @property
     def runtime(self) -> str:
         return f"torch {torch.__version__}"
 
     def load(self, artefact: Artefact) -> Stopwatch:
-        watch = stopwatch(placed(artefact, "cpu"), self.clock, self.threads)
+        watch = self.stopwatch(placed(artefact, "cpu"))
 
         def times(runs: int) -> Sequence[float]:
             before = torch.get_num_threads()
