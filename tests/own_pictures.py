@@ -1,4 +1,4 @@
-"""A user's own pictures, made from the photographs that ship with scikit-learn: whole, odd and broken ones."""
+"""A user's own pictures, made from photographs that ship with scikit-learn and scikit-image: whole, odd, broken."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from skimage import data
 from sklearn.datasets import load_sample_images
 
-CLASSES = ("flower", "sky", "temple")
+CLASSES, MORE = ("flower", "sky", "temple"), ("cat", "coffee", "rocket")
 NUMBERS = {"flower": 40, "sky": 40, "temple": 40}
 
 
@@ -19,7 +20,8 @@ NUMBERS = {"flower": 40, "sky": 40, "temple": 40}
 def photographs() -> dict[str, np.ndarray]:
     """A part of a photograph for each class, (height, width, 3)."""
     china, flower = load_sample_images().images
-    return {"flower": flower, "sky": china[:180], "temple": china[130:]}
+    more = {"cat": data.chelsea(), "coffee": data.coffee(), "rocket": data.rocket()}
+    return {"flower": flower, "sky": china[:180], "temple": china[130:], **more}
 
 
 def cropped(label: str, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
@@ -34,7 +36,7 @@ def write_classes(
 ) -> None:
     """`folder`/<class>/<number>.jpg, different pieces of photographs, the same ones again for more."""
     for label, number in numbers.items():
-        rng = np.random.default_rng([seed, CLASSES.index(label)])
+        rng = np.random.default_rng([seed, (*CLASSES, *MORE).index(label)])
         (folder / label).mkdir(parents=True, exist_ok=True)
         for i in range(number):
             cropped(label, size, rng).save(folder / label / f"{i:03}.jpg", quality=90)

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from torch import nn
 
 import ofa.conf
-from ofa.conf.program import arguments, manual
+from ofa.conf.program import arguments, console, manual
 from ofa.conf.program.building import options
 from ofa.conf.program.command import execute
+from ofa.conf.program.console import Console
 from ofa.conf.program.course import Course
 from ofa.conf.program.starter import STARTER, begin
 from ofa.train import Digits, create, evaluate
@@ -198,6 +200,22 @@ def test_the_first_line_comes_before_torch(tmp_path: Path) -> None:
     first, torch_imported, *_ = done.stdout.splitlines()
     assert re.fullmatch(r"ofa [\d.]+: no_such_network on digits, in runs/digits-no_such_network-0", first)
     assert torch_imported == "<torch>"
+
+
+def test_a_stage_is_said_to_be_under_way_where_it_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "SILENCE", 1.0)
+    told, begun, said = Console(), time.monotonic(), ""
+    with told.busy("search"):
+        while time.monotonic() < begun + 1.5:
+            told.print("a line of its own")
+            time.sleep(0.05)
+        assert "under way" not in capsys.readouterr().out
+        while "under way" not in said and time.monotonic() < begun + 60:
+            time.sleep(0.1)
+            said += capsys.readouterr().out
+    assert re.fullmatch(r"(search: under way for 0:00:\d\d\n)+", said)
 
 
 @pytest.mark.parametrize(

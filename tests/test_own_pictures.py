@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -66,6 +68,33 @@ def test_class_folders_are_cut_by_content_and_stay_when_files_are_added(tmp_path
     for number in range(9):
         assert after[f"sky/renamed-00{number}.jpg"] == before[f"sky/00{number}.jpg"]
     assert parts(ImageFolder(str(tmp_path), seed=1)) != after
+
+
+def test_the_pictures_of_each_part_are_a_table_that_gives_the_same_parts(tmp_path: Path) -> None:
+    write_own_pictures(pictures := tmp_path / "my pictures")
+    data = ImageFolder(str(pictures), empty="skip")
+    run(tmp_path / "run", pictures, "data.empty=skip", "stages=[teacher]")
+    table = tmp_path / "run" / "pictures.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["path", "label", "split"]
+    assert {path: part for path, _, part in rows[1:]} == parts(data) and "sky/cut.jpg" not in parts(data)
+    again = replace(data, table=str(table))
+    assert again.contents() == data.contents() and again.collection.listing.cut == ()
+
+
+def test_files_are_checked_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, by = inspection.inspect, set[int]()
+
+    def watched(path: Path) -> inspection.Inspected:
+        by.add(threading.get_ident())
+        time.sleep(0.01)
+        return checked(path)
+
+    monkeypatch.setattr(inspection, "inspect", watched)
+    monkeypatch.setattr(inspection, "threads", lambda: 3)
+    write_classes(tmp_path)
+    assert len(parts(ImageFolder(str(tmp_path)))) == 120 and len(by) == 3
 
 
 LAYOUTS: dict[Sequence[str], dict[str, str]] = {

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 import logging
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
 from typing import Any
 
 import rich.console
 from rich.control import Control
 
 WIDTH = 120
+SILENCE = 10.0
+"""Seconds after which a line says that a stage is under way where nothing else did."""
 LOG = logging.getLogger("ofa")
 
 
@@ -25,11 +31,33 @@ class Console(rich.console.Console):
         if not self.is_terminal:
             self.width = WIDTH
 
-    def busy(self, name: str) -> AbstractContextManager[object]:
-        """A terminal shows inside that something is under way, also between the bars."""
-        return self.status(name) if self.is_terminal and not self.quiet else nullcontext()
+    @contextmanager
+    def busy(self, name: str) -> Iterator[None]:
+        """Inside, a terminal shows that something is under way, also between the bars; elsewhere no silence is long."""
+        if self.quiet:
+            yield
+        elif self.is_terminal:
+            with self.status(name):
+                yield
+        else:
+            ended = Event()
+            thread = Thread(target=self._tell, args=(name, ended), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+
+    def _tell(self, name: str, ended: Event) -> None:
+        """A line whenever none was printed for long, until it has ended."""
+        self._printed = started = time.monotonic()
+        while not ended.wait(max(self._printed + SILENCE - time.monotonic(), 0)):
+            if (now := time.monotonic()) >= self._printed + SILENCE:
+                self.print(f"{name}: under way for {timedelta(seconds=round(now - started))}", markup=False)
 
     def print(self, *objects: Any, **options: Any) -> None:
+        self._printed = time.monotonic()
         super().print(*objects, **options)
         if not self.quiet and not any(isinstance(o, Control) for o in objects):  # a live bar moves by these
             LOG.info(plain(*objects, **options))

@@ -21,6 +21,7 @@ from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
 from ofa.train.backbones import load_weights
+from ofa.train.collection import write_rows
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
 from ofa.train.saliency import sort_by
@@ -28,7 +29,7 @@ from ofa.train.saliency import sort_by
 if TYPE_CHECKING:
     from ofa.onnx_files import OnnxSupernet  # imports onnx
 
-DATA = "data.json"
+DATA, PICTURES = "data.json", "pictures.csv"
 
 
 class Run:
@@ -73,6 +74,8 @@ class Run:
         if splits.overview is not None and self.folder.writes:
             told = json.loads(json.dumps(splits.overview.to_json()))
             if self.folder.read(DATA) != told:
+                if splits.overview.files:
+                    write_rows(self.folder / PICTURES, splits.overview.files)
                 self.folder.write(DATA, told)
                 self.say(splits.overview)
         return splits

@@ -8,5 +8,6 @@ from ofa.train.collection.collection import Collection, Rules
 from ofa.train.collection.listing import PARTS
 from ofa.train.collection.overview import Overview, overview
 from ofa.train.collection.reading import read
+from ofa.train.collection.tables import write_rows
 
-__all__ = ["PARTS", "Collection", "Overview", "Rules", "overview", "read"]
+__all__ = ["PARTS", "Collection", "Overview", "Rules", "overview", "read", "write_rows"]

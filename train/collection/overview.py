@@ -29,6 +29,8 @@ FEW, UNEVEN = 30, 5
 class Overview:
     """Pictures of each class by part, figures by name for JSON, and `lines` for people: (what of, text).
 
+    `files` are the path, class and part of each picture that has a file of its own.
+
     >>> Overview({"cat": (40, 5, 5), "dog": (20, 3, 0)}).remarks
     ('fewer than 30 pictures: dog (23)', 'no test pictures: dog; what is said of test leaves them out')
     """
@@ -36,6 +38,7 @@ class Overview:
     counts: Mapping[str, tuple[int, ...]]
     figures: Mapping[str, Any] = field(default_factory=dict)
     lines: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def uneven(self) -> bool:
@@ -143,8 +146,9 @@ def overview(collection: Collection, network: str, preprocessing: Mapping[str, A
         "contents": collection.contents,
         "preprocessing": dict(preprocessing),
     }
-    lines = (*described_pictures(figures), *missing(collection), ("network", network))
-    return Overview(collection.counts, figures, (("cut", origin(collection)), *lines))
+    lines = ("cut", origin(collection)), *described_pictures(figures), *missing(collection), ("network", network)
+    files = tuple((picture.entry.name, picture.entry.label, picture.part) for picture in collection.pictures)
+    return Overview(collection.counts, figures, lines, files)
 
 
 def origin(collection: Collection) -> str:

@@ -1,12 +1,14 @@
-"""Tables that name pictures: CSV, or Parquet where pyarrow is installed."""
+"""Tables that name pictures: CSV, or Parquet where pyarrow is installed; CSV is written, too."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ofa.files import replacing
 
 WANTED, OPTIONAL = ("path", "label"), "split"
 
@@ -38,6 +40,14 @@ def rows(path: Path) -> list[Row]:
     if records and lacking:
         raise ValueError(f"{path} lacks the column {lacking[0]}; it has {', '.join(columns)}")
     return [checked(path, place, record, OPTIONAL in columns) for place, record in records]
+
+
+def write_rows(path: Path, pictures: Iterable[tuple[str, str, str]]) -> None:
+    """A CSV file of paths, labels and splits that `rows` reads."""
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow((*WANTED, OPTIONAL))
+        writer.writerows(pictures)
 
 
 def checked(path: Path, place: str, record: dict[str, Any], split: bool) -> Row:
