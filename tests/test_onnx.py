@@ -197,6 +197,25 @@ def regrouped(model: ir.Model) -> None:
     node.attributes["group"] = ir.AttrInt64("group", 1)
 
 
+def test_a_network_that_rounds_more_than_others_is_sliced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output is the small difference of large numbers, which no two runtimes give alike."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    supernet = ofa.Supernet(network, torch.randn(1, 16))
+    small = supernet.extract(supernet.space.smallest).eval()
+    last = small.get_submodule("4")
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        small.get_parameter("2.bias").fill_(1e4)
+        last.weight -= last.weight.mean(1, keepdim=True)
+    said: list[str] = []
+    OnnxSupernet(supernet, said.append).export(small, torch.randn(1, 16), tmp_path / "model.onnx")
+    assert not said
+    monkeypatch.setattr(sliced, "ROUNDING", 0)
+    OnnxSupernet(supernet, said.append).export(small, torch.randn(1, 16), tmp_path / "model.onnx")
+    assert said == ["ONNX is exported, not sliced: a sliced file is not its network"]
+
+
 @pytest.mark.parametrize("fault", [rolled, swapped, scaled, regrouped])
 def test_a_wrong_slice_never_leaves(
     fault: Callable[[ir.Model], None],

@@ -112,7 +112,8 @@ class Run:
         torch.manual_seed(settings.seed)
         (name, told), given = settings.backbone, settings.teacher
         file = given.checkpoint if given.trained else None
-        model = create(name, splits.num_classes, splits.in_chans, given.pretrained, file, **told)
+        told = {"num_classes": splits.num_classes, "in_chans": splits.in_chans} | told
+        model = create(name, pretrained=given.pretrained, checkpoint=file, **told)
         if given.checkpoint and not given.trained:
             load_weights(model, Path(given.checkpoint), whole=True)
         model.to(settings.device)

@@ -109,10 +109,17 @@ class Settings:
 
     @property
     def backbone(self) -> tuple[str, dict[str, Any]]:
-        """Name of the backbone, and what its factory is told."""
+        """Name of the backbone, and what its factory is told.
+
+        Raises:
+            ValueError: it is told what the teacher's settings say.
+        """
         given = self.values["backbone"]
         if not isinstance(given, Mapping):
             return str(given), {}
+        for name in ("pretrained", "checkpoint"):
+            if name in given:
+                raise ValueError(f"backbone.{name}: where weights come from is the teacher's, teacher.{name}=…")
         return str(given.get("_target_", "???")), {k: v for k, v in given.items() if k != "_target_"}
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class Expected:
     """What a network gives for an example, for the same mirrored, and for noise."""
 
     def __init__(self, network: nn.Module, example: Any) -> None:
+        self.network = network
         self.samples = samples(example)
         self.outputs = [run(network, one) for one in self.samples]
 
@@ -36,6 +39,13 @@ class Expected:
     def moved(self) -> float:
         """How far the outputs are apart; 0 is one answer for all."""
         return max(apart(output, self.outputs[0]) for output in self.outputs[1:])
+
+    @cached_property
+    def rounding(self) -> float:
+        """How far the outputs are from those in double precision: so far may another runtime be from them, too."""
+        exact = deepcopy(self.network).double()
+        pairs = zip((run(exact, doubled(one)) for one in self.samples), self.outputs, strict=True)
+        return max(apart(*pair) for pair in pairs)
 
     def difference(self, path: str | Path) -> float:
         """The largest difference between a file's outputs and the network's, relative to the largest of each output.
@@ -99,6 +109,11 @@ def samples(example: Any) -> list[Any]:
         return tensor.flip(-1) if is_batch(tensor) else tensor
 
     return [example, tree_map_only(Tensor, mirrored, example), tree_map_only(Tensor, noise, example)]
+
+
+def doubled(example: Any) -> Any:
+    """An example whose fractions are in double precision."""
+    return tree_map_only(Tensor, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, example)
 
 
 def is_batch(leaf: Any) -> bool:
