@@ -183,7 +183,10 @@ def begun(folder: Path) -> bool:
     return '"stage": "finetune' in (folder / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+BOTH = pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+
+
+@BOTH
 def test_killed_and_gone_on_equals_uninterrupted(finetuned: Path, searched: Path, workers: int) -> None:
     folder = beside(searched, f"killed-{workers}")
     command = Command(folder, FINETUNE, f"workers={workers}")
@@ -197,7 +200,7 @@ def test_killed_and_gone_on_equals_uninterrupted(finetuned: Path, searched: Path
     assert not list(folder.glob("finetuned/*/finetuned*"))  # what only a training needs
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@BOTH
 def test_a_signal_saves_every_network_in_the_middle_of_an_epoch(searched: Path, workers: int) -> None:
     """The process that started them is told alone, and tells its workers."""
     folder = beside(searched, f"stopped-{workers}")
@@ -290,6 +293,7 @@ def test_together_they_learn_with_one_set_of_weights_and_the_supernet_stays(sear
     assert [json.loads(line)["epoch"] for line in lines(folder) if '"stage": "finetune"' in line] == list(range(1, 7))
 
 
+@pytest.mark.slow
 def test_what_learns_together_goes_on_after_a_kill(searched: Path) -> None:
     whole, folder = beside(searched, "shared-whole"), beside(searched, "shared-killed")
     go(whole, FINETUNE, "finetune=shared")
