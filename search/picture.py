@@ -25,7 +25,9 @@ _FRONT = {"linewidth": 1.6, "marker": "o", "markersize": 5.5, "color": "#1769aa"
 _BEHIND = _FRONT | {"linewidth": 1.2, "markersize": 4.5, "color": "#9ec5e8"}
 _TESTED = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#1769aa", "mec": "white", "mew": 0.8}
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
-_NAME = {"textcoords": "offset points", "fontsize": 6.5, "color": _TEXT}
+_NAME = {"textcoords": "offset points", "fontsize": 6.5, "color": _TEXT, "rotation": 90, "ha": "center", "va": "bottom"}
+_WIDE = 8
+"""Times that the largest cost is the smallest from which on costs are drawn by their logarithms."""
 _LIMIT = {"color": "#868e96", "linewidth": 1.0, "linestyle": (0, (4, 3))}
 Rows = Mapping[str, Metrics]
 
@@ -44,7 +46,7 @@ def draw(
 ) -> Path:
     """Write the metrics of a front, as a staircase, over those of everything evaluated, the teacher's as a star.
 
-    `tested` rows, with figures of another split, stand before the front, which becomes lighter.
+    `tested` rows, with figures of another split, stand before the front, which becomes lighter; they are named.
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
@@ -65,10 +67,13 @@ def draw(
         _bars(axes, named, (x, x_unit), (y, y_unit), label, style)
     for name, row in tested.items():
         for px, py in _points([row], x, y):
-            axes.annotate(name.removeprefix("subnet-"), (px / x_unit, py / y_unit), (4, -9), **_NAME)
+            top = (ends_of(row, y) or (py, py))[1]
+            axes.annotate(name.removeprefix("subnet-"), (px / x_unit, top / y_unit), (0, 4), **_NAME)
     if limits and x in limits:
         axes.axvline(limits[x] / x_unit, label="budget", **_LIMIT)
     _dress(axes, across_label, up_label)
+    if every and every[0][0] > 0 and every[-1][0] >= _WIDE * every[0][0]:
+        _by_logarithms(axes)
     axes.set_title(title, color=_TEXT, fontsize=10)
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=path.suffix.lstrip("."))
@@ -120,13 +125,24 @@ def _dress(axes: Any, across: str, up: str) -> None:
     axes.spines[["left", "bottom"]].set_color(_LINE)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="best", labelcolor=_TEXT)
-    axes.margins(x=0.04, y=0.08)
+    axes.margins(x=0.04, y=0.1)
 
 
-def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -> Path:
+def _by_logarithms(axes: Any) -> None:
+    """What goes across stands by its logarithm, with numbers as people write them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10, noise: float = 0.0) -> Path:
     """Write the damage of each choice over the share of it that is kept; the `most` sensitive ones have colours.
 
-    `rows` is what `SensitivitySearch.to_json` gives. The others are grey, and named beside, the most sensitive first.
+    `rows` is what `Analysis.to_json` gives. The others are grey, and named beside, the most sensitive first. Damage up
+    to `noise` may be none; a band shows it.
     """
     from matplotlib.figure import Figure
 
@@ -140,6 +156,8 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10) -
             {"label": row["choice"], "linewidth": 1.6} if i < most else {"color": _LINE, "zorder": 1}
         )
         axes.plot(shares, damages, marker="o", markersize=3, **style)
+    if noise:
+        axes.axhspan(0, 100 * noise, color="#f1f3f5", zorder=0, label="95 % interval of the whole network")
     _dress(axes, "Units kept (%)", "Score lost (% of the whole network's)")
     if others := [row["choice"] for row in worst[most:]]:
         size = min(6.0, 280 / len(others))

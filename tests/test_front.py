@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -113,6 +114,14 @@ def test_picture(tmp_path: Path, name: str) -> None:
     if name.endswith("svg"):
         content = path.read_text()
         assert "Accuracy (%)" in content and "MACs (M)" in content and "teacher" in content
+
+
+def test_costs_that_differ_widely_stand_by_their_logarithms(tmp_path: Path) -> None:
+    rows = [replace(row, metrics={**row.metrics, "macs": 1e6 * 2**i}) for i, row in enumerate(toy_rows()[:6])]
+    wide = Front.of(rows, ["accuracy", "macs"]).picture(tmp_path / "wide.svg").read_text()
+    near = Front.of(rows[:3], ["accuracy", "macs"]).picture(tmp_path / "near.svg").read_text()
+    ticks = [re.findall(r"<!-- ([\d.]+) -->", text) for text in (wide, near)]
+    assert {"1", "2", "5", "10", "20"} <= set(ticks[0]) and "3.0" in ticks[1]
 
 
 def test_picture_of_little(tmp_path: Path) -> None:

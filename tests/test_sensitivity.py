@@ -71,6 +71,21 @@ def test_a_better_score_is_no_damage_and_one_that_is_not_finite_is_all() -> None
     assert damage(-0.5, -1.0) == 1.0  # a loss of 0.5 that has doubled
 
 
+def test_damage_inside_the_interval_of_the_whole_network_is_noise(tmp_path: Path) -> None:
+    noises = []
+    for samples in (100, 10_000, None):
+        search = Sensitivity().start(Problem.parse(WIDTHS, ["accuracy"], costs, {"macs": 0.5}, samples=samples))
+        (whole,) = search.ask()
+        search.tell(whole, {"accuracy": 90.0})
+        noises.append(analysis(search).noise(search.ledger))
+        assert all(path.exists() for path in search.leave(tmp_path))
+    assert noises == [
+        pytest.approx(0.0826, abs=1e-3),
+        pytest.approx(0.0067, abs=1e-3),
+        0.0,
+    ]  # of 90, 82.6 at least (Wilson)
+
+
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3, 0.1])
 def test_the_budget_is_met_within_a_hundredth(share: float, tmp_path: Path) -> None:
     search = analysed(Sensitivity(), {"macs": share}, tmp_path / "a.sqlite")

@@ -239,7 +239,9 @@ class Pruner:
 
         scoring = f"recalibrate={self.given.recalibrate} validation_stride={self.given.validation_stride}"
         context = {**context_of(self.run, self.supernet), "scoring": scoring}
-        problem = Problem.parse(part, self.settings.objectives, costs, limits, importance_of(self.run, self.supernet))
+        importance, pictures = importance_of(self.run, self.supernet), len(self.learner.splits.validation)
+        samples = max(pictures // self.given.validation_stride, 1)
+        problem = Problem.parse(part, self.settings.objectives, costs, limits, importance, samples)
         search: Search = self.settings.search.start(problem, self.settings.seed)
         with (
             Archive(folder / "archive.sqlite", context) as archive,

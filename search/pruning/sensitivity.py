@@ -152,7 +152,16 @@ class Analysis(Exact):
         """Write `sensitivity.json` and a picture of the curves."""
         rows, path = self.to_json(ledger), folder / "sensitivity.json"
         write_text(path, json.dumps(rows, indent=1))
-        return [path, draw_curves(rows, folder / "sensitivity.png")]
+        return [path, draw_curves(rows, folder / "sensitivity.png", noise=self.noise(ledger))]
+
+    def noise(self, ledger: Ledger) -> float:
+        """Damage that lies within the 95 % interval of the whole network's score; 0 where that is not known."""
+        objective, told = ledger.problem.objectives[0], ledger.metrics(self.base)
+        if told is None or ledger.problem.samples is None:
+            return 0.0
+        ends = objective.interval(told[objective.name], ledger.problem.samples)
+        gain = objective.gain(told[objective.name])
+        return 0.0 if ends is None else max(damage(gain, objective.gain(end)) for end in ends)
 
     def chosen(self, ledger: Ledger) -> Genome:
         """The genome that the curves lead to: at the threshold, or in the budget."""
