@@ -84,14 +84,15 @@ def workers(
         given = (path, threads, places, lifeline, method, Talk(telling, stopping))
         pool = ProcessPoolExecutor(processes, context, _begin, given)
         listener, under_way = Listener(hearing, hear), set[Future[Any]]()
+        reason = 'out of memory, or the script that starts workers lacks `if __name__ == "__main__":`'
         try:
             start(pool, processes)
+            reason = "killed, or out of memory: fewer workers need less"
             listener.start()
             yield _evaluate, partial(spread, pool, processes, under_way)
         except BrokenProcessPool as error:
             raise ValueError(
-                "a worker died (killed, or out of memory: fewer workers need less); everything finished is kept,"
-                " and the same command goes on"
+                f"a worker died ({reason}); everything finished is kept, and the same command goes on"
             ) from error
         finally:
             path.unlink(missing_ok=True)

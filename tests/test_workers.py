@@ -133,6 +133,26 @@ def test_a_killed_worker_is_one_clear_error_and_loses_one_evaluation(
     assert archived(path) == expected
 
 
+UNGUARDED = """
+import sys
+sys.path[:0] = {paths!r}
+from ofa.search.workers import workers
+from toy_evaluations import accuracy
+
+with workers(accuracy, 2):
+    print("began")
+"""
+
+
+def test_a_script_without_its_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "mine.py"
+    script.write_text(UNGUARDED.format(paths=[str(Path(__file__).parent)]))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "began" not in done.stdout
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: a worker died (") and 'lacks `if __name__ == "__main__":`' in last
+
+
 SEARCHING = """
 import signal, sys
 sys.path[:0] = {paths!r}
