@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
 FAMILIES = [
     "vit",
+    "mobilenetv3",
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
@@ -43,7 +44,6 @@ FAMILIES = [
             "ghostnet",
             "mixer",
             "mobilenetv2",
-            "mobilenetv3",  # in test_program.py, without -m slow
             "regnet",
             "resnet",
             "resnext",
