@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ofa.search.budget import Constraint
 from ofa.search.certainty import Metrics, ends_of, overlap, shrinkage
 from ofa.search.objectives import CostObjective, Floats, Objective, found
+from ofa.search.page import write_page
 from ofa.search.picture import draw
 from ofa.space import Subnet
 
@@ -194,15 +195,15 @@ class Front:
     def strata(self, number: int) -> Front:
         """Both ends of the front, and between them the best of all that was evaluated in each of equal ranges of cost.
 
-        Costs are cut on a logarithmic scale, for `number` rows with the ends; dominated rows are among them: before
-        networks learn on by themselves, their sizes say more of what they will come to than their figures. Without a
-        positive cost it is `spread`.
+        Costs are cut on a logarithmic scale into `number` ranges, of which the ends have one each; dominated rows are
+        among them: before networks learn on by themselves, their sizes say more of what they will come to than their
+        figures. Without a positive cost it is `spread`.
 
         >>> figures = ((90.0, 1e6), (89.0, 2e6), (88.0, 3e6), (91.0, 8e6), (90.0, 9e6))
         >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
         >>> front = Front.of(rows, ["accuracy", "macs"])
         >>> [row.name for row in front.rows], [row.name for row in front.strata(3).rows]
-        (['n0', 'n3'], ['n0', 'n1', 'n3'])
+        (['n0', 'n3'], ['n0', 'n2', 'n3'])
 
         Raises:
             ValueError: fewer than 1 row asked for.
@@ -211,13 +212,13 @@ class Front:
         ends = [axis.value(row.metrics) for row in self.rows[:1] + self.rows[-1:]]
         if axis.maximise or number < 3 or not ends or not 0 < ends[0] < ends[-1]:
             return self.spread(number)
-        walls = np.geomspace(ends[0], ends[-1], number - 1)
+        walls = np.geomspace(ends[0], ends[-1], number + 1)
         best: dict[int, ScoredNetwork] = {}
         for row in self.ordered(self.evaluated):
             cost, gain = axis.value(row.metrics), first.gain(first.value(row.metrics))
-            if not ends[0] < cost < ends[-1] or not math.isfinite(gain):
-                continue
             part = int(np.searchsorted(walls, cost))
+            if not 1 < part < number or not math.isfinite(gain):
+                continue
             if part not in best or gain > first.gain(first.value(best[part].metrics)):
                 best[part] = row
         return replace(self, rows=(self.rows[0], *best.values(), self.rows[-1]))
@@ -309,19 +310,35 @@ class Front:
         `tested` are rows with figures of another split: they stand before the front that they were chosen from, named,
         with their intervals. Limits of the `budget` on what goes across are lines.
         """
-        teachers = [row for row in (*tested, self.teacher) if row is not None and row.name == TEACHER]
         return draw(
             Path(path),
             self.objectives,
             front=[row.metrics for row in self.rows],
             evaluated=[row.metrics for row in self.evaluated],
-            teacher={row.name: row.metrics for row in teachers[:1]},
+            teacher={row.name: row.metrics for row in self._teachers(tested)},
             tested={row.name: row.metrics for row in tested if row.name != TEACHER},
             across=across,
             up=up,
             title=title,
             limits=self._limits(budget),
         )
+
+    def page(self, path: str | Path, title: str = "", tested: Sequence[ScoredNetwork] = ()) -> Path:
+        """Write an HTML file that shows figures where the mouse is, and all choices of a network that one clicks.
+
+        It stands alone: nothing is loaded. `tested` are as in `picture`.
+        """
+        groups = {
+            "evaluated": self.evaluated,
+            "front": self.rows,
+            "taken (test)": [row for row in tested if row.name != TEACHER],
+            "teacher": self._teachers(tested),
+        }
+        return write_page(Path(path), self.objectives, groups, title)
+
+    def _teachers(self, tested: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
+        """The teacher with its figures of the tests, or else with those that it has; none where there is none."""
+        return [row for row in (*tested, self.teacher) if row is not None and row.name == TEACHER][:1]
 
     def _limits(self, budget: Sequence[Constraint]) -> dict[str, float]:
         """Upper limits by name, fractions resolved by the teacher's costs."""

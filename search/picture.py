@@ -26,7 +26,7 @@ _BEHIND = _FRONT | {"linewidth": 1.2, "markersize": 4.5, "color": "#9ec5e8"}
 _TESTED = {"linestyle": "none", "marker": "o", "markersize": 6, "color": "#1769aa", "mec": "white", "mew": 0.8}
 _TEACHER = {"linestyle": "none", "marker": "*", "markersize": 15, "color": "#d9480f", "mec": "white"}
 _NAME = {"textcoords": "offset points", "fontsize": 6.5, "color": _TEXT, "rotation": 90, "ha": "center", "va": "bottom"}
-_WIDE = 8
+WIDE = 8
 """Times that the largest cost is the smallest from which on costs are drawn by their logarithms."""
 _LIMIT = {"color": "#868e96", "linewidth": 1.0, "linestyle": (0, (4, 3))}
 Rows = Mapping[str, Metrics]
@@ -50,7 +50,7 @@ def draw(
     """
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
-    x, y = _axes(objectives, across, up)
+    x, y = axes_of(objectives, across, up)
     every = _points([*evaluated, *front, *teacher.values(), *tested.values()], x, y)
     (across_label, x_unit), (up_label, y_unit) = (
         axis(name, objectives, max((point[i] for point in every), default=1.0)) for i, name in enumerate((x, y))
@@ -72,7 +72,7 @@ def draw(
     if limits and x in limits:
         axes.axvline(limits[x] / x_unit, label="budget", **_LIMIT)
     _dress(axes, across_label, up_label)
-    if every and every[0][0] > 0 and every[-1][0] >= _WIDE * every[0][0]:
+    if every and every[0][0] > 0 and every[-1][0] >= WIDE * every[0][0]:
         _by_logarithms(axes)
     axes.set_title(title, color=_TEXT, fontsize=10)
     with replacing(path, binary=True) as file:
@@ -101,7 +101,7 @@ def axis(name: str, objectives: Sequence[Objective], largest: float) -> tuple[st
     return (name, 1.0) if objective is None else objective.axis(largest)
 
 
-def _axes(objectives: Sequence[Objective], across: str | None, up: str | None) -> tuple[str, str]:
+def axes_of(objectives: Sequence[Objective], across: str | None = None, up: str | None = None) -> tuple[str, str]:
     """Names across and up: the first cost against the first other objective."""
     costs = [objective.name for objective in objectives if isinstance(objective, CostObjective)]
     x = across or next(iter(costs), "macs")

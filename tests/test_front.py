@@ -124,6 +124,20 @@ def test_costs_that_differ_widely_stand_by_their_logarithms(tmp_path: Path) -> N
     assert {"1", "2", "5", "10", "20"} <= set(ticks[0]) and "3.0" in ticks[1]
 
 
+def test_a_page_has_every_network_and_loads_nothing(tmp_path: Path) -> None:
+    rows = [ScoredNetwork(f"n{i}", Subnet({"stem": 8 * i}), row.metrics) for i, row in enumerate(toy_rows()[:20], 1)]
+    front = Front.of(rows, ["accuracy", "macs"], TEACHER)
+    tested = replace(
+        front.rows[0], name="taken", metrics={**front.rows[0].metrics, "accuracy_low": 1.0, "accuracy_high": 99.0}
+    )
+    text = front.page(tmp_path / "new" / "front.html", "Toy <b>", [tested]).read_text()
+    own = text[text.rindex("Plotly.newPlot(") :]
+    assert all(f'"n{i}\\n  accuracy' in own and f"stem  {8 * i}" in own for i in range(1, 21))
+    assert "\\u003cb\\u003etaken" in own and "teacher" in own and "plotly_click" in own
+    assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=", text)
+    assert Front.of([], ["accuracy"]).page(tmp_path / "none.html").exists()
+
+
 def test_picture_of_little(tmp_path: Path) -> None:
     assert Front.of([], ["accuracy"]).picture(tmp_path / "none.png").exists()
     assert Front.of(SMALL, ["accuracy"]).picture(tmp_path / "one.png").exists()

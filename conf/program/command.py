@@ -88,7 +88,7 @@ def execute(config: DictConfig) -> int:
         run.say(front.table(title, ("balanced_accuracy",) if run.uneven else ()))
         for remark in front.remarks():
             run.say(remark)
-        run.say(f"picture: {run.folder / 'front.png'}   files: {run.folder / 'front.json'}")
+        run.say(f"picture: {run.folder / 'front.png'} (front.html to look into)   files: {run.folder / 'front.json'}")
     if len(took) > 1:
         run.say(times(took))
     missed = Proposals.load(run).missed if run.folder.has(FILE) else ""

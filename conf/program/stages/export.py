@@ -34,7 +34,7 @@ class ExportFront(Stage):
     after: ClassVar[str | None] = "finetune"
     depends: ClassVar[tuple[str, ...]] = ("export",)
     needs: ClassVar[tuple[str, ...]] = ("search.json", "supernet.pt", "teacher.pt")
-    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "subnets")
+    leaves: ClassVar[tuple[str, ...]] = ("front.json", "front.png", "front.html", "subnets")
     repeatable: ClassVar[bool] = True
 
     def brings(self, settings: Settings) -> tuple[str, ...]:
@@ -68,6 +68,7 @@ class ExportFront(Stage):
         path, title = run.folder / "front.png", run.title(rows[0].metrics[PICTURES])
         chosen_from = replace(proposals.front, teacher=rows[0])  # limits are shares of its figures, latency among them
         chosen_from.picture(path, title=title, tested=rows, budget=run.settings.constraints)
+        chosen_from.page(run.folder / "front.html", title, rows)
 
 
 class Exported:
