@@ -115,7 +115,7 @@ def test_every_installed_configuration_composes(installed: Path, tmp_path: Path)
 
 
 def test_the_readmes_lines_run_installed(installed: Path, tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "example.py").write_text(f"{example}\nprint(ofa.__file__)\n")
     file = called(installed / "python", "example.py", folder=tmp_path).splitlines()[-1]
     assert Path(file).is_relative_to(installed.parent)

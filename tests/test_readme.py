@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -15,13 +16,22 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_library_example_runs() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len([line for line in example.splitlines() if line and not line.startswith(("import", "#"))]) <= 10
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
     net, supernet = names["net"], names["supernet"]
     assert isinstance(net, nn.Module) and not any("ofa" in type(m).__module__.split(".") for m in net.modules())
     assert sum(p.numel() for p in net.parameters()) == supernet.cost(names["subnet"]).params  # type: ignore[attr-defined]
+
+
+def test_the_search_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), names := dict[str, Any]())
+    best, archive = names["front"].best("accuracy", nodes=1000), Path("forests.sqlite").stat().st_size
+    assert best.subnet["trees"] * 2.0 ** best.subnet["depth"] <= 1000 and best.metrics["accuracy"] > 80
+    assert Path("forests.html").exists() and archive > 1000
 
 
 def test_the_support_table_is_the_measured_one() -> None:

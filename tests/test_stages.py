@@ -245,7 +245,9 @@ def assert_words(run: Path, output: str) -> None:
     for line in output.splitlines():
         assert line.rstrip() in log
     assert re.search(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+\]\[ofa\]\[INFO\] - count: \[done\]$", log, re.MULTILINE)
-    assert re.search(r"^picture: \S+front\.png   files: \S+front\.json$", output, re.MULTILINE)
+    assert re.search(
+        r"^picture: \S+front\.png \(front\.html to look into\)   files: \S+front\.json$", output, re.MULTILINE
+    )
     assert max(map(len, output.splitlines())) > 80 and "\x1b" not in output + log
 
 
