@@ -124,6 +124,30 @@ class Front:
             return 0.0
         return float(moocore.hypervolume(self.points, ref=corner, maximise=[o.maximise for o in self.objectives]))
 
+    def growth(self) -> Floats:
+        """The hypervolume of what was evaluated first, shape (evaluated,), as a share of that of all: 1 at the end.
+
+        Up to the worst of each objective. Rows without a finite figure add nothing; it is all zeros where no row is
+        better than another.
+
+        >>> figures = ((90.0, 3e6), (95.0, 4e6), (85.0, 1e6), (92.0, 2e6))
+        >>> rows = [ScoredNetwork(f"n{i}", None, {"accuracy": a, "macs": m}) for i, (a, m) in enumerate(figures)]
+        >>> Front.of(rows, ["accuracy", "macs"]).growth().round(2).tolist()
+        [0.36, 0.36, 0.36, 1.0]
+        """
+        points = _points(self.evaluated, self.objectives)
+        finite = np.isfinite(points.sum(axis=1))
+        maximise = [objective.maximise for objective in self.objectives]
+        grown = np.zeros(len(points))
+        if not finite.any():
+            return grown
+        known = points[finite]
+        worst = np.where(maximise, known.min(axis=0), known.max(axis=0))
+        for i in range(len(points)):
+            first = points[: i + 1][finite[: i + 1]]
+            grown[i] = moocore.hypervolume(first, ref=worst, maximise=maximise) if len(first) else 0.0
+        return grown / grown[-1] if grown[-1] else grown
+
     def knee(self) -> ScoredNetwork:
         """The row farthest beyond the plane through the front's ends, each objective on its range.
 
@@ -326,7 +350,8 @@ class Front:
     def page(self, path: str | Path, title: str = "", tested: Sequence[ScoredNetwork] = ()) -> Path:
         """Write an HTML file that shows figures where the mouse is, and all choices of a network that one clicks.
 
-        It stands alone: nothing is loaded. `tested` are as in `picture`.
+        Below them it shows the hypervolume over the evaluations. It stands alone: nothing is loaded. `tested` are as in
+        `picture`.
         """
         groups = {
             "evaluated": self.evaluated,
@@ -334,7 +359,7 @@ class Front:
             "taken (test)": [row for row in tested if row.name != TEACHER],
             "teacher": self._teachers(tested),
         }
-        return write_page(Path(path), self.objectives, groups, title)
+        return write_page(Path(path), self.objectives, groups, title, self.growth())
 
     def _teachers(self, tested: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
         """The teacher with its figures of the tests, or else with those that it has; none where there is none."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ofa.files import write_text
 from ofa.search.certainty import ends_of
-from ofa.search.objectives import Objective, found
+from ofa.search.objectives import Floats, Objective, found
 from ofa.search.picture import WIDE, axes_of, axis
 
 if TYPE_CHECKING:
@@ -29,19 +29,25 @@ shown.id = 'network';
 shown.style = 'font-family: monospace; margin: 0 4em';
 shown.textContent = 'Click a network to see all its figures and choices.';
 place.after(shown);
-place.on('plotly_click', click => { shown.textContent = click.points[0].customdata; });
+place.on('plotly_click', click => { shown.textContent = click.points[0].customdata || shown.textContent; });
 """
 
 
-def write_page(path: Path, objectives: Sequence[Objective], groups: Mapping[str, Rows], title: str = "") -> Path:
-    """Write an HTML file that stands alone; `groups` are networks by the name of their style, drawn in that order."""
-    from plotly.graph_objects import Figure, Scatter  # slow to import
+def write_page(
+    path: Path, objectives: Sequence[Objective], groups: Mapping[str, Rows], title: str, growth: Floats
+) -> Path:
+    """Write an HTML file that stands alone; `groups` are networks by the name of their style, drawn in that order.
+
+    `growth` is the hypervolume after each evaluation, as a share.
+    """
+    from plotly.graph_objects import Scatter  # slow to import
+    from plotly.subplots import make_subplots
 
     x, y = axes_of(objectives)
     groups = {name: [row for row in rows if {x, y} <= row.metrics.keys()] for name, rows in groups.items()}
     every = [row.metrics for rows in groups.values() for row in rows]
     (across, x_unit), (up, y_unit) = (axis(n, objectives, max((m[n] for m in every), default=1.0)) for n in (x, y))
-    figure = Figure()
+    figure = make_subplots(rows=2, row_heights=[0.8, 0.2], vertical_spacing=0.14)
     for name, rows in groups.items():
         ends = [ends_of(row.metrics, y) or (row.metrics[y], row.metrics[y]) for row in rows]
         figure.add_trace(
@@ -59,13 +65,19 @@ def write_page(path: Path, objectives: Sequence[Objective], groups: Mapping[str,
                 customdata=[detailed(row, objectives) for row in rows],
                 hovertemplate="%{text}<extra></extra>",
                 **_STYLES[name],
-            )
+            ),
+            row=1,
+            col=1,
         )
+    growing = {"x": list(range(1, len(growth) + 1)), "y": growth.tolist(), "line": {"color": "#1769aa", "shape": "hv"}}
+    figure.add_trace(Scatter(**growing, showlegend=False, hoverinfo="x+y"), row=2, col=1)
     costs = [m[x] for m in every]
     wide = bool(costs) and min(costs) > 0 and max(costs) >= WIDE * min(costs)
-    figure.update_layout(title=title, template="plotly_white", height=640)
-    figure.update_xaxes(title=across, type="log" if wide else "linear")
-    figure.update_yaxes(title=up)
+    figure.update_layout(title=title, template="plotly_white", height=800)
+    figure.update_xaxes(title=across, type="log" if wide else "linear", row=1)
+    figure.update_yaxes(title=up, row=1)
+    figure.update_xaxes(title="Evaluations", row=2)
+    figure.update_yaxes(title="Hypervolume", range=[0, 1.05], row=2)
     write_text(path, figure.to_html(include_plotlyjs=True, post_script=_CLICK))
     return path
 

@@ -138,6 +138,25 @@ def test_a_page_has_every_network_and_loads_nothing(tmp_path: Path) -> None:
     assert Front.of([], ["accuracy"]).page(tmp_path / "none.html").exists()
 
 
+def test_the_hypervolume_grows_with_what_is_evaluated() -> None:
+    front = Front.of(toy_rows(), ["accuracy", "macs"])
+    growth, worst = (
+        front.growth(),
+        {
+            "accuracy": min(r.metrics["accuracy"] for r in front.evaluated),
+            "macs": max(r.metrics["macs"] for r in front.evaluated),
+        },
+    )
+    assert growth.shape == (len(toy_rows()),) and growth[-1] == 1.0 and (np.diff(growth) >= 0).all()
+    half = Front.of(toy_rows()[: len(toy_rows()) // 2], ["accuracy", "macs"])
+    assert growth[len(half.evaluated) - 1] == pytest.approx(half.hypervolume(worst) / front.hypervolume(worst))
+    broken = ScoredNetwork("broken", None, {"accuracy": float("nan"), "macs": 1.0})
+    assert Front.of([broken, *toy_rows()], ["accuracy", "macs"]).growth()[0] == 0.0
+    assert Front.of([], ["accuracy"]).growth().shape == (0,) and Front.of([broken], ["accuracy"]).growth().tolist() == [
+        0.0
+    ]
+
+
 def test_picture_of_little(tmp_path: Path) -> None:
     assert Front.of([], ["accuracy"]).picture(tmp_path / "none.png").exists()
     assert Front.of(SMALL, ["accuracy"]).picture(tmp_path / "one.png").exists()

@@ -73,3 +73,6 @@ class SearchFront(Stage):
         run.tracker.log(self.name, {"epoch": 0, "evaluated": len(search.results), "front": len(front.rows)})
         Proposals.of(run, front).save(run)
         run.say(f"search: {len(search.results)} subnets evaluated, {len(front.rows)} on the front. {search.stopped}")
+        tenth, growth = max(len(front.evaluated) // 10, 1), front.growth()
+        if len(growth) > tenth and growth[-1]:
+            run.say(f"search: the last {tenth} added {100 * (1 - growth[-1 - tenth]):.1f} % of the front's hypervolume")
