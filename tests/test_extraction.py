@@ -136,7 +136,7 @@ from ofa.persistence import plan_from_json
 saved = torch.load("{tmp_path}/net.pt")
 net = reduced(build("mobilenetv3")[0], plan_from_json(pathlib.Path("{tmp_path}/plan.json").read_text())).eval()
 net.load_state_dict(saved["state"])
-assert torch.equal(net(saved["x"]), saved["y"])
+torch.testing.assert_close(net(saved["x"]), saved["y"])  # another process rounds as it likes
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 

@@ -43,7 +43,14 @@ def rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, pictures: Iterable[tuple[str, str, str]]) -> None:
-    """A CSV file of paths, labels and splits that `rows` reads."""
+    """A CSV file of paths, labels and splits that `rows` reads.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_rows(path := Path(folder) / "pictures.csv", [("cat/1.png", "cat", "test")])
+    ...     [(row.path, row.label, row.split) for row in rows(path)]
+    [('cat/1.png', 'cat', 'test')]
+    """
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*WANTED, OPTIONAL))
