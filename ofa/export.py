@@ -1,4 +1,4 @@
-"""Write an extracted subnet to disk: its weights, an ONNX file, an exported program."""
+"""Write an extracted subnet to disk, and read it again: its weights, an ONNX file, an exported program."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from ofa.backbone import as_call
 from ofa.interruptions import interrupts
+from ofa.persistence import plan_from_json
+from ofa.slicing import reduced
 from ofa.tracing import evaluating
 
 
@@ -33,6 +36,45 @@ def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None 
     from safetensors.torch import save_model
 
     save_model(net, str(path), dict(metadata or {}))
+    os.umask(mask := os.umask(0))
+    path.chmod(0o666 & ~mask)  # as other files are: safetensors' are the owner's alone
+
+
+def load_network(backbone: nn.Module, folder: str | Path) -> nn.Module:
+    """A network that a run has exported, plain PyTorch: the backbone, made as small as `plan.json` in its folder says.
+
+    It has the weights of `weights.safetensors` beside it, and is in evaluation mode. `backbone` is the network that the
+    run began with, with any weights.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from ofa import Supernet
+    >>> from ofa.persistence import plan_to_json
+    >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.ones(1, 4))
+    >>> net = supernet.extract(supernet.space.smallest)
+    >>> with TemporaryDirectory() as folder:
+    ...     save_weights(net, Path(folder) / "weights.safetensors")
+    ...     _ = (Path(folder) / "plan.json").write_text(plan_to_json(supernet.plan(supernet.space.smallest), {}))
+    ...     again = load_network(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), folder)
+    >>> torch.equal(again(torch.ones(1, 4)), net(torch.ones(1, 4)))
+    True
+
+    Raises:
+        ValueError: a file is missing or damaged, or is of another network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    plan, weights = (Path(folder) / name for name in ("plan.json", "weights.safetensors"))
+    for path in (plan, weights):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: a run leaves it where export.files names weights and plan")
+    net = reduced(backbone, plan_from_json(plan.read_text(encoding="utf-8")))
+    try:
+        load_model(net, str(weights))
+    except (RuntimeError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(f"{weights} does not fit the network that {plan} makes of the backbone: {told}") from None
+    return net.eval()
 
 
 def export_onnx(

@@ -172,6 +172,15 @@ class Front:
             ValueError: no row fits; says what the front reaches.
             ValueError: the front is empty, or has no such objective.
         """
+        wanted = self._named(objective)
+        return max(self.within(budget, **limits).rows, key=lambda row: wanted.gain(wanted.value(row.metrics)))
+
+    def within(self, budget: Mapping[str, Any] | Sequence[Constraint] = (), **limits: Any) -> Front:
+        """The rows that keep a budget, which is as for `best`.
+
+        Raises:
+            ValueError: no row does; says what the front reaches.
+        """
         self._check()
         given = {**budget, **limits} if isinstance(budget, Mapping) else limits
         own = {o.name: o for o in self.objectives if isinstance(o, CostObjective)}
@@ -186,8 +195,7 @@ class Front:
             if not fitting:
                 reach = f"{constraint.objective.written(min(values))} to {constraint.objective.written(max(values))}"
                 raise ValueError(f"no row of the front has {constraint}; they reach from {reach}")
-        wanted = self._named(objective)
-        return max(fitting, key=lambda row: wanted.gain(wanted.value(row.metrics)))
+        return replace(self, rows=tuple(fitting))
 
     def _named(self, objective: Objective | str | None) -> Objective:
         """The front's objective of a name; the first where none is named."""
@@ -337,7 +345,7 @@ class Front:
         return draw(
             Path(path),
             self.objectives,
-            front=[row.metrics for row in self.rows],
+            front=[row.metrics for row in self._stairs],
             evaluated=[row.metrics for row in self.evaluated],
             teacher={row.name: row.metrics for row in self._teachers(tested)},
             tested={row.name: row.metrics for row in tested if row.name != TEACHER},
@@ -355,11 +363,17 @@ class Front:
         """
         groups = {
             "evaluated": self.evaluated,
-            "front": self.rows,
+            "front": self._stairs,
             "taken (test)": [row for row in tested if row.name != TEACHER],
             "teacher": self._teachers(tested),
         }
         return write_page(Path(path), self.objectives, groups, title, self.growth())
+
+    @property
+    def _stairs(self) -> tuple[ScoredNetwork, ...]:
+        """The rows that no other one beats: among those that were finetuned some may be."""
+        known = [row for row in self.rows if all(o.name in row.metrics for o in self.objectives)]
+        return Front.of(known, self.objectives).rows
 
     def _teachers(self, tested: Sequence[ScoredNetwork]) -> list[ScoredNetwork]:
         """The teacher with its figures of the tests, or else with those that it has; none where there is none."""

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ofa.files import write_text
 from ofa.search.certainty import ends_of
 from ofa.search.objectives import Floats, Objective, found
 from ofa.search.picture import WIDE, axes_of, axis
 
-if TYPE_CHECKING:
-    from ofa.search.front import ScoredNetwork
 
-Rows = Sequence["ScoredNetwork"]
+class Row(Protocol):
+    """What is shown of a network."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def subnet(self) -> Mapping[str, Any] | None: ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+
+Rows = Sequence[Row]
 _STYLES: Mapping[str, dict[str, Any]] = {
     "evaluated": {"mode": "markers", "marker": {"color": "#adb5bd", "size": 6}},
     "front": {"mode": "lines+markers", "line": {"color": "#9ec5e8", "shape": "hv"}, "marker": {"size": 7}},
@@ -50,9 +61,10 @@ def write_page(
     figure = make_subplots(rows=2, row_heights=[0.8, 0.2], vertical_spacing=0.14)
     for name, rows in groups.items():
         ends = [ends_of(row.metrics, y) or (row.metrics[y], row.metrics[y]) for row in rows]
+        validation = groups["taken (test)"] and name in ("evaluated", "front")
         figure.add_trace(
             Scatter(
-                name=name,
+                name=f"{name} (validation)" if validation else name,
                 x=[row.metrics[x] / x_unit for row in rows],
                 y=[row.metrics[y] / y_unit for row in rows],
                 error_y={
@@ -75,6 +87,9 @@ def write_page(
     wide = bool(costs) and min(costs) > 0 and max(costs) >= WIDE * min(costs)
     figure.update_layout(title=title, template="plotly_white", height=800)
     figure.update_xaxes(title=across, type="log" if wide else "linear", row=1)
+    if wide:
+        steps = [digit * 10.0**power for power in range(-12, 13) for digit in (1, 2, 5)]
+        figure.update_xaxes(tickvals=steps, ticktext=[f"{step:g}" for step in steps], row=1)
     figure.update_yaxes(title=up, row=1)
     figure.update_xaxes(title="Evaluations", row=2)
     figure.update_yaxes(title="Hypervolume", range=[0, 1.05], row=2)
@@ -82,7 +97,7 @@ def write_page(
     return path
 
 
-def spoken(row: ScoredNetwork, objectives: Sequence[Objective]) -> str:
+def spoken(row: Row, objectives: Sequence[Objective]) -> str:
     """A network's name and figures, as people write them, a line each.
 
     >>> from ofa.search.front import ScoredNetwork
@@ -94,7 +109,7 @@ def spoken(row: ScoredNetwork, objectives: Sequence[Objective]) -> str:
     return "<br>".join([f"<b>{row.name}</b>", *lines])
 
 
-def detailed(row: ScoredNetwork, objectives: Sequence[Objective]) -> str:
+def detailed(row: Row, objectives: Sequence[Objective]) -> str:
     """The same, every other figure, and what was chosen.
 
     >>> from ofa import Subnet

@@ -264,6 +264,25 @@ def test_the_folder_that_one_stands_in_is_on_the_path(own: Path, backbone: str) 
     assert (own / "runs" / f"digits-{ofa.conf.typed(backbone)}-0" / "teacher.pt").exists()
 
 
+def test_a_mistake_inside_of_ones_own_network_is_one_line_with_its_place(tmp_path: Path) -> None:
+    source = "from torch import nn\n\nclass Net(nn.Module):\n    def forward(self, x):\n        return self.head(x)\n"
+    (tmp_path / "wrong.py").write_text(source)
+    done = called(tmp_path, "backbone=wrong.py:Net", *BRIEF)
+    said = (
+        "does not run on pictures (1, 16, 16): AttributeError: 'Net' object has no attribute 'head' (wrong.py, line 5)"
+    )
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1]
+
+
+def test_a_backbone_with_settings_takes_the_place_of_another(own: Path) -> None:
+    (own / "experiment").mkdir()
+    yaml = "# @package _global_\nbackbone: {_target_: net.make, width: 32}\n"
+    (own / "experiment" / "mine.yaml").write_text(yaml)
+    given = ["--config-dir=" + str(own), "experiment=mine", "backbone={_target_:other.make,depth:3}"]
+    config = arguments.composed("config", arguments.overrides_of("config", given))
+    assert config.backbone == {"_target_": "other.make", "depth": 3}
+
+
 def test_a_typo_in_ones_own_network_is_one_line(own: Path) -> None:
     done = called(own, "backbone=own_package.net.make", *BRIEF)
     (line,) = done.stderr.splitlines()

@@ -27,8 +27,10 @@ from ofa.conf.program.command import execute
 from ofa.conf.program.latencies import artefact_of
 from ofa.conf.program.run import Run
 from ofa.conf.program.stages.export import Exported
+from ofa.export import load_network
 from ofa.persistence import load_subnet
 from ofa.search import ScoredNetwork
+from ofa.train import create
 from ofa.train.data.splits import TensorSplit
 
 TOY = (
@@ -151,6 +153,18 @@ def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: P
     net.load_state_dict(load_file(run / row["files"]["weights"]), strict=True)
     correct = [(net(x).argmax(1) == y) for x, y in job.splits.test.ordered(64)]
     assert 100 * float(torch.cat(correct).float().mean()) == pytest.approx(row["accuracy"])
+    again = load_network(job.backbone(), run / "subnets" / row["name"])
+    assert not again.training and torch.equal(again(job.picture), net(job.picture))
+
+
+def test_a_network_that_is_read_again_is_of_the_backbone(run: Path, tmp_path: Path) -> None:
+    folder = run / "subnets" / next(row["name"] for row in front(run) if row["subnet"])
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*plan\.json makes"):
+        load_network(create("test_efficientnet", num_classes=7, in_chans=1), folder)
+    with pytest.raises(ValueError, match=r"the plan is of another network"):
+        load_network(create("test_vit", num_classes=10, in_chans=1), folder)
+    with pytest.raises(ValueError, match=r"plan\.json is missing: a run leaves it where"):
+        load_network(create("test_efficientnet", num_classes=10, in_chans=1), tmp_path)
 
 
 def test_a_second_run_does_nothing_again(run: Path) -> None:

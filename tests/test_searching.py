@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_the_best_within_limits_is_the_best_of_all_that_was_evaluated(
     output = said([str(folder), f"params={limit}"], monkeypatch, capsys)
     assert f"best within the limits: {best.name}, " in output and "teacher" in output
     assert f"{len(toy_rows())} evaluated, validation split" in output
+    inside = [row for row in toy_rows() if row.metrics["params"] <= limit]
+    shown = {row.name for row in Front.of(inside, ["accuracy", "macs"]).rows}
+    assert {row.name for row in toy_rows() if re.search(rf"│ {row.name} ", output)} == shown
 
 
 def test_another_front_of_the_same_networks(

@@ -82,7 +82,7 @@ def improve(
 
 
 def worthwhile(run: Run, stage: str, before: Mapping[str, float], after: Mapping[str, float]) -> bool:
-    """Whether a network is better after its finetuning; where it is not, that is said.
+    """Whether a network is better after its finetuning; where it is not, or by its loss alone, that is said.
 
     Accuracies a standard error apart are as good as each other, the more so as that of before was the best of many:
     there the loss decides, which sees more of every picture.
@@ -90,9 +90,11 @@ def worthwhile(run: Run, stage: str, before: Mapping[str, float], after: Mapping
     error = 2 * Accuracy().step(before["accuracy"], len(run.splits.validation))
     gain = after["accuracy"] - before["accuracy"]
     better = after["loss"] <= before["loss"] if abs(gain) <= error else gain > 0
+    then, now = (f"{row['accuracy']:.2f} % (loss {row['loss']:.3g})" for row in (before, after))
     if not better:
-        then, now = (f"{row['accuracy']:.2f} % (loss {row['loss']:.3g})" for row in (before, after))
         run.say(f"{stage}: {now} after finetuning; it stays as it was, with {then}")
+    elif gain < 0:
+        run.say(f"{stage}: {now} after finetuning, {then} before: within a standard error the loss decides")
     return better
 
 

@@ -20,7 +20,7 @@ NAME, FILE = "ofa-search", "search.json"
 USAGE = """ofa-search: what a run has evaluated, asked again; nothing is evaluated, nothing in its folder changes.
 
   ofa-search runs/demo                                    # the front, on the validation split
-  ofa-search runs/demo macs=0.25 params=50e3              # and the best network within these limits
+  ofa-search runs/demo macs=0.25 params=50e3              # within these limits, and the best network there
   ofa-search runs/demo objectives=accuracy,peak_bytes     # another front of the same networks
   ofa-search runs/demo page=front.html                    # to look into, with every network that was evaluated
 
@@ -85,8 +85,10 @@ def asked(question: Question) -> tuple[Front, ScoredNetwork | None]:
         if name not in known:
             raise ValueError(f"no figure {name!r} of what was evaluated; {hint(name, known)}")
     front = replace(Front.of(rows, objectives), teacher=teacher)
-    everyone = replace(front, rows=front.ordered(front.evaluated))
-    return front, everyone.best(budget=question.limits) if question.limits else None
+    if not question.limits:
+        return front, None
+    inside = replace(front, rows=front.ordered(rows)).within(question.limits)
+    return replace(front, rows=Front.of(inside.rows, objectives).rows), inside.best()
 
 
 def main() -> None:

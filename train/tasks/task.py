@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -171,5 +173,9 @@ def outputs_for(model: nn.Module, example: Tensor) -> object:
     try:
         with evaluating(model), torch.no_grad():
             return model(example)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"the backbone does not run on pictures {tuple(example.shape[1:])}: {error}") from None
+    except Exception as error:  # the user's own code may raise anything
+        _, *frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if "site-packages" not in frame.filename]
+        place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+        told = f"{error}{place}" if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}{place}"
+        raise ValueError(f"the backbone does not run on pictures {tuple(example.shape[1:])}: {told}") from None
