@@ -200,6 +200,7 @@ def test_killed_and_gone_on_equals_uninterrupted(finetuned: Path, searched: Path
     assert not list(folder.glob("finetuned/*/finetuned*"))  # what only a training needs
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_signal_saves_every_network_in_the_middle_of_an_epoch(searched: Path, workers: int) -> None:
     """The process that started them is told alone, and tells its workers."""

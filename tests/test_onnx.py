@@ -32,7 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
 FAMILIES = [
     "vit",
-    "mobilenetv3",
     *(
         pytest.param(name, marks=pytest.mark.slow)
         for name in (
@@ -44,6 +43,7 @@ FAMILIES = [
             "ghostnet",
             "mixer",
             "mobilenetv2",
+            "mobilenetv3",
             "regnet",
             "resnet",
             "resnext",

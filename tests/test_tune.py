@@ -121,6 +121,7 @@ def test_more_trials_go_on_where_the_study_ended(run: Path) -> None:
     assert "trial 3:" in output and "trial 2:" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hydra")
 def test_a_trial_worse_than_the_others_is_pruned(tmp_path: Path) -> None:
     space = f"tuning.space={{supernet.recipe.weight_decay:null,{SHARE}:null,{LR}:{{choices:[0.1,1e-6]}}}}"
@@ -130,6 +131,7 @@ def test_a_trial_worse_than_the_others_is_pruned(tmp_path: Path) -> None:
     assert all(t.state == TrialState.PRUNED and list(t.intermediate_values) == [1] for t in slow)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hydra")
 def test_a_collapse_ends_a_trial_and_not_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tune(arguments(tmp_path, f"tuning.space={{{LR}:{{low:1e35,high:1e36}}}}", "tuning.trials=1"))
