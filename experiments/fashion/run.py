@@ -120,7 +120,6 @@ def shrunk(teacher: nn.Module, example: torch.Tensor, limit: float) -> nn.Module
             torch_pruning.importance.GroupMagnitudeImportance(),
             pruning_ratio=hundredth / 100,
             ignored_layers=[head],
-            round_to=4,
         ).step()
         if complexity(net, example).macs <= limit:
             return net.eval()
