@@ -6,7 +6,6 @@ import contextlib
 import inspect
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,8 +35,7 @@ def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None 
     from safetensors.torch import save_model
 
     save_model(net, str(path), dict(metadata or {}))
-    os.umask(mask := os.umask(0))
-    path.chmod(0o666 & ~mask)  # as other files are: safetensors' are the owner's alone
+    path.chmod(path.parent.stat().st_mode & 0o666)  # for whom the folder is: safetensors' are the owner's alone
 
 
 def load_network(backbone: nn.Module, folder: str | Path) -> nn.Module:

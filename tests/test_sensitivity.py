@@ -79,11 +79,7 @@ def test_damage_inside_the_interval_of_the_whole_network_is_noise(tmp_path: Path
         search.tell(whole, {"accuracy": 90.0})
         noises.append(analysis(search).noise(search.ledger))
         assert all(path.exists() for path in search.leave(tmp_path))
-    assert noises == [
-        pytest.approx(0.0826, abs=1e-3),
-        pytest.approx(0.0067, abs=1e-3),
-        0.0,
-    ]  # of 90, 82.6 at least (Wilson)
+    assert noises == pytest.approx([0.0826, 0.0067, 0.0], abs=1e-3)  # of 90, 82.6 at least (Wilson)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.7, 0.5, 0.3, 0.1])

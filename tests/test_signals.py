@@ -96,7 +96,8 @@ class Command:
         assert "Traceback" not in output
         (line,) = [line for line in errors.splitlines() if not line.startswith("checking pictures ")]
         assert re.match(
-            rf"{program}: stopped by {number.name} in {stage}\w*\b.*; what is finished is kept, and the same", line
+            rf"{program}: stopped by {number.name} in {stage}(_ms)?\b.*; what is finished is kept, and the same",
+            line,
         )
         assert line in (self.folder / "ofa.log").read_text()
         self.gone()

@@ -41,7 +41,7 @@ def test_iterative_pruning_in_two_ranks(crowded: Path) -> None:
     rows = sorted(line.partition(": ") for line in done.stdout.splitlines() if line.startswith("rank "))
     assert [row[0] for row in rows] == ["rank 0 of 2", "rank 1 of 2"] and rows[0][2] == rows[1][2]
     baseline, final = map(float, rows[0][2].split())
-    assert baseline > 90 and final > baseline - 6
+    assert baseline > 90 and final > baseline - 5
     analysis = json.loads((crowded / ".vai/MyNet.sens").read_text())
     assert analysis["uncompleted_steps"] == [] and analysis["mode"] == ""
     assert {path.name for path in (crowded / ".vai").iterdir()} == {"MyNet.sens"} | {

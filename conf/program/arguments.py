@@ -45,7 +45,7 @@ def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
     given = get_args_parser().parse_args([*arguments])
     try:
         overrides = overrides_of(config, arguments)
-        ready = [word for a in arguments for word in (replacing(a) if a in given.overrides else [a])]
+        ready = [word for a in arguments for word in (for_hydra(a) if a in given.overrides else [a])]
         if not (given.config_path or given.config_name or given.hydra_help or given.shell_completion):
             for combination in combinations(overrides) if given.multirun else [overrides]:
                 composed(config, combination)
@@ -75,7 +75,7 @@ def overrides_of(config: str, arguments: Sequence[str]) -> list[str]:
     given = get_args_parser().parse_args([*arguments])
     for override in given.overrides:
         check(override, config)
-    return [*(word for override in given.overrides for word in replacing(override)), *search_path(given.config_dir)]
+    return [*(word for override in given.overrides for word in for_hydra(override)), *search_path(given.config_dir)]
 
 
 def composed(config: str, overrides: Sequence[str]) -> DictConfig:
@@ -149,10 +149,10 @@ def search_path(folder: str | None) -> list[str]:
     return [] if folder is None else [f"hydra.searchpath=[{Path(folder).resolve().as_uri()}]"]
 
 
-def replacing(argument: str) -> list[str]:
+def for_hydra(argument: str) -> list[str]:
     """A setting as Hydra takes it; a backbone that is told all it needs takes the place of another.
 
-    >>> replacing("data.size=48"), replacing("backbone={_target_:net.make,width:8}")
+    >>> for_hydra("data.size=48"), for_hydra("backbone={_target_:net.make,width:8}")
     (['++data.size=48'], ['~backbone', '+backbone={_target_:net.make,width:8}'])
     """
     return ["~backbone", f"+{argument}"] if argument.startswith("backbone={") else [relaxed(argument)]

@@ -15,7 +15,7 @@ import rich.console
 from rich.control import Control
 
 WIDTH = 120
-SILENCE = 15.0
+SILENCE = 11.0
 """Seconds after which a line says that a stage is under way where nothing else did."""
 LOG = logging.getLogger("ofa")
 

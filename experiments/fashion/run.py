@@ -25,6 +25,7 @@ from torch import nn
 import ofa
 from experiments import results
 from experiments.finetune.run import composed, tested
+from ofa.conf.program.finetuning import Pupil, learner
 from ofa.conf.program.proposals import Proposals
 from ofa.conf.program.run import Run
 from ofa.costs import complexity
@@ -76,11 +77,11 @@ def narrow(run: Run, seconds: float) -> Iterator[dict[str, Any]]:
         problem = Problem.parse(supernet.space, ["accuracy"], supernet.costs, {"macs": share})
         (subnet,) = Uniform().start(problem).ask()
         net, given = supernet.extract(subnet), run.settings.teacher
-        learner = Supervised(net, run.splits, given.label_smoothing, task=run.settings.task)
-        an_epoch = duration(learner, replace(given.recipe, epochs=1), measured=12, clock=time.process_time)
+        alone = Supervised(net, run.splits, given.label_smoothing, task=run.settings.task)
+        an_epoch = duration(alone, replace(given.recipe, epochs=1), measured=12, clock=time.process_time)
         recipe = replace(given.recipe, epochs=max(1, round(seconds / an_epoch)))
         started = clock()
-        fit(learner, recipe)
+        fit(alone, recipe)
         figures = {"test": accuracy(run, net), "epochs": recipe.epochs, "seconds": clock() - started}
         yield {"way": SCRATCH, "at most": share, "share": supernet.cost(subnet).macs / whole} | figures
 
@@ -92,17 +93,9 @@ def pruned(run: Run) -> Iterator[dict[str, Any]]:
     for share in SHARES:
         net = shrunk(run.teacher, run.example, share * whole)
         before = accuracy(run, net)
-        learner = Supervised(
-            net,
-            run.splits,
-            given.label_smoothing,
-            teacher=run.teacher,
-            soft=given.soft,
-            teacher_share=given.teacher_share,
-            task=run.settings.task,
-        )
+        pupil = Pupil(net, run.supernet, run.supernet.space.largest, {}, {})
         started = clock()
-        fit(learner, given.recipe)
+        fit(learner(run, pupil, given), given.recipe)
         figures = {"before": before, "test": accuracy(run, net), "seconds": clock() - started}
         yield {"way": PEER, "at most": share, "share": complexity(net, run.example).macs / whole} | figures
 
