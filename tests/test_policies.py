@@ -76,7 +76,7 @@ def test_overrides_by_glob() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": "all"}, "unknown policy 'all'; allowed: everything, hidden, compound, auto"),
+        ({"policy": "all"}, "unknown policy 'all'; allowed: everything, hidden, block, compound, network, auto"),
         ({"overrides": {"conv1": {"channels": [8]}}}, r"may hold width, units and kernel, got \['channels'\]"),
         ({"overrides": {"conv1": {"width": [2.0]}}}, r"overrides\['conv1'\]\.width ratios lie in \(0, 1\]"),
         ({"overrides": {"conv1": {"units": [65]}}}, r"conv1\.width: units \[65\] asked by 'conv1'; it has 64"),

@@ -72,6 +72,14 @@ def test_restriction_keeps_order_and_refuses_what_is_no_option() -> None:
         SPACE.restrict({"block0.width": []})
 
 
+def test_distinct_networks_are_the_canonical_ones_counted_one_by_one() -> None:
+    both = Choice("both", "width", (1, 2, 3), within=(("stage.depth", 1), ("other.depth", 1)))
+    space = SearchSpace((*SPACE.choices, Choice("other.depth", "depth", (0, 1, 2)), both))
+    for one in (SPACE, space):
+        genomes = np.stack([*np.ndindex(*one.counts)])
+        assert one.distinct == len(np.unique(one.canonical_genomes(genomes), axis=0)) < one.size
+
+
 @given(st.integers(1, 300), st.sampled_from([1, 2, 4, 8, 16]), st.integers(1, 64), st.floats(0.01, 1.0))
 def test_widths_never_exceed_the_original_and_never_prune_at_one(
     units: int, divisor: int, size: int, ratio: float

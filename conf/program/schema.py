@@ -39,7 +39,8 @@ class SupernetTraining:
     """How the supernet is trained; `source` says who teaches: the trained backbone, or the largest subnet.
 
     `recipe` says how long and how fast, `rule` which subnets learn in a step, `soft` how their distance to who teaches
-    is measured. Where it is not `trained` its weights stay as they are. `calibration_batches` of
+    is measured. It begins with the backbone's weights, or with those of `checkpoint`, a supernet's file that
+    others have published; where it is not `trained` they stay. `calibration_batches` of
     `calibration_batch` training pictures give a subnet batch statistics of its own. `interference` notes the angle
     between the gradients of the largest and the smallest subnet. `sort` is the importance by which units are
     ordered before, or none: one of conf/importance, by name, or a class of yours. `activations` is the N:M pattern
@@ -48,6 +49,7 @@ class SupernetTraining:
     """
 
     trained: bool = True
+    checkpoint: str | None = None
     recipe: Recipe = field(default_factory=Recipe)
     rule: Rule = field(default_factory=SandwichRule)
     soft: DistillationLoss = field(default_factory=AdaptiveSoft)

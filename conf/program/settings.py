@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import ofa
-from ofa.conf.program.building import build, converted, hint, options
+from ofa.conf.program.building import build, converted, hint, options, resolved
 from ofa.conf.program.pruning import Pruning
 from ofa.conf.program.records import flat
 from ofa.conf.program.schema import Export, FrontFinetuning, SupernetTraining, Teacher
@@ -66,7 +66,7 @@ class Settings:
             ValueError: a component of another kind than its group's, a wrong value or key, settings that cannot work
                 together, a device that is not here.
         """
-        values: Any = OmegaConf.to_container(config, resolve=True)
+        values = resolved(config)
         seed = whole(values, "seed", 0)  # components have it as theirs: what is wrong with it is said once, of itself
         groups = {name: build(values[name], name, kind) for name, kind in kinds().items()}
         if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):

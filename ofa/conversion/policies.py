@@ -1,9 +1,10 @@
 """Policies: which groups offer a width, which ratios, and which groups change together.
 
-`everything` lets every group choose; `hidden` keeps residual streams whole; `compound` gives one ratio to each stage
-(CompOFA, Sahni et al., 2021); `auto` is the heuristic of the Vitis AI Optimizer: where depthwise convolutions are in
-the majority only layers with a kernel and their expansions are elastic, elsewhere groups with a 1×1 convolution keep
-the upper half of the ratios, and the first and last convolutions stay.
+`everything` lets every group choose; `hidden` keeps residual streams whole; `block` gives one ratio to what lies within
+each residual block, its expansion (Once-for-All, Cai et al., 2020); `compound` gives one to each stage (CompOFA, Sahni
+et al., 2021), `network` one to all (slimmable networks, Yu & Huang, 2019); `auto` is the heuristic of the Vitis AI
+Optimizer: where depthwise convolutions are in the majority only layers with a kernel and their expansions are elastic,
+elsewhere groups with a 1×1 convolution keep the upper half of the ratios, and the first and last convolutions stay.
 """
 
 from __future__ import annotations
@@ -61,11 +62,39 @@ def hidden(network: Network, ratios: Ratios) -> list[Decision]:
     return [Decision(group.name, (g,), ratios) for g, group in network.widths() if not group.stream]
 
 
+def block(network: Network, ratios: Ratios) -> list[Decision]:
+    beside = {parent(one) for stage in network.stages for one in stage.blocks}
+    blocks: dict[str, list[int]] = {}
+    for g, group in network.widths():
+        around = block_around([name for name, _, _ in group.members], beside)
+        if around and not group.stream:
+            blocks.setdefault(around, []).append(g)
+    return [Decision(f"{name}.width", tuple(groups), ratios) for name, groups in blocks.items()]
+
+
+def block_around(names: Sequence[str], beside: set[str]) -> str:
+    """The one residual block, or module beside such blocks, that holds all parameters; empty if there is none.
+
+    >>> block_around(["layer1.0.conv1.weight", "layer1.0.bn1.bias"], {"layer1", "layer2"})
+    'layer1.0'
+    """
+    found = set()
+    for name in names:
+        holder = max((h for h in beside if not h or name.startswith(f"{h}.")), key=len, default=None)
+        inside = "" if holder is None else name.removeprefix(f"{holder}.").partition(".")[0]
+        found.add(f"{holder}.{inside}" if holder else inside)
+    return found.pop() if len(found) == 1 else ""
+
+
 def compound(network: Network, ratios: Ratios) -> list[Decision]:
     stages: dict[str, list[int]] = {}
     for g, group in network.widths():
         stages.setdefault(stage_of(group.name, network.stages), []).append(g)
     return [Decision(f"{name}.width", tuple(groups), ratios) for name, groups in stages.items()]
+
+
+def together(network: Network, ratios: Ratios) -> list[Decision]:
+    return [Decision("width", tuple(g for g, _ in network.widths()), ratios)]
 
 
 def stage_of(name: str, stages: Sequence[Stage]) -> str:
@@ -99,4 +128,11 @@ def edge(convolution: CostTerm) -> int:
     return min(len(vector) for vector in convolution.vectors[2:])
 
 
-POLICIES: dict[str, Policy] = {"everything": everything, "hidden": hidden, "compound": compound, "auto": auto}
+POLICIES: dict[str, Policy] = {
+    "everything": everything,
+    "hidden": hidden,
+    "block": block,
+    "compound": compound,
+    "network": together,
+    "auto": auto,
+}

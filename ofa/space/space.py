@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -158,6 +159,33 @@ class SearchSpace:
     def size(self) -> int:
         """Number of combinations, skipped ones included."""
         return math.prod(int(n) for n in self.counts)
+
+    @property
+    def distinct(self) -> int:
+        """Number of different networks: in skipped blocks nothing is chosen.
+
+        >>> inside = Choice("block.width", "width", (8, 16, 32), within=(("depth", 0),))
+        >>> space = SearchSpace((Choice("depth", "depth", (0, 1)), inside))
+        >>> space.size, space.distinct
+        (6, 4)
+        """
+        together = {stage: {stage} for choice in self.choices for stage, _ in choice.within}
+        for choice in self.choices:  # stages that a choice depends on are counted together
+            joined = set().union(*(together[stage] for stage, _ in choice.within))
+            together |= dict.fromkeys(joined, joined)
+        apart = [[*stages] for stages in {id(stages): stages for stages in together.values()}.values()]
+        inside = {choice.name for choice in self.choices if choice.within} | together.keys()
+        free = math.prod(len(choice.options) for choice in self.choices if choice.name not in inside)
+        return free * math.prod(map(self._networks_of, apart))
+
+    def _networks_of(self, stages: Sequence[str]) -> int:
+        """How many different parts of networks these depths, and what they decide on, make."""
+        inside = [c for c in self.choices if any(stage in stages for stage, _ in c.within)]
+        combinations = [dict(zip(stages, d, strict=True)) for d in product(*(self[s].options for s in stages))]
+        return sum(
+            math.prod(len(c.options) for c in inside if any(int(depth[s]) > position for s, position in c.within))
+            for depth in combinations
+        )
 
     @property
     def largest(self) -> Subnet:

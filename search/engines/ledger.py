@@ -141,7 +141,7 @@ def usual_evaluations(problem: Problem) -> int:
     """
     wanted = min(20 + 4 * int((problem.space.counts > 1).sum()), 300)
     told_apart = wanted if problem.samples is None else max(problem.samples, 24)
-    return max(min(wanted, told_apart, problem.space.size), 1)
+    return max(min(wanted, told_apart, problem.space.distinct), 1)
 
 
 def check_numbers(evaluations: int | None, batch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import ofa
@@ -12,6 +13,7 @@ from ofa.conf.program.stages.training import check_batches, trained
 from ofa.files import write_text
 from ofa.train import checkpoint as checkpoints
 from ofa.train.plan import duration, estimates, known_rules, table
+from ofa.train.published import load_supernet
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class TrainSupernet(Stage):
                 supernet.report.save(run.folder / name)
         run.say(summary(supernet))
         given, path = run.settings.supernet, run.folder / "supernet.pt"
+        if given.checkpoint and not path.exists():
+            load_supernet(supernet, Path(given.checkpoint))
         if given.trained:
             self._train(run, supernet)
         elif run.folder.writes:
