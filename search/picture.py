@@ -71,9 +71,9 @@ def draw(
             axes.annotate(name.removeprefix("subnet-"), (px / x_unit, top / y_unit), (0, 4), **_NAME)
     if limits and x in limits:
         axes.axvline(limits[x] / x_unit, label="budget", **_LIMIT)
-    _dress(axes, across_label, up_label)
+    dress(axes, across_label, up_label)
     if every and every[0][0] > 0 and every[-1][0] >= WIDE * every[0][0]:
-        _by_logarithms(axes)
+        by_logarithms(axes)
     axes.set_title(title, color=_TEXT, fontsize=10)
     with replacing(path, binary=True) as file:
         figure.savefig(file, format=path.suffix.lstrip("."))
@@ -115,7 +115,7 @@ def _points(rows: Sequence[Metrics], x: str, y: str) -> list[tuple[float, float]
     return sorted(point for point in points if all(map(math.isfinite, point)))
 
 
-def _dress(axes: Any, across: str, up: str) -> None:
+def dress(axes: Any, across: str, up: str) -> None:
     axes.set_xlabel(across, color=_TEXT)
     axes.set_ylabel(up, color=_TEXT)
     axes.grid(color="#e9ecef", linewidth=0.8)
@@ -128,7 +128,7 @@ def _dress(axes: Any, across: str, up: str) -> None:
     axes.margins(x=0.04, y=0.1)
 
 
-def _by_logarithms(axes: Any) -> None:
+def by_logarithms(axes: Any) -> None:
     """What goes across stands by its logarithm, with numbers as people write them."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -158,7 +158,7 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, most: int = 10, n
         axes.plot(shares, damages, marker="o", markersize=3, **style)
     if noise:
         axes.axhspan(0, 100 * noise, color="#f1f3f5", zorder=0, label="95 % interval of the whole network")
-    _dress(axes, "Units kept (%)", "Score lost (% of the whole network's)")
+    dress(axes, "Units kept (%)", "Score lost (% of the whole network's)")
     if others := [row["choice"] for row in worst[most:]]:
         size = min(6.0, 280 / len(others))
         axes.text(1.02, 1.0, "\n".join(others), transform=axes.transAxes, va="top", fontsize=size, color=_TEXT)

@@ -43,6 +43,34 @@ def test_hidden_keeps_residual_streams() -> None:
     assert net.blocks[1][1].conv_pw.out_channels < model.blocks[1][1].conv_pw.out_channels
 
 
+def test_block_and_stage_give_one_ratio_to_what_lies_within_blocks() -> None:
+    model, x = build("mobilenetv3")
+    hidden, block, stage = (
+        ofa.Supernet(model, x, ofa.SpaceConfig(width=(0.5, 1.0), policy=p, proof="off"))
+        for p in ("hidden", "block", "stage")
+    )
+    net = block.extract(block.space.largest.replace(**{"blocks.2.1.width": 50}))
+    whole = model.blocks[2][1]
+    assert net.blocks[2][1].conv_pw.out_channels == whole.conv_pw.out_channels // 2
+    assert net.blocks[2][1].se.conv_reduce.out_channels < whole.se.conv_reduce.out_channels
+    assert net.blocks[2][1].conv_pwl.out_channels == whole.conv_pwl.out_channels
+    assert net.blocks[2][0].conv_pw.out_channels == model.blocks[2][0].conv_pw.out_channels
+    both = stage.extract(stage.space.largest.replace(**{"blocks.2.width": 50}))
+    assert [b.conv_pw.out_channels * 2 for b in both.blocks[2]] == [b.conv_pw.out_channels for b in model.blocks[2]]
+    assert both.conv_head.out_channels == model.conv_head.out_channels
+    assert len(stage.space) < len(block.space) < len(hidden.space)
+
+
+def test_one_ratio_for_the_whole_network_is_a_slimmable_one() -> None:
+    model, x = build("resnet")
+    config = ofa.SpaceConfig(width=(0.25, 0.5, 1.0), policy="network", depth=False, kernel=False)
+    supernet = ofa.Supernet(model, x, config).eval()
+    assert [(c.name, c.options) for c in supernet.space.choices] == [("width", (25, 50, 100))]
+    half = supernet.extract(ofa.Subnet({"width": 50}))
+    assert (half.conv1.out_channels, half.layer4[1].conv2.out_channels) == (32, 256)
+    assert supernet.cost(ofa.Subnet({"width": 50})).macs < 0.35 * supernet.cost(supernet.space.largest).macs
+
+
 def test_compound_gives_each_stage_one_ratio() -> None:
     model, x = build("resnet")
     supernet = ofa.Supernet(model, x, ofa.SpaceConfig(policy="compound")).eval()
@@ -76,7 +104,7 @@ def test_overrides_by_glob() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"policy": "all"}, "unknown policy 'all'; allowed: everything, hidden, block, compound, network, auto"),
+        ({"policy": "all"}, "unknown policy 'all'; allowed: everything, hidden, block, stage, compound, network, auto"),
         ({"overrides": {"conv1": {"channels": [8]}}}, r"may hold width, units and kernel, got \['channels'\]"),
         ({"overrides": {"conv1": {"width": [2.0]}}}, r"overrides\['conv1'\]\.width ratios lie in \(0, 1\]"),
         ({"overrides": {"conv1": {"units": [65]}}}, r"conv1\.width: units \[65\] asked by 'conv1'; it has 64"),

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ofa.conf.program.building import converted
+from ofa.conf.program.folder import TIMES
 from ofa.conf.program.records import flat
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
@@ -171,8 +172,11 @@ class Course:
         except BaseException as error:
             error.add_note(stage.name)
             raise
+        seconds = time.perf_counter() - started
+        if run.folder.writes:
+            run.folder.write(TIMES, run.folder.read(TIMES, {}) | {stage.name: round(seconds, 2)})
         run.folder.finish(stage.name, settings)
-        return {stage.name: time.perf_counter() - started}
+        return {stage.name: seconds}
 
 
 def ordered(asked: Sequence[Stage]) -> tuple[Stage, ...]:

@@ -15,7 +15,7 @@ from ofa.conf.program.records import differences, digest, read_json, write_json
 from ofa.files import replacing
 from ofa.train.distribution import rank
 
-SETTINGS, DONE = "settings.json", "done.json"
+SETTINGS, DONE, TIMES = "settings.json", "done.json", "times.json"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ class SpaceConfig:
     """What to make elastic.
 
     `width` are fractions of the units kept, rounded to multiples of `divisor` channels, or "multiples" for all of
-    these; the full width is always offered. `policy` says which groups offer them: everything, hidden, block, compound,
-    network or auto (see `ofa.conversion.policies`). `keep_ends` leaves the first and the last groups whole where
-    `policy` is auto. `kernel` offers 3, 5, … up to the kernel's size, as the centre of the larger one, or with
+    these; the full width is always offered. `policy` says which groups offer them: everything, hidden, block, stage,
+    compound, network or auto (see `ofa.conversion.policies`). `keep_ends` leaves the first and the last groups whole
+    where `policy` is auto. `kernel` offers 3, 5, … up to the kernel's size, as the centre of the larger one, or with
     `kernel_transform` times a learned matrix; `depth` lets the last blocks of a stage be skipped, down to half of them;
     `resolution` lists input edges in pixels. `exclude` names modules that stay.
     `sparsity` lists N:M patterns that layers may take besides being dense ("2:4": two of every four weights along the

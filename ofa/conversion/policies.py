@@ -1,10 +1,11 @@
 """Policies: which groups offer a width, which ratios, and which groups change together.
 
-`everything` lets every group choose; `hidden` keeps residual streams whole; `block` gives one ratio to what lies within
-each residual block, its expansion (Once-for-All, Cai et al., 2020); `compound` gives one to each stage (CompOFA, Sahni
-et al., 2021), `network` one to all (slimmable networks, Yu & Huang, 2019); `auto` is the heuristic of the Vitis AI
-Optimizer: where depthwise convolutions are in the majority only layers with a kernel and their expansions are elastic,
-elsewhere groups with a 1×1 convolution keep the upper half of the ratios, and the first and last convolutions stay.
+`everything` lets every group choose; `hidden` keeps residual streams whole; `block` gives one ratio to what lies
+within a residual block, its expansion (Once-for-All, Cai et al., 2020), `stage` one to all blocks of a stage (CompOFA,
+Sahni et al., 2021); `compound` gives one to a whole stage, stream included, `network` one to all (slimmable networks,
+Yu & Huang, 2019); `auto` is the heuristic of the Vitis AI Optimizer: where depthwise convolutions are in the majority
+only layers with a kernel and their expansions are elastic, elsewhere groups with a 1×1 convolution keep the upper half
+of the ratios, and the first and last convolutions stay.
 """
 
 from __future__ import annotations
@@ -63,13 +64,25 @@ def hidden(network: Network, ratios: Ratios) -> list[Decision]:
 
 
 def block(network: Network, ratios: Ratios) -> list[Decision]:
+    return [Decision(f"{name}.width", tuple(inside), ratios) for name, inside in within_blocks(network).items()]
+
+
+def stage(network: Network, ratios: Ratios) -> list[Decision]:
+    stages: dict[str, list[int]] = {}
+    for name, inside in within_blocks(network).items():
+        stages.setdefault(parent(name), []).extend(inside)
+    return [Decision(f"{name}.width", tuple(inside), ratios) for name, inside in stages.items()]
+
+
+def within_blocks(network: Network) -> dict[str, list[int]]:
+    """The groups that lie within one residual block, or one module beside such blocks, by its name."""
     beside = {parent(one) for stage in network.stages for one in stage.blocks}
     blocks: dict[str, list[int]] = {}
     for g, group in network.widths():
         around = block_around([name for name, _, _ in group.members], beside)
         if around and not group.stream:
             blocks.setdefault(around, []).append(g)
-    return [Decision(f"{name}.width", tuple(groups), ratios) for name, groups in blocks.items()]
+    return blocks
 
 
 def block_around(names: Sequence[str], beside: set[str]) -> str:
@@ -132,6 +145,7 @@ POLICIES: dict[str, Policy] = {
     "everything": everything,
     "hidden": hidden,
     "block": block,
+    "stage": stage,
     "compound": compound,
     "network": together,
     "auto": auto,

@@ -118,6 +118,31 @@ def attentive_nas(
     return network
 
 
+def cifar_resnet(num_classes: int = 10, in_chans: int = 3, depth: int = 20) -> nn.Module:
+    """The ResNet for pictures of 32 pixels: three stages of 16, 32 and 64 channels (He et al., 2016, section 4.2).
+
+    >>> import torch
+    >>> cifar_resnet(in_chans=1).eval()(torch.zeros(1, 1, 32, 32)).shape
+    torch.Size([1, 10])
+
+    Raises:
+        ValueError: `depth` is not 6n + 2.
+    """
+    blocks = (depth - 2) // 6
+    if depth != 6 * blocks + 2 or blocks < 1:
+        raise ValueError(f"depth is 6n + 2: 20, 32, 44, 56, 110; got {depth}")
+    network, inputs = nn.Sequential(_unit(in_chans, 16, 3)), 16
+    for stage, outputs in enumerate((16, 32, 64)):
+        layer = nn.Sequential()
+        for i in range(blocks):
+            layer.append(_Basic(outputs if i else inputs, outputs, 2 if stage and not i else 1))
+        network.add_module(f"layer{stage + 1}", layer)
+        inputs = outputs
+    network.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network.classifier = nn.Linear(inputs, num_classes)
+    return network
+
+
 def _built(blocks: Iterable[str], width: float) -> dict[str, Any]:
     """What timm's classes want of blocks in its words."""
     return {
@@ -150,6 +175,14 @@ def _unit(
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), act())
 
 
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Nothing, or where the size changes an average and a 1×1 convolution (ResNet-D)."""
+    if (inputs, stride) == (outputs, 1):
+        return nn.Identity()
+    pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
+    return nn.Sequential(pool, *_unit(inputs, outputs, 1, act=nn.Identity))
+
+
 class _Residual(nn.Module):
     """What goes around a layer is added to it."""
 
@@ -163,7 +196,7 @@ class _Residual(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions; what goes around them is averaged where the size changes (ResNet-D)."""
+    """1×1, 3×3 and 1×1 convolutions, and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, expansion: float, stride: int) -> None:
         super().__init__()
@@ -171,14 +204,26 @@ class _Bottleneck(nn.Module):
         self.conv1 = _unit(inputs, middle, 1)
         self.conv2 = _unit(middle, middle, 3, stride)
         self.conv3 = _unit(middle, outputs, 1, act=nn.Identity)
-        self.shortcut: nn.Module = nn.Identity()
-        if (inputs, stride) != (outputs, 1):
-            pool = nn.AvgPool2d(stride, stride, ceil_mode=True)
-            self.shortcut = nn.Sequential(pool, *_unit(inputs, outputs, 1, act=nn.Identity))
+        self.shortcut = _shortcut(inputs, outputs, stride)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.act(self.conv3(self.conv2(self.conv1(x))) + self.shortcut(x))
+        return result
+
+
+class _Basic(nn.Module):
+    """Two 3×3 convolutions, and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _unit(inputs, outputs, 3, stride)
+        self.conv2 = _unit(outputs, outputs, 3, act=nn.Identity)
+        self.shortcut = _shortcut(inputs, outputs, stride)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.act(self.conv2(self.conv1(x)) + self.shortcut(x))
         return result
 
 
