@@ -27,7 +27,7 @@ ALLOWED = {
 ROOMS = {
     "ofa": ("space", "tracing", "groups", "sparsity", "slicing", "conversion", "costs", "onnx_files"),
     "ofa.search": ("engines", "learning", "pruning", "latency", "prediction", "vitis"),
-    "ofa.train": ("collection", "data", "tasks", "sampling", "masks", "published"),
+    "ofa.train": ("collection", "data", "tasks", "sampling", "masks", "tracking", "published"),
     "ofa.conf": ("program",),
 }
 DOORED = [f"{package}.{name}" for package, names in ROOMS.items() for name in names]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from pruning_runs import SHORT, TOY
 
 from ofa.conf.program.arguments import parsed, prepare
@@ -81,3 +82,25 @@ def test_a_sweep_is_composed_before_it_starts(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         prepare("ofa", "config", ["-m", "seed=0,1", "data=digits,digit"])
     assert "data=digit: there is no data 'digit'; did you mean digits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+def test_launchers_of_the_extra_compose(launcher: str) -> None:
+    with initialize_config_module("ofa.conf", version_base="1.3"):
+        config = compose("config", overrides=[f"hydra/launcher={launcher}"], return_hydra_config=True)
+    assert launcher.partition("_")[0] in config.hydra.launcher._target_
+
+
+@pytest.mark.slow
+def test_jobs_at_once_share_what_is_alike(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "export.files=[weights]", "teacher.recipe.epochs=3")
+    done = swept(folder, "budget.macs=0.4,0.7", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    logs = {path.parent.name: path.read_text() for path in folder.glob("*/ofa.log")}
+    took = [name for name, text in logs.items() if "teacher: taken from" in text]
+    assert len(logs) == 2 and len(took) == 1
+    assert "teacher: waits for a run beside this one, with the same settings" in logs[took[0]]
+    weights = [path.read_bytes() for path in folder.glob("*/teacher.pt")]
+    assert weights[0] == weights[1]
+    assert len(json.loads((folder / "budget.macs-0.7/front.json").read_text())) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from omegaconf import DictConfig
 
 from ofa.conf.program.building import converted
 from ofa.conf.program.folder import TIMES
-from ofa.conf.program.records import flat
+from ofa.conf.program.lock import in_turn
+from ofa.conf.program.records import digest, flat
 from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
@@ -86,14 +88,16 @@ class Course:
         try:
             with joined(run.settings.device):
                 for stage in stages[:shared]:
-                    taken = self.take(run, stage)
-                    barrier()
-                    if not taken:
-                        took |= self.complete(run, stage)
-                    barrier()
+                    with self.alone(run, stage):
+                        taken = self.take(run, stage)
+                        barrier()
+                        if not taken:
+                            took |= self.complete(run, stage)
+                        barrier()
             for stage in stages[shared:]:
-                if not self.take(run, stage):
-                    took |= self.complete(run, stage)
+                with self.alone(run, stage):
+                    if not self.take(run, stage):
+                        took |= self.complete(run, stage)
         finally:
             run.tracker.close()
         return took
@@ -132,6 +136,13 @@ class Course:
                 hint = ""
             if there:
                 folder.refuse(earlier.name, self.made_with(earlier), hint)
+
+    def alone(self, run: Run, stage: Stage) -> AbstractContextManager[None]:
+        """Of runs beside each other that take over what others have made, one makes a stage with these settings."""
+        if not (self.settings.reuse and run.folder.writes and stage.leaves):
+            return nullcontext()
+        path = run.folder.path.parent / f".{stage.name}-{digest(self.made_with(stage))}.lock"
+        return in_turn(path, lambda: run.say(f"{stage.name}: waits for a run beside this one, with the same settings"))
 
     def take(self, run: Run, stage: Stage) -> bool:
         """Take over what a folder beside this one has finished with the same settings, if nothing of it is here.

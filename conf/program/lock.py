@@ -10,7 +10,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,6 +79,23 @@ def held(folder: Path) -> Iterator[None]:
         finally:
             stopped.set()
             (folder / OWNER).unlink(missing_ok=True)
+
+
+@contextmanager
+def in_turn(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Be the only process inside that names this file; a dead one's turn is over. Tells when it has to wait.
+
+    Where there are no kernel locks, nobody waits.
+    """
+    with path.open("a") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            import fcntl
+
+            waiting()
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 def lock(file: IO[Any]) -> bool:

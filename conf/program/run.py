@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def tracker(self) -> Tracker:
         """Where figures go: metrics.jsonl, and what `tracking` names."""
-        return Tracker(self.folder.path, self.settings.tracking if self.folder.writes else None)
+        return Tracker(self.folder.path, self.settings.tracking if self.folder.writes else None, self.settings.values)
 
     # ------------------------------------------------------------ data and networks
 

@@ -12,6 +12,9 @@ class Lines:
     def log(self, figures: Mapping[str, float]) -> None:
         self.file.writelines(f"{name} {value}\n" for name, value in figures.items())
 
+    def leave(self, folder: Path) -> None:
+        self.file.write(f"networks in {folder / 'subnets'}\n")
+
     def finish(self) -> None:
         self.file.close()
 
@@ -20,5 +23,5 @@ class Lines:
 class TextFile:
     name: str = "figures.txt"
 
-    def start(self, folder: Path) -> Lines:
+    def start(self, folder: Path, settings: Mapping[str, object]) -> Lines:
         return Lines(folder / self.name)

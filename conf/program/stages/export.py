@@ -69,6 +69,7 @@ class ExportFront(Stage):
         chosen_from = replace(proposals.front, teacher=rows[0])  # limits are shares of its figures, latency among them
         chosen_from.picture(path, title=title, tested=rows, budget=run.settings.constraints)
         chosen_from.page(run.folder / "front.html", title, rows)
+        run.tracker.leave()
 
 
 class Exported:

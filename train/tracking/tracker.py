@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,10 +14,13 @@ Row = Mapping[str, Any]
 
 
 class Mirror(Protocol):
-    """What else is told every figure, beside the file: a run of wandb is one."""
+    """What else is told every figure, beside the file."""
 
     def log(self, figures: Mapping[str, Any], /) -> object:
         """Take in the figures of one row, named `stage/figure`."""
+
+    def leave(self, folder: Path, /) -> object:
+        """The networks of the run folder are exported: front.json, front.html, subnets, supernet.pt."""
 
     def finish(self) -> object:
         """There will be no more."""
@@ -28,41 +29,8 @@ class Mirror(Protocol):
 class Tracking(Protocol):
     """Where figures are mirrored to: a class with this one method, named in `conf/tracking/NAME.yaml`."""
 
-    def start(self, folder: Path) -> Mirror:
-        """Begin in a run folder, or go on where the same folder was left."""
-
-
-@dataclass(frozen=True)
-class Wandb:
-    """Weights & Biases; `offline` needs neither network nor account (`wandb sync` uploads it later).
-
-    `project`, `entity` and `name` are where a run stands and what it is called; `mode` is online, offline or disabled.
-    """
-
-    project: str = "ofa-lab"
-    mode: str = "offline"
-    entity: str | None = None
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("offline", "online"):
-            raise ValueError(f"mode is 'offline' or 'online', got {self.mode!r}")
-
-    def start(self, folder: Path) -> Any:
-        """A wandb run that keeps its files in `folder`; the same folder goes on with the same run."""
-        import wandb  # takes two seconds, so only when asked for
-
-        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-        return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            name=self.name,
-            mode="online" if self.mode == "online" else "offline",
-            dir=folder,
-            id=identity,
-            resume="allow",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+    def start(self, folder: Path, settings: Mapping[str, Any]) -> Mirror:
+        """Begin in the folder of a run with these settings, or go on where the same folder was left."""
 
 
 class Tracker:
@@ -76,10 +44,12 @@ class Tracker:
     '{"stage": "teacher", "epoch": 1, "accuracy": 97.5}'
     """
 
-    def __init__(self, folder: Path, tracking: Tracking | None = None) -> None:
+    def __init__(
+        self, folder: Path, tracking: Tracking | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        self._mirror = tracking.start(folder) if tracking is not None else None
+        self._mirror = tracking.start(folder, settings or {}) if tracking is not None else None
 
     def log(self, stage: str, row: Row) -> None:
         """Append one row; what JSON has no word for (nan, inf) becomes null."""
@@ -96,6 +66,11 @@ class Tracker:
         lines = self.path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _stays(line, stage, epoch)]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def leave(self) -> None:
+        """Show the mirror, if there is one, what was exported."""
+        if self._mirror is not None:
+            self._mirror.leave(self.path.parent)
 
     def close(self) -> None:
         """End the mirror, if there is one."""
