@@ -97,6 +97,16 @@ def test_what_validation_chose_counts_not_the_luckiest_on_the_test_split(tmp_pat
     assert outcome.accuracy(0.5) == 95.0 and outcome.accuracy(0.3) == 97.0
 
 
+def test_kinds_by_some_settings(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for engine, epochs in (("a", 5), ("b", 9)):
+            leave(tmp_path / f"{engine}{seed}", seed, {0.5: 95.0}, engine=engine, epochs=epochs)
+    assert [*comparing.compared([tmp_path]).kinds] == ["engine=a, epochs=5", "engine=b, epochs=9"]
+    assert [*comparing.compared([tmp_path], ["engine"]).kinds] == ["engine=a", "engine=b"]
+    with pytest.raises(ValueError, match="by=engin: no run was told that; did you mean engine"):
+        comparing.compared([tmp_path], ["engin"])
+
+
 def test_refusals(sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(monkeypatch, capsys, sweep / "none").startswith("2 ofa-compare: no finished run in")
     other = sweep.parent / "other"

@@ -44,6 +44,8 @@ def test_a_sweep_loses_nothing_and_ends_in_a_table(tmp_path: Path) -> None:
         (f"budget.macs-{name}", network) for name in ("0.4", "0.7") for network in ("teacher", "step-01")
     ]
     assert {row["budget.macs"] for row in rows} == {"0.4", "0.7"} and all(float(row["accuracy"]) >= 0 for row in rows)
+    times = [json.loads((folder / f"budget.macs-{name}/times.json").read_text()) for name in ("0.4", "0.7")]
+    assert times[0]["teacher"] == times[1]["teacher"] > 0 and times[0]["export"] > 0
     table = done.stdout[done.stdout.index("3 runs in") :]
     assert "no subnet was found" in table and table.count("budget.macs-") == 3
 

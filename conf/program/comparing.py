@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ofa.conf.program.arguments import refused, stand
-from ofa.conf.program.folder import SETTINGS, TIMES
+from ofa.conf.program.building import hint
+from ofa.conf.program.folder import SETTINGS, RunFolder
 from ofa.conf.program.records import differences, read_json
 from ofa.conf.program.sweep import Job, write
 
@@ -26,6 +27,7 @@ USAGE = """ofa-compare: runs side by side, on the test split; runs that differ i
   ofa-compare runs/a-0 runs/a-1 runs/b-0       # or these
   ofa-compare runs/sweep out=runs/compared     # table.csv, .md, .tex and .html, picture.png, networks.csv as well
   ofa-compare runs/sweep figure='at 50 %'      # pairs by another figure than the area under the front
+  ofa-compare runs/sweep by=method,budget.macs # kinds by these settings alone, whatever else differs
 
 Under a share of the teacher's MACs the network counts that is best on the validation split."""
 
@@ -62,7 +64,7 @@ class Finished:
         front = Front.from_json(read_json(self.folder / FILE), ["accuracy", "macs"])
         if front.teacher is None or not front.rows:
             raise ValueError(f"{self.folder / FILE} has no networks beside the teacher's")
-        times = read_json(self.folder / TIMES) if (self.folder / TIMES).exists() else {"all": float("nan")}
+        times = RunFolder(self.folder, writes=False).times or {"all": float("nan")}
         return Outcome(kind, self.seed, front, sum(times.values()))
 
 
@@ -81,18 +83,22 @@ def runs(folders: Iterable[Path]) -> list[Finished]:
     return found
 
 
-def compared(folders: Sequence[Path]) -> Comparison:
-    """The runs in folders, by kind.
+def compared(folders: Sequence[Path], by: Sequence[str] = ()) -> Comparison:
+    """The runs in folders, by kind: by what differs, or by some settings.
 
     Raises:
-        ValueError: none is finished there, two were tested on different pictures, or are of one kind and seed.
+        ValueError: none is finished there, two were tested on different pictures or are of one kind and seed, or no run
+            was told such a setting.
     """
     from ofa.search.comparison import Comparison
 
     found = runs(folders)
     check_splits(found)
     keys = {key for run in found for key in run.words}
-    apart = [key for key in sorted(keys) if len({str(run.words.get(key)) for run in found}) > 1]
+    for key in by:
+        if key not in keys:
+            raise ValueError(f"by={key}: no run was told that; {hint(key, sorted(keys))}")
+    apart = by or [key for key in sorted(keys) if len({str(run.words.get(key)) for run in found}) > 1]
     kinds = [", ".join(f"{key}={run.words[key]}" for key in apart if key in run.words) or "all" for run in found]
     known: dict[tuple[str, int], Path] = {}
     for run, kind in zip(found, kinds, strict=True):
@@ -157,13 +163,14 @@ def main() -> None:
         return
     from rich.console import Console
 
-    given = dict(word.split("=", 1) for word in words if word.startswith(("out=", "figure=")))
-    folders = [Path(word) for word in words if not word.startswith(("out=", "figure="))]
+    options = ("out=", "figure=", "by=")
+    given = dict(word.split("=", 1) for word in words if word.startswith(options))
+    folders = [Path(word) for word in words if not word.startswith(options)]
     console = Console(highlight=False, soft_wrap=True, record=True)
     if not console.is_terminal:
         console.width = 160
     try:
-        comparison = compared(folders)
+        comparison = compared(folders, given["by"].split(",") if "by" in given else ())
         figure = given.get("figure", "area")
         known = [*comparison.outcomes[0].figures]
         if figure not in known:

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ofa.conf.program.building import converted
-from ofa.conf.program.folder import TIMES
 from ofa.conf.program.lock import in_turn
 from ofa.conf.program.records import digest, flat
 from ofa.conf.program.run import Run
@@ -159,6 +158,7 @@ class Course:
             run.folder.copy(source, name)
         run.folder.begin(stage.name, settings)
         run.folder.finish(stage.name, settings)
+        run.folder.spent(stage.name, source.times.get(stage.name))
         run.say(f"{stage.name}: taken from {source.path}, where it was made with the same settings")
         return True
 
@@ -184,9 +184,8 @@ class Course:
             error.add_note(stage.name)
             raise
         seconds = time.perf_counter() - started
-        if run.folder.writes:
-            run.folder.write(TIMES, run.folder.read(TIMES, {}) | {stage.name: round(seconds, 2)})
         run.folder.finish(stage.name, settings)
+        run.folder.spent(stage.name, seconds)
         return {stage.name: seconds}
 
 

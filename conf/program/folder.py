@@ -98,6 +98,17 @@ class RunFolder:
         if self.writes:
             self.write(DONE, {**self.read(DONE, {}), stage: digest(settings)})
 
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds that each finished stage took, here or where it was taken from."""
+        times: dict[str, float] = self.read(TIMES, {})
+        return times
+
+    def spent(self, stage: str, seconds: float | None) -> None:
+        """Note how long a stage took, where that is known."""
+        if self.writes and seconds is not None:
+            self.write(TIMES, {**self.times, stage: round(seconds, 2)})
+
     def ended(self, stage: str) -> bool:
         """Whether it was finished, with whatever settings."""
         return stage in self.read(DONE, {})
