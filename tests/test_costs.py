@@ -95,7 +95,40 @@ def test_features_do_not_depend_on_the_batch() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardswish(), nn.Flatten(), nn.Linear(8 * 36, 10))
     one, four = (complexity(net, torch.zeros(n, 3, 8, 8)).features for n in (1, 4))
     assert one == pytest.approx(four)
-    assert one["smooth_bytes"] == one["normal_bytes"] == 4 * 8 * 36 and one["operators"] == 2 and one["kernels"] == 2
+    assert one["smooth_bytes"] == one["batched_bytes"] == 4 * 8 * 36 and one["operators"] == 1 and one["kernels"] == 2
+
+
+class Turned(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(x.permute(0, 2, 3, 1)).transpose(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("net", "bytes_of", "operators"),
+    [
+        (nn.ReLU(), {"clipped"}, 0),
+        (nn.Hardtanh(), {"clipped"}, 0),
+        (nn.BatchNorm2d(8), {"batched"}, 0),
+        (nn.LayerNorm([8, 6, 6]), {"normal"}, 1),
+        (nn.ELU(), {"smooth"}, 1),
+        (Turned(), {"turned", "smooth"}, 1),
+        (nn.Flatten(), set(), 0),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_what_runtimes_fold_is_no_operator(net: nn.Module, bytes_of: set[str], operators: int) -> None:
+    """`relu` and `hardtanh` hold the words of smooth ones, `elu` and `tanh`; a copy of a view is one of its bytes."""
+    found = complexity(nn.Sequential(nn.Conv2d(3, 8, 3), net), torch.zeros(1, 3, 8, 8)).features
+    kinds = ("clipped", "batched", "turned", "smooth", "normal", "summed", "moved", "plain")
+    assert {kind for kind in kinds if f"{kind}_bytes" in found} == bytes_of
+    assert found.get("operators", 0) == operators
+
+
+def test_taps_of_grouped_convolutions_do_not_follow_the_channels_of_a_group() -> None:
+    example = torch.zeros(1, 32, 8, 8)
+    wide, narrow = (complexity(nn.Conv2d(32, 32, 3, groups=n), example).features for n in (4, 16))
+    assert wide["taps_grouped"] == narrow["taps_grouped"] == 36 * 9 * 32 and wide["macs"] == 4 * narrow["macs"]
+    assert "taps_grouped" not in complexity(nn.Conv2d(32, 32, 3, groups=32), example).features
 
 
 def test_a_population_of_ten_thousand_takes_a_moment() -> None:

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import time
+from itertools import permutations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -58,9 +59,9 @@ def main() -> None:
         for space in given.spaces:
             measure(device, space, given.every, given.seconds)
             predict(device, space)
-    for new in ("torch_cpu", "openvino_cpu", "onnxruntime_cpu-2", "torch_cpu-2"):
+    for old, new in permutations(DEVICES, 2):
         for space in given.spaces:
-            transfer("onnxruntime_cpu", new, space)
+            transfer(old, new, space)
 
 
 def arguments() -> argparse.Namespace:
@@ -162,7 +163,7 @@ def transfer(old: str, new: str, space: str) -> None:
     if not there or not here or len(there) != len(here):
         return
     (table, before), (_, ms) = table_of(there), table_of(here)
-    kept = [row for row in results.read(TRANSFER) if (row["device"], row["space"]) != (new, space)]
+    kept = [row for row in results.read(TRANSFER) if (row["old"], row["device"], row["space"]) != (old, new, space)]
     fresh = []
     for number in (5, 10, 20):
         errors: dict[str, list[float]] = {"transferred": [], "alone": []}

@@ -19,13 +19,16 @@ TILES = (4, 8, 16)  # channels that runtimes take at once
 LEVELS = (4096, 1024, 256, 64, 16, 1)  # positions of a contraction, rounded down to one of these
 CHANNELS = {"conv": 2, "pointwise": 2, "depthwise": 2, "grouped": 2, "linear": 2}  # sizes that are channels, the first
 
-_WORDS = {  # what an operator other than a contraction is, by a part of its name
+_WORDS = {  # what an operator other than a contraction is, by a part of its name: the first that fits
+    "clipped": ("relu", "hardtanh", "clamp", "threshold"),
+    "batched": ("batch_norm",),
+    "turned": ("permute", "transpose"),
     "smooth": ("gelu", "silu", "sigmoid", "tanh", "exp", "hardswish", "mish", "elu", "softplus", "erf", "pow", "sqrt"),
-    "clipped": ("relu", "hardtanh", "clamp", "threshold"),  # runtimes fold them into what they follow
-    "normal": ("batch_norm", "layer_norm", "group_norm", "rms_norm", "softmax", "var"),
+    "normal": ("layer_norm", "group_norm", "rms_norm", "softmax", "var"),
     "summed": ("mean", "sum", "max", "pool", "norm"),
     "moved": ("copy", "clone", "cat", "pad", "index", "roll", "view", "strided", "upsample", "shuffle", "col", "stack"),
 }
+_PART = ("clipped", "batched", "turned")  # folded into others by runtimes, or a view in some of them
 
 
 class _Product(NamedTuple):
@@ -41,10 +44,12 @@ class FeatureModel:
 
     `macs` and those of each kind (`macs_conv`, `…_pointwise`, `…_depthwise`, `…_grouped`, `…_linear`, `…_matmul`) and
     size (`macs_at_256`: contractions of 256 to 1023 positions); `read_bytes` and `written_bytes` of contractions,
-    `weight_bytes` of all operators, `…_bytes` written by the others (smooth, clipped, normal, summed, moved, plain);
-    `kernels`: contractions, `operators`: the others. Where 4, 8 or 16 does not divide a number of channels above 1:
-    `padding_8`, MACs added by filling it up; `macs_uneven_8` and `kernels_uneven_8`, the MACs and number of those
-    contractions. All of one sample; zeros of N:M patterns count.
+    `weight_bytes` of all operators, `…_bytes` written by the others (clipped, batched, turned, smooth, normal, summed,
+    moved, plain); `kernels`: contractions, `operators`: the others, but for those that runtimes fold into them
+    (clipped, batched) and views that they copy (turned); `taps_grouped`: MACs of grouped convolutions if their groups
+    had one channel each. Where 4, 8 or 16 does not divide a number of channels above 1: `padding_8`, MACs added by
+    filling it up; `macs_uneven_8` and `kernels_uneven_8`, the MACs and number of those contractions. All of one sample;
+    zeros of N:M patterns count.
 
     >>> from ofa.tracing import trace
     >>> found = FeatureModel(trace(nn.Conv2d(3, 6, 3, padding=1), (torch.zeros(1, 3, 16, 16),), {})).network()
@@ -79,14 +84,18 @@ class FeatureModel:
         for term in work.weights:
             self._note(("weight_bytes",), replace(term, constant=term.constant * self.batch))
         if not work.macs:
-            self._note(("operators",), once)
-            self._note((f"{kind_of(work.kind)}_bytes",), work.writes)
+            kind = kind_of(work.kind)
+            self._note((f"{kind}_bytes",), work.writes)
+            if kind not in _PART:
+                self._note(("operators",), once)
             return
         level = next(x for x in LEVELS if x <= max(1, work.positions // self.batch))
         for term in work.macs:
             size = (f"macs_at_{level}",) if term.kind in CHANNELS else ()  # attention has its own kind alone
             self._note(("macs", f"macs_{term.kind}", *size), term, CHANNELS.get(term.kind, 0))
             self._note(("kernels",), once)
+            if term.kind == "grouped":  # groups of few channels do not fill a processor
+                self._note(("taps_grouped",), replace(term, vectors=(term.vectors[0], *term.vectors[2:])))
         for term in work.reads:
             self._note(("read_bytes",), term)
         self._note(("written_bytes",), work.writes)
@@ -155,9 +164,9 @@ class FeatureModel:
 
 
 def kind_of(operator: str) -> str:
-    """What an operator other than a contraction is: smooth, clipped, normal, summed, moved, else plain.
+    """What an operator other than a contraction is: a kind of `_WORDS`, else plain.
 
-    >>> kind_of("hardswish_"), kind_of("native_batch_norm"), kind_of("add")
-    ('smooth', 'normal', 'plain')
+    >>> kind_of("hardswish_"), kind_of("relu_"), kind_of("native_batch_norm"), kind_of("add")
+    ('smooth', 'clipped', 'batched', 'plain')
     """
     return next((kind for kind, parts in _WORDS.items() if any(part in operator for part in parts)), "plain")

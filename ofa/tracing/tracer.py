@@ -24,6 +24,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ofa.arrays import IntArray
 from ofa.tracing.labels import Demands, Labels, Operand, edge, varying
 
+TURNS = ("permute", "transpose")  # views that other runtimes copy
+
 
 @dataclass(frozen=True)
 class Tracked:
@@ -260,11 +262,12 @@ class Tracer(TorchDispatchMode):
     def _note_work(
         self, call: Call, result: Any, moved: list[tuple[CostTerm, bool]], macs: tuple[CostTerm, ...]
     ) -> None:
-        """An operator that reads an activation and is no view of it."""
+        """An operator that reads an activation, and is no view of it or turns it."""
         reads = tuple(term for term, dependent in moved if dependent)
         out = next((t for t in tree_leaves(result) if isinstance(t, Tensor) and t.numel()), None)
         view = not call.name.endswith("_") and any(out is not None and share_memory(out, t) for t in call.tensors)
-        if out is None or not reads or view:
+        turned = out is not None and call.name in TURNS and not out.is_contiguous()
+        if out is None or not reads or (view and not turned):
             return
         weights = tuple(term for term, dependent in moved if not dependent)
         [(writes, _)] = self._bytes(call.name, [out])
