@@ -2,6 +2,7 @@
 
 from ofa.search.archive import Archive
 from ofa.search.budget import Constraint
+from ofa.search.crew import Crew
 from ofa.search.engines import Engine, Evolution, RandomSearch, Search
 from ofa.search.evaluation import run
 from ofa.search.front import Front, ScoredNetwork
@@ -14,6 +15,7 @@ from ofa.search.problem import Problem
 __all__ = [
     "Archive",
     "Constraint",
+    "Crew",
     "Engine",
     "Evolution",
     "Front",

@@ -49,6 +49,7 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
         self.path = Path(path)
         self.context = {"format": "1"} | ({"context": context} if isinstance(context, str) else dict(context))
         self._records: dict[Subnet, Record] = {}
+        self._position = 0  # of the last row that was read
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, isolation_level=None)
@@ -70,8 +71,7 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
                 raise sqlite3.DatabaseError(damage)
             self._database.executescript(_SCHEMA)
             self._check_context()
-            rows = self._database.execute("SELECT subnet, metrics, seconds FROM evaluations ORDER BY position")
-            self._records.update(_restored(*row) for row in rows)
+            self.refresh()
         except sqlite3.OperationalError as error:
             if wants_room(error):
                 raise
@@ -118,6 +118,16 @@ class Archive(Mapping[Subnet, Mapping[str, float]]):
         except sqlite3.DatabaseError as error:
             raise ValueError(f"cannot write the archive {self.path}: {error}") from None
         self._records[subnet] = Record(numbers, float(seconds))
+
+    def refresh(self) -> list[Subnet]:
+        """Take in what other processes committed since, and give it."""
+        query = "SELECT position, subnet, metrics, seconds FROM evaluations WHERE position > ? ORDER BY position"
+        rows = self._database.execute(query, (self._position,)).fetchall()
+        self._position = rows[-1][0] if rows else self._position
+        restored = [_restored(*row[1:]) for row in rows]
+        news = {subnet: record for subnet, record in restored if subnet not in self._records}
+        self._records.update(news)
+        return list(news)
 
     def _adopt(self, subnet: Subnet) -> None:
         """Take in an evaluation that another process committed."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ofa.search.archive import Archive
+from ofa.search.crew import Crew
 from ofa.search.engines import Engine
 from ofa.search.evaluation import Evaluate, Map, run
 from ofa.search.front import Front
@@ -32,12 +33,14 @@ def optimise(
     archive: str | Path = ":memory:",
     map: Map = builtins.map,
     on_note: Callable[[str], Any] | None = None,
+    crew: Crew | None = None,
 ) -> Front:
     """The front of a function of the user's: `evaluate` gives the figures of a point, as expensive as it may be.
 
     `space` are options by name, each list ascending. `objectives` are figures by name, "max" or "min". What `costs`
     computes of a point is never learned, and `budget` limits it; it is called often, and has to be quick. With a path,
-    every evaluation is kept in `archive`, and the same call goes on where it was stopped.
+    every evaluation is kept in `archive`, and the same call goes on where it was stopped. `Crew(executor, 8)` evaluates
+    eight points at a time on any executor of `concurrent.futures`.
 
     >>> def evaluate(point):
     ...     return {"yield": 10.0 - (point["heat"] - 3) ** 2 + point["time"]}
@@ -60,7 +63,7 @@ def optimise(
     problem = Problem.parse(space, wanted(objectives, known), priced, limits(budget or {}, known))
     search = (engine or Guided()).start(problem, seed)
     with Archive(archive) as kept:
-        return run(search, evaluate, kept, map=map, on_note=on_note)
+        return run(search, evaluate, kept, map=map, on_note=on_note, crew=crew)
 
 
 def options(named: Mapping[str, Sequence[int | str]]) -> SearchSpace:

@@ -9,25 +9,21 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO
 
 import torch
 
-from ofa.signals import deferred, ignore, shielded
+from ofa.search.crew import Crew, Found, Item
+from ofa.signals import ignore, shielded
 
-TURN = 0.2  # seconds in which signals wait
 SOCKET_BYTES = 104  # of the path of a socket, by which loaders in a worker send tensors
-
-Item = TypeVar("Item")
-Found = TypeVar("Found")
 
 _held: Callable[[Any], Any]  # a worker's copy of the evaluation
 _talk: Talk
@@ -44,12 +40,6 @@ class Talk:
     stopping: Connection
 
 
-class Spread(Protocol):
-    """A map that hands items to workers, and gives what they find in any order."""
-
-    def __call__(self, function: Callable[[Item], Found], items: Sequence[Item], /) -> Iterator[Found]: ...
-
-
 @contextmanager
 def workers(
     evaluate: Callable[[Item], Found],
@@ -57,10 +47,10 @@ def workers(
     devices: Sequence[str] = (),
     threads: int = 1,
     hear: Callable[[Any], object] | None = None,
-) -> Iterator[tuple[Callable[[Item], Found], Spread]]:
-    """Processes that evaluate for `run`: yields the evaluation that they hold, and the map that hands it subnets.
+) -> Iterator[tuple[Callable[[Item], Found], Crew]]:
+    """Processes that evaluate for `run`: yields the evaluation that they hold, and the crew that they are.
 
-    `with workers(evaluate, 4) as (held, spread): run(search, held, archive, map=spread)`. Each is a fresh interpreter
+    `with workers(evaluate, 4) as (held, crew): run(search, held, archive, map=crew)`. Each is a fresh interpreter
     with a copy of `evaluate` and `threads` torch threads. It sees one of `devices` (cuda:0, cuda:1, …), taken in turn,
     and no other GPU; what its copy holds on a GPU is there. The processes end with the context, and with this one.
     They import the script that starts them, which needs `if __name__ == "__main__":`.
@@ -80,16 +70,18 @@ def workers(
     method = multiprocessing.get_start_method()
     (lifeline, end), (stopping, stop), (hearing, telling) = (context.Pipe(duplex=False) for _ in range(3))
     with lifeline, end, stopping, stop, hearing, telling, tempfile.TemporaryDirectory() as folder:
-        save(evaluate, path := Path(folder) / "evaluate.pt")
+        path = Path(folder) / "evaluate.pt"
+        with path.open("wb") as file:  # torch ends the process where it opens the file itself and the disk is full
+            save(evaluate, file)
         given = (path, threads, places, lifeline, method, Talk(telling, stopping))
         pool = ProcessPoolExecutor(processes, context, _begin, given)
-        listener, under_way = Listener(hearing, hear), set[Future[Any]]()
+        listener, crew = Listener(hearing, hear), Crew(pool, processes)
         reason = 'out of memory, or the script that starts workers lacks `if __name__ == "__main__":`'
         try:
             start(pool, processes)
             reason = "killed, or out of memory: fewer workers need less"
             listener.start()
-            yield _evaluate, partial(spread, pool, processes, under_way)
+            yield held, crew
         except BrokenProcessPool as error:
             raise ValueError(
                 f"a worker died ({reason}); everything finished is kept, and the same command goes on"
@@ -98,7 +90,7 @@ def workers(
             path.unlink(missing_ok=True)
             stop.close()
             if hear is not None:
-                wait(under_way)  # but not for the processes: their loaders are deaf
+                wait(crew.under_way)  # but not for the processes: their loaders are deaf
             end.close()
             pool.shutdown(cancel_futures=True)
             if listener.is_alive():
@@ -146,15 +138,14 @@ def visible(device: str) -> str:
     return seen.split(",")[int(number)]
 
 
-def save(evaluate: Callable[[Any], Any], path: Path) -> None:
+def save(evaluate: Callable[[Any], Any], file: BinaryIO) -> None:
     """Write an evaluation with its networks and data: a process that dies early blocks who sends it large arguments.
 
     Raises:
         ValueError: something in it does not pickle.
     """
     try:
-        with path.open("wb") as file:  # torch ends the process where it opens the file itself and the disk is full
-            torch.save(evaluate, file)
+        torch.save(evaluate, file)
     except OSError:
         raise
     except Exception as error:  # every class has errors of its own
@@ -169,34 +160,6 @@ def start(pool: ProcessPoolExecutor, processes: int) -> None:
         future.result()
 
 
-def spread(
-    pool: ProcessPoolExecutor,
-    most: int,
-    under_way: set[Future[Any]],
-    function: Callable[[Item], Found],
-    items: Sequence[Item],
-) -> Iterator[Found]:
-    """`function` of each item as it is ready, `most` at a time; after a failure those under way are still given.
-
-    A signal is answered between turns: raised where a future's lock is taken, it would leave the lock held for ever.
-    """
-    waiting, running = iter(items), set[Future[Found]]()
-    failure: BaseException | None = None
-    while True:
-        with deferred():
-            if failure is None:
-                running |= {pool.submit(function, item) for item in islice(waiting, most - len(running))}
-            if not running:
-                break
-            under_way |= running
-            done, running = wait(running, TURN, FIRST_COMPLETED)
-            under_way -= done
-            failure = failure or next((f.exception() for f in done if f.exception()), None)
-        yield from (future.result() for future in done if not future.exception())
-    if failure is not None:
-        raise failure
-
-
 # ------------------------------------------------------------ in a worker
 
 
@@ -208,7 +171,7 @@ def tell(message: Any) -> bool:
 
 def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: str, talk: Talk) -> None:
     """Prepare a fresh process, before torch touches CUDA; what goes wrong with the copy, every evaluation says."""
-    global _held, _talk
+    global _talk
     ignore()
     _talk = talk
     if len(str(path.parent)) < SOCKET_BYTES - len("/pymp-xxxxxxxx/listener-xxxxxxxx"):
@@ -219,8 +182,14 @@ def _begin(path: Path, threads: int, places: Any, lifeline: Connection, method: 
     place = places.get()
     if place is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = place
+    hold(path, place is not None)
+
+
+def hold(content: Path | BinaryIO, on_gpu: bool) -> None:
+    """Take the evaluation that this process is to hold, its networks on the GPU that it sees, or where they were."""
+    global _held
     try:
-        _held = torch.load(path, map_location=None if place is None else _settled, weights_only=False)
+        _held = torch.load(content, map_location=_settled if on_gpu else None, weights_only=False)
     except Exception as error:
         _held = partial(_refuse, error)
 
@@ -247,8 +216,8 @@ def _ready() -> None:
     """A task of nothing."""
 
 
-def _evaluate(item: Any) -> Any:
-    """Evaluate here; an exception that would not survive the way to the parent goes as its text."""
+def held(item: Any) -> Any:
+    """What the evaluation here gives; an exception that would not survive the way to the parent goes as its text."""
     try:
         return _held(item)
     except Exception as error:

@@ -161,6 +161,23 @@ class Mute(Search):
         return super().ask() if len(self.problem.objectives) == 2 else []
 
 
+class Forgetful(Search):
+    """Asks for what is pending again."""
+
+    def ask_more(self, number: int) -> list[Subnet]:
+        return [*super().ask_more(number), *map(self.problem.space.decode, self.ledger.pending)][:number]
+
+
+class Loner(Search):
+    """Counts what others evaluated, and asks for it all the same."""
+
+    def adopt(self, subnet: Subnet, metrics: Any) -> bool:
+        if not self.ledger.adopt(subnet, metrics):
+            return False
+        self.ledger.seen.clear()
+        return True
+
+
 @dataclass(frozen=True)
 class Broken(RandomSearch):
     kind: type[Proposer] = Drawn
@@ -181,6 +198,8 @@ BREAKS: dict[str, type[Proposer] | type[Search]] = {
     "test_what_is_asked_is_canonical_and_what_it_leads_to_is_in_the_budget": OutOfBudget,
     "test_the_number_of_evaluations_is_kept_and_the_end_has_a_reason": Vain,
     "test_a_batch_has_to_be_told_before_the_next": Twice,
+    "test_it_is_asked_for_more_while_others_are_pending": Forgetful,
+    "test_what_others_evaluated_is_one_of_the_evaluations": Loner,
     "test_metrics_without_an_objective_are_refused_and_do_not_count": Careless,
     "test_results_have_the_exact_costs_unless_others_are_told": Careless,
     "test_the_generators_of_the_process_are_left_alone": Shared,

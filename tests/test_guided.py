@@ -13,7 +13,7 @@ from toy_space import REFERENCE, accuracy, toy_costs, toy_front, toy_rows, toy_s
 
 from ofa import Choice, SearchSpace, Subnet
 from ofa.search import Evolution, Front, Guided, Problem, Search, optimise
-from ofa.search.engines import nondominated
+from ofa.search.engines import Individual, best, nondominated, survivors
 from ofa.search.learning.blockwise import Blocks, Blockwise, linearised
 from ofa.search.learning.features import Features
 from ofa.search.learning.forecasts import Figures, Forecast
@@ -144,6 +144,22 @@ def rows_of(number: int, space: SearchSpace) -> tuple[Features, Rows]:
     truth = (genomes * np.arange(len(space))).sum(axis=1) + 3.0 * genomes[:, 0] * genomes[:, 1]
     targets = (truth - truth.mean()) / truth.std()
     return features, Rows(features(genomes), features.groups, targets, np.zeros(number))
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3])
+def test_the_inner_search_keeps_what_deap_keeps(objectives: int) -> None:
+    """But for ties, as there are between the ends of a front; half of the rounds have rows outside the budget."""
+    rng = np.random.default_rng(objectives)
+    for number in (1, 7, 20, 39, 40, 60):
+        gains = rng.random((40, objectives))
+        violations = np.where(rng.random(40) < 0.2 * (number % 2), rng.random(40), 0.0)
+        individuals = [Individual([i], gains[i].tolist(), float(violations[i])) for i in range(40)]
+        kept = [individual[0] for individual in survivors(individuals, number, "nsga2")]
+        chosen = best(gains, violations, number).tolist()
+        apart = [getattr(individual.fitness, "crowding_dist", -1.0) for individual in individuals]
+        assert len(set(chosen)) == len(kept) == min(number, 40)
+        assert sorted(apart[i] for i in chosen) == pytest.approx(sorted(apart[i] for i in kept))
+        assert {i for i in chosen if apart[i] < np.inf} == {i for i in kept if apart[i] < np.inf}
 
 
 def test_rows_left_out_are_what_learning_without_them_says() -> None:

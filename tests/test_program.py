@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ofa.conf.program.stages.export import Exported
 from ofa.export import load_network
 from ofa.persistence import load_subnet
 from ofa.search import ScoredNetwork
+from ofa.search.cluster import connected
 from ofa.train import create
 from ofa.train.data.splits import TensorSplit
 
@@ -289,6 +291,19 @@ def test_workers_search_as_one_process_does(run: Path, tmp_path: Path) -> None:
     execute(composed(f"run={folder}", *TOY, "stages=[search]", "workers=2"))
     assert (folder / "search.json").read_text() == (run / "search.json").read_text()
     assert len(archived(folder)) == 10
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: ofa-lab[ray]")
+def test_a_search_on_ray_evaluates_as_one_process_does(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("archive.*", "search.json", "done.json"))
+    with connected(2):
+        execute(composed(f"run={folder}", *TOY, "stages=[search]", "workers=ray"))
+    before, again = (json.loads((where / "search.json").read_text())["evaluated"] for where in (run, folder))
+    scores = {json.dumps(row["subnet"]): row for row in before}
+    both = [row for row in again if json.dumps(row["subnet"]) in scores]
+    assert len(again) == len(archived(folder)) == 10 and len(both) >= 4, "the first batch at least is the same"
+    assert all(row["accuracy"] == scores[json.dumps(row["subnet"])]["accuracy"] for row in both)
 
 
 def test_a_search_by_another_engine_leaves_the_files_that_show_how_it_chose(run: Path, tmp_path: Path) -> None:

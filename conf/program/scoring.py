@@ -15,10 +15,12 @@ from ofa.conf.program.records import digest
 from ofa.conf.program.run import Run
 from ofa.persistence import weights_digest
 from ofa.search import Constraint
-from ofa.search.evaluation import Evaluate, Map
+from ofa.search.cluster import ray_workers
+from ofa.search.crew import Spread
+from ofa.search.evaluation import Evaluate
 from ofa.search.objectives import Floats, LatencyMs, priced
 from ofa.search.problem import Costs, Problem, UnitScores
-from ofa.search.workers import Spread, workers
+from ofa.search.workers import workers
 from ofa.slicing import Importance
 from ofa.train.saliency import gather
 
@@ -90,8 +92,10 @@ def evaluations_seconds(run: Run) -> float:
     return number * (time.perf_counter() - started) / settings.workers
 
 
-def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Map]]:
-    """Who evaluates, and how subnets get there: this process, or `workers` others."""
+def evaluators(run: Run, evaluate: Evaluate) -> AbstractContextManager[tuple[Evaluate, Spread]]:
+    """Who evaluates, and how subnets get there: this process, `workers` others, or a crew on Ray."""
+    if run.settings.on_ray:
+        return ray_workers(evaluate, on_gpu=run.settings.device.type == "cuda", threads=run.settings.threads)
     return hands(run, evaluate, run.settings.workers)
 
 

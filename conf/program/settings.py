@@ -57,6 +57,7 @@ class Settings:
     seed: int
     threads: int
     workers: int
+    on_ray: bool  # subnets are evaluated on a Ray cluster; `workers` is then 1, for the rest
 
     @classmethod
     def parse(cls, config: DictConfig) -> Settings:
@@ -72,6 +73,7 @@ class Settings:
         if groups["teacher"].pretrained and isinstance(groups["data"], Pictures):
             groups["data"] = groups["data"].suited(str(values["backbone"]))
         check_engine(groups["search"], groups["space"])
+        on_ray = values["workers"] == "ray"
         objectives = Objective.parse(converted(values["objectives"], tuple[Objective, ...], "objectives"))
         limits = budget(values["budget"] or {}, objectives)
         return cls(
@@ -87,7 +89,8 @@ class Settings:
             force=flag(values, "force"),
             seed=seed,
             threads=whole(values, "threads", 1, " of torch"),
-            workers=whole(values, "workers", 1, " of processes"),
+            workers=1 if on_ray else whole(values, "workers", 1, " of processes"),
+            on_ray=on_ray,
         )
 
     def plain(self, *names: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ofa.search.engines.ledger import Ledger, check_numbers, usual_evaluations
 from ofa.search.engines.listed import Listed, Listing
 from ofa.search.engines.proposer import Exact, Proposer
 from ofa.search.engines.random_search import RandomSearch
-from ofa.search.engines.selection import Individual, global_generators, nondominated, survivors
+from ofa.search.engines.selection import Individual, best, global_generators, nondominated, survivors
 
 __all__ = [
     "Aging",
@@ -27,6 +27,7 @@ __all__ = [
     "Proposer",
     "RandomSearch",
     "Search",
+    "best",
     "check_numbers",
     "global_generators",
     "nondominated",

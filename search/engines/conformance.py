@@ -109,6 +109,33 @@ class EngineConformance(ABC):
         with refused("never asked for"):
             search.tell(Subnet({"layer0": 8}), {"accuracy": 1.0})
 
+    def test_it_is_asked_for_more_while_others_are_pending(self) -> None:
+        """Three are evaluated at a time, and the one that was begun last is ready first."""
+        search, pending, counted = self.engine().start(self.problem()), list[Subnet](), 0
+        for _ in range(MOST):
+            more = search.ask_more(3 - len(pending))
+            assert not set(more) & {*pending, *search.results}, "asked for again"
+            pending += more
+            if not pending:
+                break
+            search.tell(subnet := pending.pop(), self.score(subnet))
+            counted += 1
+        assert search.stopped and counted == len(search.results) <= search.evaluations
+        alone = sum(map(len, self._asked(self.engine().start(self.problem()))))
+        assert counted >= 0.8 * alone, f"{counted} evaluations, and {alone} where it is asked in batches"
+
+    def test_what_others_evaluated_is_one_of_the_evaluations(self) -> None:
+        asked = [subnet for batch in self._asked(self.engine().start(self.problem(), seed=5)) for subnet in batch]
+        search = self.engine().start(self.problem(), seed=6)
+        adopted = [s for s in asked[: -(-len(asked) // 2)] if search.adopt(s, self.score(s))]
+        assert adopted == list(search.results) and not search.adopt(asked[0], self.score(asked[0]))
+        assert not search.adopt(Subnet({"layer0": 8}), {"accuracy": 1.0}), "of another space"
+        while batch := search.ask():
+            assert not set(batch) & set(search.results), "asked for though it was adopted"
+            for subnet in batch:
+                search.tell(subnet, self.score(subnet))
+        assert len(search.results) <= max(search.evaluations, len(adopted))
+
     def test_metrics_without_an_objective_are_refused_and_do_not_count(self) -> None:
         search = self.engine().start(self.problem())
         subnet = search.ask()[0]

@@ -40,6 +40,8 @@ class Search:
         self.ledger = Ledger(problem, evaluations, batch, self.rng)
         self.proposer = proposer
         self.stopped: str | None = None
+        self._ready: list[Subnet] = []  # of a batch, those that `ask_more` did not give yet
+        self._short_at = -1  # the number of results when there was nothing more to ask
 
     @property
     def problem(self) -> Problem:
@@ -68,14 +70,36 @@ class Search:
         Raises:
             ValueError: subnets of the last batch have not been told.
         """
+        waiting = self.ledger.waiting
+        if waiting:
+            raise ValueError(f"{waiting} subnets were asked for and not told yet: tell them before asking again")
+        return self._batch(self.ledger.batch)
+
+    def ask_more(self, number: int) -> list[Subnet]:
+        """At most `number` subnets though others have not been told: those the engine counts as it believes them to be.
+
+        Fewer, or none, where nothing more is known to ask for until others are told; over once none are waiting.
+        What is asked for then depends on the order in which results come.
+        """
+        while len(self._ready) < number and self._short_at < len(self.results):
+            batch = self._batch(max(self.ledger.batch, number - len(self._ready)))
+            self._ready += batch
+            if not batch:
+                self._short_at = len(self.results)
+        given, self._ready = self._ready[:number], self._ready[number:]
+        return [subnet for subnet in given if subnet not in self.results]  # some may have been adopted meanwhile
+
+    def _batch(self, most: int) -> list[Subnet]:
+        """What the engine proposes next, as far as there are evaluations left."""
         ledger = self.ledger
-        if ledger.waiting:
-            raise ValueError(f"{ledger.waiting} subnets were asked for and not told yet: tell them before asking again")
-        wanted = min(ledger.batch, ledger.left)
+        wanted = min(most, ledger.left)
         batch = ledger.ask(self.proposer.fresh(ledger, wanted, self.rng) if wanted > 0 else [])
-        if not batch:
-            self.stopped = self.proposer.reason(ledger)
+        self.stopped = None if batch else self.proposer.reason(ledger)
         return batch
+
+    def adopt(self, subnet: Subnet, metrics: Mapping[str, float]) -> bool:
+        """Count what somebody else evaluated as one of the evaluations; False where it is not of this search."""
+        return self.ledger.adopt(subnet, metrics)
 
     def tell(self, subnet: Subnet, metrics: Mapping[str, float]) -> None:
         """Report the metrics of a subnet that `ask` gave.

@@ -60,7 +60,7 @@ class Generations(Proposer):
     def __init__(self, settings: Evolution) -> None:
         self.settings = settings
         self.parents: list[Individual] = []
-        self._read = 0  # entries of the ledger that have competed
+        self._read = 0  # results that have competed
 
     def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:
         self._select(ledger, rng)
@@ -74,7 +74,7 @@ class Generations(Proposer):
         """Let the results that are new compete with the parents, in the order asked."""
         told = ledger.told(since=self._read)
         children = [Individual(genome.tolist(), gains, ledger.exceeded(genome)) for genome, gains in told]
-        self._read = len(ledger)
+        self._read = len(ledger.results)
         if children:
             with global_generators(int(rng.integers(2**32))):
                 self.parents = survivors([*self.parents, *children], self.settings.population, self.settings.selection)

@@ -14,11 +14,12 @@ from ofa.space import Genome, Subnet
 
 @dataclass(frozen=True)
 class Entry:
-    """A subnet that was asked for: its canonical genome, (choices,), and its exact costs by name."""
+    """A subnet that was asked for, as which: its canonical genome, (choices,), and its exact costs by name."""
 
     subnet: Subnet
     genome: Genome
     costs: Mapping[str, float]
+    position: int
 
 
 class Ledger:
@@ -79,7 +80,7 @@ class Ledger:
         batch = []
         for row, genome in enumerate(genomes):
             priced = {name: float(values[row]) for name, values in costs.items()}
-            batch.append(Entry(self.problem.space.decode(genome), genome, priced))
+            batch.append(Entry(self.problem.space.decode(genome), genome, priced, len(self) + row))
         self._entries |= {entry.genome.tobytes(): entry for entry in batch}
         self._keys |= {entry.subnet: entry.genome.tobytes() for entry in batch}
         return [entry.subnet for entry in batch]
@@ -97,6 +98,30 @@ class Ledger:
         self.problem.gains(known)
         self.results[subnet] = known
 
+    def adopt(self, subnet: Subnet, metrics: Mapping[str, float]) -> bool:
+        """Enter what somebody else evaluated, as if it had been asked for; False where it is not of this search.
+
+        That is a subnet that was told, is outside the space or the budget, or whose metrics lack an objective.
+        """
+        if subnet not in self._keys:
+            try:
+                genome = self.problem.admitted(self.problem.space.encode(subnet))
+                self.problem.gains({**self.problem.cost(subnet), **metrics})
+            except ValueError:
+                return False
+            self.seen.add(genome.tobytes())
+            [subnet] = self.ask([genome])
+        if subnet in self.results:
+            return False
+        self.tell(subnet, metrics)
+        return True
+
+    @property
+    def pending(self) -> Genome:
+        """What was asked for and not told yet, in the order asked, (waiting, choices)."""
+        open_ = [entry.genome for entry in self._entries.values() if entry.subnet not in self.results]
+        return np.array(open_, dtype=np.int64).reshape(-1, len(self.problem.space))
+
     def gains(self, genome: Genome) -> tuple[float, ...] | None:
         """What was told of a canonical genome, (choices,): a number an objective, larger is better; None if nothing."""
         told = self.metrics(genome)
@@ -113,9 +138,11 @@ class Ledger:
         return None if entry is None else self.results.get(entry.subnet)
 
     def told(self, since: int = 0) -> list[tuple[Genome, tuple[float, ...]]]:
-        """Genomes and gains of all but the first `since` entries, in the order asked; those that are finite."""
-        rows = [(e.genome, self.gains(e.genome)) for e in islice(self._entries.values(), since, None)]
-        return [(genome, gains) for genome, gains in rows if gains is not None and np.all(np.isfinite(gains))]
+        """Genomes and gains of all but the `since` that were told first, in the order asked; those that are finite."""
+        entries = [self._entries[self._keys[subnet]] for subnet in islice(self.results, since, None)]
+        entries.sort(key=lambda entry: entry.position)
+        rows = [(entry.genome, self.problem.gains(self.results[entry.subnet])) for entry in entries]
+        return [(genome, gains) for genome, gains in rows if np.all(np.isfinite(gains))]
 
     def ranked(self) -> list[Subnet]:
         """What was told, the best in the first objective first; nothing that is not finite there."""

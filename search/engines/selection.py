@@ -78,6 +78,37 @@ def survivors(individuals: Sequence[Individual], number: int, selection: Selecti
     return [*best, *outside][:number]
 
 
+def best(gains: FloatArray, violations: FloatArray, number: int) -> IntArray:
+    """What NSGA-II's `survivors` are, as rows of gains (rows, objectives) and violations (rows,): faster for thousands.
+
+    >>> best(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]), np.array([0.0, 0.0, 0.0, 0.1]), 2).tolist()
+    [1, 2]
+    """
+    inside = np.flatnonzero(violations == 0)
+    outside = np.flatnonzero(violations > 0)
+    outside = outside[np.argsort(violations[outside], kind="stable")]
+    if len(inside):
+        ranks = moocore.pareto_rank(gains[inside], maximise=True)
+        order = np.argsort(ranks, kind="stable")
+        cut = ranks[order[min(number, len(order)) - 1]]  # the front that has too many, or the last
+        sure, last = inside[order[ranks[order] < cut]], inside[np.flatnonzero(ranks == cut)]
+        last = last[np.argsort(-crowding(gains[last]), kind="stable")]
+        inside = np.concatenate([sure, last])
+    return np.concatenate([inside, outside])[:number]
+
+
+def crowding(gains: FloatArray) -> FloatArray:
+    """How far the neighbours of each row on a front are apart, (rows,): NSGA-II's distance, infinite at the ends."""
+    result = np.zeros(len(gains))
+    for column in gains.T:
+        order = np.argsort(column, kind="stable")
+        result[order[[0, -1]]] = np.inf
+        span = column[order[-1]] - column[order[0]]
+        if span > 0:
+            result[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / (gains.shape[1] * span)
+    return result
+
+
 def divisions(objectives: int, number: int) -> int:
     """The parts of each axis with which the simplex has about as many reference points as there are individuals."""
     return next((p - 1 for p in range(2, number + 2) if comb(p + objectives - 1, p) > number), number) or 1

@@ -86,7 +86,7 @@ class Belief:
 
     def gains(self, genomes: Genome) -> FloatArray:
         """Expected gains, each on its range, (population, objectives)."""
-        features, exact = self.features(genomes), self._computed(genomes)
+        features, exact = self._seen(genomes)
         columns = [
             self.models[objective.name].means(features) if objective.name in self.models else exact[objective.name]
             for objective in self.problem.objectives
@@ -95,7 +95,7 @@ class Belief:
 
     def of(self, genomes: Genome) -> Beliefs:
         """Expected gains and their deviations, each on its range; those of costs have none."""
-        features, exact = self.features(genomes), self._computed(genomes)
+        features, exact = self._seen(genomes)
         sure = np.zeros(len(genomes))
         pairs = [
             self.models[objective.name].predict(features)
@@ -106,9 +106,9 @@ class Belief:
         means, deviations = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
         return Beliefs((means - self.low) / self.span, deviations / self.span)
 
-    def _computed(self, genomes: Genome) -> dict[str, FloatArray]:
-        """The gains of the objectives that are costs, by name, (population,) each."""
+    def _seen(self, genomes: Genome) -> tuple[FloatArray, dict[str, FloatArray]]:
+        """Features, and the gains of the objectives that are costs, by name, (population,) each: priced once."""
         costs = self.problem.costs(genomes)
         wanted = [objective for objective in self.problem.objectives if objective.name in self.computed]
         values = {objective: np.asarray(costs[objective.name], dtype=np.float64) for objective in wanted}
-        return {o.name: value if o.maximise else -value for o, value in values.items()}
+        return self.features(genomes, costs), {o.name: value if o.maximise else -value for o, value in values.items()}

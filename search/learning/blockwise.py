@@ -73,6 +73,8 @@ class Blocks(Proposer):
                 return found
             mixed = sampling.skewed(self.problem.space, rng, number)
             return ledger.take([mixed], min(number, passed - len(ledger)))
+        if self._answers is None and ledger.waiting:
+            return []  # what is pending is part of the pass
         return super().fresh(ledger, number, rng)
 
     def propose(self, ledger: Ledger, number: int, rng: np.random.Generator) -> Genome:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ofa.arrays import FloatArray, IntArray
+from ofa.arrays import BoolArray, FloatArray, IntArray
+from ofa.search.objectives import Floats
 from ofa.search.problem import Problem
 from ofa.space import Genome
 
@@ -42,24 +44,24 @@ class Features:
         object.__setattr__(self, "_steps", (columns[0], columns[1]))
         object.__setattr__(self, "_optional", optional)
         object.__setattr__(self, "_summed", tuple(np.array(kind, dtype=np.int64) for kind in kinds if kind))
-        summary = np.full(self._summary(self._smallest()).shape[1], len(space), dtype=np.int64)
+        summary = np.full(self(self._smallest()).shape[1] - len(steps) - len(optional), len(space), dtype=np.int64)
         object.__setattr__(self, "groups", np.concatenate([columns[0], optional, summary]))
 
-    def __call__(self, genomes: Genome) -> FloatArray:
+    def __call__(self, genomes: Genome, costs: Mapping[str, Floats] | None = None) -> FloatArray:
+        """The features of genomes, whose `costs` may be known already."""
         there = ~self.problem.space.skipped(genomes)
         choice, option = self._steps
         steps = (genomes[:, choice] >= option) & there[:, choice]
-        return np.hstack([steps, there[:, self._optional], self._summary(genomes)]).astype(np.float64)
+        summary = self._summary(genomes, there, self.problem.costs(genomes) if costs is None else costs)
+        return np.hstack([steps, there[:, self._optional], summary]).astype(np.float64)
 
     def _smallest(self) -> Genome:
         space = self.problem.space
         return space.encode(space.smallest)[None]
 
-    def _summary(self, genomes: Genome) -> FloatArray:
+    def _summary(self, genomes: Genome, there: BoolArray, costs: Mapping[str, Floats]) -> FloatArray:
         """How much of depth and width there is, as shares, and the logarithms of exact costs."""
-        space = self.problem.space
-        there = ~space.skipped(genomes)
-        shares = there * genomes / np.maximum(space.counts - 1, 1)
+        shares = there * genomes / np.maximum(self.problem.space.counts - 1, 1)
         sums = [shares[:, kind].mean(axis=1) for kind in self._summed]
-        costs = [np.log(np.maximum(np.asarray(c, dtype=float), 1e-9)) for c in self.problem.costs(genomes).values()]
-        return np.stack([*sums, *costs], axis=1)
+        logarithms = [np.log(np.maximum(np.asarray(cost, dtype=float), 1e-9)) for cost in costs.values()]
+        return np.stack([*sums, *logarithms], axis=1)

@@ -110,7 +110,8 @@ class Guide(Proposer):
         unseen = self._promising(unseen)
         beliefs = self.belief.of(unseen)
         improvement = Improvement.over(gains[best], beliefs, rng)
-        chosen, expected = improvement.batch(beliefs, number - len(drawn))
+        pending = self.belief.of(ledger.pending) if ledger.waiting else None
+        chosen, expected = improvement.batch(beliefs, number - len(drawn), pending)
         self._note_gain(expected, gains[best])
         rest = [row for row in np.argsort(-beliefs.means.sum(axis=1)).tolist() if row not in set(chosen)]
         return np.concatenate([unseen[chosen], drawn, unseen[rest]])

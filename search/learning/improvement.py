@@ -59,15 +59,15 @@ class Improvement:
         volume = float(np.prod((high - low) / span)) / _DRAWN
         return cls(points[:_KEPT], volume * max(len(points) / _KEPT, 1.0))
 
-    def batch(self, beliefs: Beliefs, number: int) -> tuple[list[int], float]:
-        """The rows to evaluate together, the best first, and the share of the box that they are expected to gain."""
+    def batch(self, beliefs: Beliefs, number: int, pending: Beliefs | None = None) -> tuple[list[int], float]:
+        """The rows to evaluate together, the best first, and the share of the box that they are expected to gain.
+
+        What is likely to be gained by those that are `pending` counts as gained.
+        """
         if not len(self.points):
             return [], 0.0
-        reach = np.ones((len(beliefs), len(self.points)))
-        for mean, deviation, level in zip(beliefs.means.T, beliefs.deviations.T, self.points.T, strict=True):
-            ahead = mean[:, None] - level
-            reach *= ndtr(ahead / np.maximum(deviation, _SURE)[:, None]) if deviation.any() else ahead >= 0
-        open_, chosen, total = np.ones(len(self.points)), list[int](), 0.0
+        reach, chosen, total = self._reached(beliefs), list[int](), 0.0
+        open_ = np.ones(len(self.points)) if pending is None else np.prod(1 - self._reached(pending), axis=0)
         while len(chosen) < min(number, len(beliefs)):
             gains = reach @ open_
             gains[chosen] = -1.0
@@ -78,6 +78,14 @@ class Improvement:
             open_ *= 1 - reach[best]
             chosen.append(best)
         return chosen, total
+
+    def _reached(self, beliefs: Beliefs) -> FloatArray:
+        """The probability with which each candidate dominates each point, (population, points)."""
+        reach = np.ones((len(beliefs), len(self.points)))
+        for mean, deviation, level in zip(beliefs.means.T, beliefs.deviations.T, self.points.T, strict=True):
+            ahead = mean[:, None] - level
+            reach *= ndtr(ahead / np.maximum(deviation, _SURE)[:, None]) if deviation.any() else ahead >= 0
+        return reach
 
 
 def dominated(points: FloatArray, front: FloatArray) -> BoolArray:

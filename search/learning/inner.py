@@ -9,7 +9,7 @@ import numpy as np
 
 from ofa.arrays import FloatArray
 from ofa.search import sampling
-from ofa.search.engines import Individual, survivors
+from ofa.search.engines import best
 from ofa.search.problem import Problem
 from ofa.space import Genome
 
@@ -17,6 +17,23 @@ Gains = Callable[[Genome], FloatArray]
 """What is believed of genomes, (population, choices): their gains, (population, objectives)."""
 
 _REMEMBERED = 12  # generations whose children are handed out besides the survivors
+
+
+@dataclass(frozen=True)
+class Population:
+    """Genomes (n, choices), what is believed of them (n, objectives), and how far they are outside the budget (n,)."""
+
+    genomes: Genome
+    gains: FloatArray
+    violations: FloatArray
+
+    def best(self, number: int) -> Population:
+        rows = best(self.gains, self.violations, number)
+        return Population(self.genomes[rows], self.gains[rows], self.violations[rows])
+
+    def joined(self, others: Population) -> Population:
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Population(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -30,30 +47,23 @@ class Inner:
 
     def run(self, gains: Gains, start: Genome, rng: np.random.Generator) -> Genome:
         """Distinct genomes in the budget, (n, choices), of the last generations, begun with `start`."""
-        space = self.problem.space
-        drawn = self.problem.repaired(sampling.skewed(space, rng, self.population), rng)
-        parents = self._judged(np.unique(np.concatenate([start, drawn]), axis=0), gains)
-        parents = self._kept(parents)
-        late = [np.array(parents, dtype=np.int64)]
+        drawn = self.problem.repaired(sampling.skewed(self.problem.space, rng, self.population), rng)
+        parents = self._judged(np.unique(np.concatenate([start, drawn]), axis=0), gains).best(self.population)
+        late = [parents.genomes]
         for generation in range(self.generations):
-            known = {tuple(parent) for parent in parents}
-            children = np.unique(self._children(np.array(parents, dtype=np.int64), rng), axis=0)
-            fresh = [child for child in children.tolist() if tuple(child) not in known]
-            if fresh:
-                born = self._judged(np.array(fresh, dtype=np.int64), gains)
-                parents = self._kept([*parents, *born])
+            known = {parent.tobytes() for parent in parents.genomes}
+            children = np.unique(self._children(parents.genomes, rng), axis=0)
+            fresh = children[[child.tobytes() not in known for child in children]]
+            if len(fresh):
+                parents = parents.joined(self._judged(fresh, gains)).best(self.population)
                 if generation >= self.generations - _REMEMBERED:
-                    late.append(np.array(fresh, dtype=np.int64))
-        last: Genome = np.unique(np.concatenate([*late, np.array(parents, dtype=np.int64)]), axis=0)
+                    late.append(fresh)
+        last: Genome = np.unique(np.concatenate([*late, parents.genomes]), axis=0)
         inside: Genome = last[self.problem.violation(last) == 0]
         return inside
 
-    def _judged(self, genomes: Genome, gains: Gains) -> list[Individual]:
-        rows = zip(genomes.tolist(), gains(genomes).tolist(), self.problem.violation(genomes).tolist(), strict=True)
-        return [Individual(*row) for row in rows]
-
-    def _kept(self, individuals: list[Individual]) -> list[Individual]:
-        return survivors(individuals, self.population, "nsga2")
+    def _judged(self, genomes: Genome, gains: Gains) -> Population:
+        return Population(genomes, gains(genomes), self.problem.violation(genomes))
 
     def _children(self, parents: Genome, rng: np.random.Generator) -> Genome:
         """As many canonical children as parents, (population, choices): uniform crossover, a gene or so mutated.

@@ -84,13 +84,14 @@ class Trials(Proposer):
         """Tell what became of the trials; those that led to nothing that was evaluated failed."""
         import optuna
 
-        for trial, key in self._open:
+        pending = {genome.tobytes() for genome in ledger.pending}
+        for trial, key in (pair for pair in self._open if pair[1] not in pending):
             gains = ledger.gains(np.frombuffer(key, dtype=np.int64))
             if gains is None or not np.all(np.isfinite(gains)):
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             else:
                 study.tell(trial, list(gains))
-        self._open = []
+        self._open = [pair for pair in self._open if pair[1] in pending]
 
     def _begun(self, rng: np.random.Generator) -> optuna.Study:
         import optuna

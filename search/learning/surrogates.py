@@ -100,8 +100,11 @@ class Kernel:
         result: FloatArray = self.linear * product
         if self.smooth:
             square = (left**2).sum(1)[:, None] + (right**2).sum(1)[None] - 2 * product
-            distance = np.sqrt(5 * np.maximum(square, 0)) / self.reach
-            result = result + self.smooth * (1 + distance + distance**2 / 3) * np.exp(-distance)
+            distance = np.sqrt(5 * np.maximum(square, 0, out=square), out=square)
+            distance /= self.reach
+            smooth = self.smooth * (1 + distance + distance**2 / 3)
+            smooth *= np.exp(np.negative(distance, out=distance), out=distance)
+            result += smooth
         return result
 
     def variance(self, features: FloatArray) -> FloatArray:

@@ -10,7 +10,7 @@ from ofa.conf.program.run import Run
 from ofa.conf.program.scoring import check_budget, context_of, costs_of, evaluations_seconds, evaluators, importance_of
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
-from ofa.search import Archive
+from ofa.search import Archive, Crew
 from ofa.search import run as search_to_end
 from ofa.search.problem import Problem
 
@@ -67,6 +67,7 @@ class SearchFront(Stage):
                 lambda r: bar.advance(accuracy=r.metrics["accuracy"]),
                 map,
                 lambda note: run.say(f"search: {note}"),
+                map if isinstance(map, Crew) and settings.on_ray else None,
             )
         search.leave(run.folder.path)
         run.tracker.rewind(self.name, -1)
