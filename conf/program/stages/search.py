@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import ClassVar
 
 from ofa.conf.program.proposals import Proposals
@@ -12,7 +15,10 @@ from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.search import Archive, Crew
 from ofa.search import run as search_to_end
+from ofa.search.evaluation import Result
+from ofa.search.objectives import Objective
 from ofa.search.problem import Problem
+from ofa.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,12 @@ class SearchFront(Stage):
             evaluators(run, learner.evaluate_subnet) as (evaluate_subnet, map),
         ):
             bar.expect(search.evaluations, 0)
+            pace = Pace(bar)
             front = search_to_end(
                 search,
                 evaluate_subnet,
                 archive,
-                lambda r: bar.advance(accuracy=r.metrics["accuracy"]),
+                pace.hear,
                 map,
                 lambda note: run.say(f"search: {note}"),
                 map if isinstance(map, Crew) and settings.on_ray else None,
@@ -74,6 +81,30 @@ class SearchFront(Stage):
         run.tracker.log(self.name, {"epoch": 0, "evaluated": len(search.results), "front": len(front.rows)})
         Proposals.of(run, front).save(run)
         run.say(f"search: {len(search.results)} subnets evaluated, {len(front.rows)} on the front. {search.stopped}")
+        if pace.heard:
+            run.say(f"search: {pace.said(settings.objectives[0], len(learner.splits.validation))}")
         tenth, growth = max(len(front.evaluated) // 10, 1), front.growth()
         if len(growth) > tenth and growth[-1]:
             run.say(f"search: the last {tenth} added {100 * (1 - growth[-1 - tenth]):.1f} % of the front's hypervolume")
+
+
+class Pace:
+    """Moves a bar, and notes how fast subnets are evaluated and how sure one evaluation is."""
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar, self.started = bar, time.perf_counter()
+        self.fresh, self.heard = 0, list[Mapping[str, float]]()
+
+    def hear(self, result: Result) -> None:
+        self.bar.advance(accuracy=result.metrics["accuracy"])
+        self.heard.append(result.metrics)
+        self.fresh += not result.known
+
+    def said(self, objective: Objective, samples: int) -> str:
+        """The speed, the engine's own time in it, and the 95 % interval of the evaluation in the middle."""
+        speed = f"{self.fresh / (time.perf_counter() - self.started):.2g} subnets a second"
+        middle = median(objective.value(metrics) for metrics in self.heard)
+        ends = objective.interval(middle, samples)
+        if ends is None:
+            return speed
+        return f"{speed}; one evaluation says {objective.written(middle, ends)} (95 %, {samples} pictures)"
