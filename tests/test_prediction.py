@@ -165,6 +165,8 @@ def test_json_round_trip(noise: float) -> None:
     for text in ("{", "[]", '{"held_out": null}', json.dumps({**written, "predictor": "crystal ball"})):
         with pytest.raises(ValueError, match="not a latency model"):
             LatencyModel.from_json(text)
+    with pytest.raises(ValueError, match="fitted to features of another version"):
+        LatencyModel.from_json(json.dumps({**written, "version": 1}))
 
 
 def test_two_networks_make_a_line_and_no_statement() -> None:

@@ -5,10 +5,12 @@ Uses `ofa.conversion` and what is below.
 """
 
 from ofa.costs.counting import Complexity, complexity
+from ofa.costs.features import VERSION as FEATURES_VERSION
 from ofa.costs.population import PopulationCosts
 from ofa.costs.terms import Cost
 
 __all__ = [
+    "FEATURES_VERSION",
     "Complexity",
     "Cost",
     "PopulationCosts",

@@ -15,6 +15,7 @@ from ofa.costs.sizes import Sizes
 from ofa.groups import Stage, skipped_by
 from ofa.tracing import CostTerm, Trace, Work
 
+VERSION = 2  # of what the features mean: latencies are predicted from features of one version
 TILES = (4, 8, 16)  # channels that runtimes take at once
 LEVELS = (4096, 1024, 256, 64, 16, 1)  # positions of a contraction, rounded down to one of these
 CHANNELS = {"conv": 2, "pointwise": 2, "depthwise": 2, "grouped": 2, "linear": 2}  # sizes that are channels, the first

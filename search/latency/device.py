@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from ofa.costs import FEATURES_VERSION
 from ofa.search.latency.artefact import Artefact
 
 Stopwatch = Callable[[int], Sequence[float]]
@@ -96,10 +97,10 @@ class LatencyDevice(ABC):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """What a measurement holds for: class and settings, processor, runtime and version, governor."""
+        """What a measurement holds for: class and settings, processor, runtime and version, governor, features."""
         own = {f.name: str(getattr(self, f.name)) for f in fields(self) if f.name not in PROTOCOL}
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"device": kind, **own, "runtime": self.runtime, **machine()}
+        return {"device": kind, **own, "runtime": self.runtime, "features": str(FEATURES_VERSION), **machine()}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
+from ofa.costs import FEATURES_VERSION
 from ofa.search.objectives import Floats
 from ofa.search.prediction.predictors import (
     Boosted,
@@ -126,7 +127,13 @@ class LatencyModel:
         """What was measured, and which predictor was chosen: reading it fits that again."""
         held_out = None if self.held_out is None else {k: finite(v) for k, v in asdict(self.held_out).items()}
         columns = {name: self.table.column(name).tolist() for name in self.table.names}
-        row = {"held_out": held_out, "predictor": self.predictor, "band": self.band, "errors": dict(self.errors)}
+        row = {
+            "version": FEATURES_VERSION,
+            "held_out": held_out,
+            "predictor": self.predictor,
+            "band": self.band,
+            "errors": dict(self.errors),
+        }
         return json.dumps({**row, "latency_ms": self.latency_ms.tolist(), "features": columns}, indent=1)
 
     @classmethod
@@ -138,6 +145,8 @@ class LatencyModel:
         """
         try:
             row = json.loads(text)
+            if row.get("version") != FEATURES_VERSION:
+                raise ValueError("fitted to features of another version: delete it, and measure again")
             table, target = measured(row["features"], row["latency_ms"])
             predictor = {one.name: one for one in predictors}[row["predictor"]]
             held = None if row["held_out"] is None else HeldOut.from_json(row["held_out"])
