@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.train.tracking.tracker import Mirror
+
 
 @dataclass(frozen=True)
 class TensorBoard:
@@ -28,7 +30,7 @@ class TensorBoard:
         return Events(writer)
 
 
-class Events:
+class Events(Mirror):
     """A writer whose steps are the epochs of each stage."""
 
     def __init__(self, writer: Any) -> None:
@@ -39,9 +41,6 @@ class Events:
         step = next((int(value) for name, value in numbers.items() if name.endswith("/epoch")), None)
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
-
-    def leave(self, folder: Path) -> None:
-        """The picture of the front is in the run folder; curves are all that is shown here."""
 
     def finish(self) -> None:
         self.writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,17 +14,19 @@ from ofa.files import write_text, writing
 Row = Mapping[str, Any]
 
 
-class Mirror(Protocol):
+class Mirror(ABC):
     """What else is told every figure, beside the file."""
 
-    def log(self, figures: Mapping[str, Any], /) -> object:
+    @abstractmethod
+    def log(self, figures: Mapping[str, Any]) -> None:
         """Take in the figures of one row, named `stage/figure`."""
 
-    def leave(self, folder: Path, /) -> object:
-        """The networks of the run folder are exported: front.json, front.html, subnets, supernet.pt."""
-
-    def finish(self) -> object:
+    @abstractmethod
+    def finish(self) -> None:
         """There will be no more."""
+
+    def leave(self, folder: Path) -> None:  # noqa: B027  # most have no use for it
+        """The networks of the run folder are exported: front.json, front.html, subnets, supernet.pt."""
 
 
 class Tracking(Protocol):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ofa.train.tracking.tracker import Mirror
+
 
 @dataclass(frozen=True)
 class Wandb:
@@ -53,7 +55,7 @@ class Wandb:
         return Shown(run, self.artefacts)
 
 
-class Shown:
+class Shown(Mirror):
     """A run of wandb, which sees what leaves."""
 
     def __init__(self, run: Any, artefacts: bool) -> None:
