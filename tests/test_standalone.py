@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import venv
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +96,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, n
 
 REFUSED = """
 import sys
+import venv
 
 class Refused:
     def find_spec(self, name, *rest):
@@ -224,3 +229,48 @@ def test_what_was_loaded_goes_on_learning_and_is_saved(
     again.load_state_dict(torch.load(tmp_path / "longer.pt"))
     with torch.no_grad():
         assert torch.equal(again(x), net.eval()(x)) and torch.equal(whole(x), net(x))
+
+
+def needed(*names: str) -> set[str]:
+    """What distributions need, all in all."""
+    found, waiting = set[str](), list(names)
+    while waiting:
+        name = waiting.pop()
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            rows = metadata.requires(name) or ()
+            key = re.sub(r"[-_.]+", "-", name).lower()
+            if key not in found:
+                found.add(key)
+                waiting += [re.split(r"[^\w.-]", row)[0] for row in rows if "extra ==" not in row]
+    return found
+
+
+def environment(folder: Path, *names: str) -> str:
+    """A new environment that has these distributions and what they need, as links; gives its Python."""
+    venv.create(folder, symlinks=True, with_pip=False)
+    place = next(folder.glob("lib/python*/site-packages"))
+    for name in needed(*names):
+        tops = {file.parts[0] for file in metadata.files(name) or () if file.parts[0] not in ("..", "__pycache__")}
+        for top in tops:
+            source = Path(str(metadata.distribution(name).locate_file(top)))
+            if not (place / top).exists():
+                (place / top).symlink_to(source)
+    return str(folder / "bin/python")
+
+
+@pytest.mark.slow
+def test_fresh_environments_are_enough(
+    folders: dict[str, tuple[Path, nn.Module, torch.Tensor]], picture: Path, tmp_path: Path
+) -> None:
+    folder = folders["kernels and depth"][0]
+    with_torch = environment(tmp_path / "torch", "timm", "safetensors")
+    with_onnx = environment(tmp_path / "onnx", "onnxruntime", "pillow")
+    for python, absent in ((with_torch, ("ofa", "onnxruntime")), (with_onnx, ("ofa", "torch", "timm"))):
+        for name in absent:
+            done = subprocess.run([python, "-c", f"import {name}"], cwd="/", capture_output=True, env={})
+            assert done.returncode == 1 and b"ModuleNotFoundError" in done.stderr
+    for python, script, words in ((with_torch, "load.py", "conv_stem.weight ("), (with_onnx, "predict.py", " %  wren")):
+        command = [python, folder / script, *([picture] if script == "predict.py" else [])]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, env={})
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
