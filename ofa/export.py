@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
 from ofa.backbone import as_call
+from ofa.digests import read_sealed
 from ofa.interruptions import interrupts
 from ofa.persistence import plan_from_json
 from ofa.slicing import reduced
@@ -39,39 +41,39 @@ def save_weights(net: nn.Module, path: Path, metadata: Mapping[str, str] | None 
 
 
 def load_network(backbone: nn.Module, folder: str | Path) -> nn.Module:
-    """A network that a run has exported, plain PyTorch: the backbone, made as small as `plan.json` in its folder says.
+    """A network that a run has exported, plain PyTorch: the backbone, as small as `subnet.json` in its folder says.
 
     It has the weights of `weights.safetensors` beside it, and is in evaluation mode. `backbone` is the network that the
     run began with, with any weights.
 
     >>> from tempfile import TemporaryDirectory
     >>> from ofa import Supernet
-    >>> from ofa.persistence import plan_to_json
+    >>> from ofa.digests import write_sealed
+    >>> from ofa.persistence import plan_content
     >>> supernet = Supernet(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), torch.ones(1, 4))
-    >>> net = supernet.extract(supernet.space.smallest)
+    >>> net, plan = supernet.extract(supernet.space.smallest), supernet.plan(supernet.space.smallest)
     >>> with TemporaryDirectory() as folder:
     ...     save_weights(net, Path(folder) / "weights.safetensors")
-    ...     _ = (Path(folder) / "plan.json").write_text(plan_to_json(supernet.plan(supernet.space.smallest), {}))
+    ...     write_sealed(Path(folder) / "subnet.json", plan_content(plan), ["weights.safetensors"])
     ...     again = load_network(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 2)), folder)
     >>> torch.equal(again(torch.ones(1, 4)), net(torch.ones(1, 4)))
     True
 
     Raises:
-        ValueError: a file is missing or damaged, or is of another network.
+        ValueError: a file is missing or was changed, or is of another network.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
-    plan, weights = (Path(folder) / name for name in ("plan.json", "weights.safetensors"))
-    for path in (plan, weights):
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: a run leaves it where export.files names weights and plan")
-    net = reduced(backbone, plan_from_json(plan.read_text(encoding="utf-8")))
+    facts, weights = (Path(folder) / name for name in ("subnet.json", "weights.safetensors"))
+    net = reduced(backbone, plan_from_json(json.dumps(read_sealed(facts))))
+    if not weights.is_file():
+        raise ValueError(f"{weights} is missing: a run leaves it where export.files names weights")
     try:
         load_model(net, str(weights))
     except (RuntimeError, SafetensorError) as error:
         told = " ".join(str(error).split())[:200]
-        raise ValueError(f"{weights} does not fit the network that {plan} makes of the backbone: {told}") from None
+        raise ValueError(f"{weights} does not fit the network that {facts} makes of the backbone: {told}") from None
     return net.eval()
 
 

@@ -185,11 +185,38 @@ def plan_to_json(plan: Plan, facts: Mapping[str, Any]) -> str:
     >>> plan_from_json(plan_to_json(Plan({"head.weight": (slice(0, 8), None)}), {"accuracy": 97.5})).indices
     {'head.weight': (slice(0, 8, None), None)}
     """
+    return json.dumps({**plan_content(plan), **facts}, indent=1)
+
+
+def plan_content(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values: what stays of each tensor, attributes that follow, skipped blocks, patterns of zeros.
+
+    >>> plan_content(Plan({"head.weight": (slice(0, 8), None)}))["indices"]
+    {'head.weight': [[0, 8], None]}
+    """
     indices = {name: [written(i) for i in index] for name, index in plan.indices.items()}
     changes = [[c.module, c.attribute, c.value, isinstance(c.value, tuple)] for c in plan.changes]
     zeros = {name: [str(z.pattern), z.dim] for name, z in plan.zeros.items()}
-    content = {"indices": indices, "changes": changes, "skipped": list(plan.skipped), "zeros": zeros}
-    return json.dumps({**content, **facts}, indent=1)
+    return {"indices": indices, "changes": changes, "skipped": list(plan.skipped), "zeros": zeros}
+
+
+def network_content(network: nn.Module, plan: Plan) -> dict[str, Any]:
+    """A plan as plain values, with what its network's tensors are without it: `shapes`, and what stays of `buffers`.
+
+    The latter are those that no weight file holds: name, dimension, positions.
+
+    >>> network_content(nn.Linear(4, 2), Plan({}))["shapes"]
+    {'weight': [2, 4], 'bias': [2]}
+    """
+    state = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    buffers = [
+        [name, dim, list(range(kept.start, kept.stop)) if isinstance(kept, slice) else kept.tolist()]
+        for name, _ in network.named_buffers()
+        for dim, kept in enumerate(plan.indices.get(name, ()) if name not in state else ())
+        if kept is not None
+    ]
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    return {"shapes": shapes, "buffers": buffers, **plan_content(plan)}
 
 
 def written(index: Index) -> Any:

@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_layer_that_takes_the_pattern_has_its_zeros_in_every_file(run: Path) -> None:
     whole, row = json.loads((run / "front.json").read_text())
     folder = run / "subnets/step-01"
-    weights, plan = load_file(folder / "weights.safetensors"), plan_from_json((folder / "plan.json").read_text())
+    weights, plan = load_file(folder / "weights.safetensors"), plan_from_json((folder / "subnet.json").read_text())
     assert set(plan.patterns) == {"0.1.0", "0.2.0", "3"}
     for layer, pattern in plan.patterns.items():
         assert pattern == Pattern(8, 16) and pattern.fits(weights[f"{layer}.weight"])
@@ -62,7 +62,7 @@ def test_every_layer_that_takes_the_pattern_has_its_zeros_in_every_file(run: Pat
 
 def test_the_packed_file_reloads_exactly(run: Path) -> None:
     folder = run / "subnets/step-01"
-    plan = plan_from_json((folder / "plan.json").read_text())
+    plan = plan_from_json((folder / "subnet.json").read_text())
     net = reduced(small(), plan)
     load_packed(net, folder / "packed.safetensors")
     assert all(torch.equal(net.state_dict()[name], t) for name, t in load_file(folder / "weights.safetensors").items())
@@ -99,7 +99,7 @@ def test_a_setting_pads_the_last_block_and_another_lifts_the_rule_of_the_hardwar
     )  # fmt: skip
     finished(tmp_path, *given)
     folder = tmp_path / "subnets/step-01"
-    plan = plan_from_json((folder / "plan.json").read_text())
+    plan = plan_from_json((folder / "subnet.json").read_text())
     weights = load_file(folder / "weights.safetensors")
     assert ((weights["3.weight"] != 0).sum(1) == 3 * 8).all()  # of 16, 16 and the last 8
     load_packed(net := reduced(small(last=40), plan), folder / "packed.safetensors")

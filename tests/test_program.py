@@ -117,7 +117,9 @@ def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None
     session = onnxruntime.InferenceSession(run / row["files"]["onnx"], providers=["CPUExecutionProvider"])
     told = session.get_modelmeta().custom_metadata_map
     wanted = json.loads(told["preprocessing"])
-    assert told["backbone"] == "test_efficientnet" and json.loads(told["classes"]) == [str(i) for i in range(10)]
+    assert json.loads(told["backbone"])["name"] == "test_efficientnet" and json.loads(told["classes"]) == [
+        str(i) for i in range(10)
+    ]
     test = Run.parse(composed(f"run={run}", *TOY)).splits.test
     assert isinstance(test, TensorSplit)
     x = (test.images / 255).clamp(*wanted["range"])
@@ -126,9 +128,9 @@ def test_an_onnx_file_says_all_that_one_has_to_know_to_use_it(run: Path) -> None
     (logits,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     found = 100 * float((logits.argmax(1) == test.labels.numpy()).mean())
     assert found == pytest.approx(row["accuracy"], abs=0.3)
-    for name in ("subnet", "plan"):
-        facts = json.loads((run / row["files"][name]).read_text())
-        assert facts["preprocessing"] == wanted and facts["classes"][3] == "3" and facts["backbone"] == told["backbone"]
+    facts = json.loads((run / row["files"]["subnet"]).read_text())
+    assert facts["preprocessing"] == wanted and facts["classes"][3] == "3"
+    assert facts["backbone"] == json.loads(told["backbone"])
 
 
 @pytest.mark.slow
@@ -161,11 +163,11 @@ def test_saved_weights_load_into_the_extracted_network_and_score_the_same(run: P
 
 def test_a_network_that_is_read_again_is_of_the_backbone(run: Path, tmp_path: Path) -> None:
     folder = run / "subnets" / next(row["name"] for row in front(run) if row["subnet"])
-    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*plan\.json makes"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the network that .*subnet\.json makes"):
         load_network(create("test_efficientnet", num_classes=7, in_chans=1), folder)
     with pytest.raises(ValueError, match=r"the plan is of another network"):
         load_network(create("test_vit", num_classes=10, in_chans=1), folder)
-    with pytest.raises(ValueError, match=r"plan\.json is missing: a run leaves it where"):
+    with pytest.raises(ValueError, match=r"subnet\.json is missing, or is not the file that was exported"):
         load_network(create("test_efficientnet", num_classes=10, in_chans=1), tmp_path)
 
 

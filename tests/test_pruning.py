@@ -117,7 +117,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_a_pruned_network_is_loaded_without_tracing_and_scores_what_was_recorded(iterated: Path) -> None:
     job = Run.parse(composed(f"run={iterated}", *TOY, "method=iterative"))
-    net = reduced(small(), plan_from_json((iterated / "subnets/step-02/plan.json").read_text()))
+    net = reduced(small(), plan_from_json((iterated / "subnets/step-02/subnet.json").read_text()))
     net.load_state_dict(checkpoint.load(iterated / "pruning/02/network.pt")["model"])
     scored = evaluate(net, job.splits.validation.ordered(256))["accuracy"]
     assert scored == pytest.approx(steps(iterated)[1]["metrics"]["accuracy"])
@@ -155,7 +155,7 @@ def test_one_step_candidates_lie_in_the_band_and_any_of_the_ranking_can_be_taken
         assert len(rows) == 8 and all(0.4 <= row["macs"] / whole <= 0.5 for row in rows)
         scores = [row["accuracy"] for row in rows]
         assert picked[-1] == (max(scores) if index == 0 else min(scores))
-        net = reduced(small(), plan_from_json((folder / "subnets/step-01/plan.json").read_text()))
+        net = reduced(small(), plan_from_json((folder / "subnets/step-01/subnet.json").read_text()))
         net.load_state_dict(checkpoint.load(folder / "pruning/01/network.pt")["model"])
         job = Run.parse(composed(f"run={folder}", *TOY, *band))
         assert evaluate(net, job.splits.validation.ordered(256))["accuracy"] == pytest.approx(picked[-1])

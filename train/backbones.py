@@ -57,6 +57,42 @@ def create(
     return model
 
 
+def origin(
+    name: str, /, num_classes: int, in_chans: int = 3, pretrained: bool = False, **kwargs: Any
+) -> dict[str, Any]:
+    """Where `create` has a backbone from: `source` (timm, torchvision, or a module), `name` in it, `arguments`.
+
+    With these it is made again without weights, and without this library.
+
+    >>> origin("torchvision/resnet18", num_classes=2)
+    {'source': 'torchvision', 'name': 'resnet18', 'arguments': {'num_classes': 2}}
+    """
+    library, _, rest = name.partition("/")
+    if library == "torchvision":
+        auxiliary = {"aux_logits": False, "transform_input": True} if pretrained and rest in _AUXILIARY else {}
+        return {"source": library, "name": rest, "arguments": {"num_classes": num_classes, **auxiliary, **kwargs}}
+    if not _FILE.fullmatch(name) and not _owned(name):
+        told = {"num_classes": num_classes, "in_chans": in_chans, **kwargs}
+        return {"source": "timm", "name": name, "arguments": told}
+    module, attribute = _from_file(name) if _FILE.fullmatch(name) else _from_module(name)
+    told = taken(getattr(module, attribute), num_classes, in_chans, kwargs)
+    return {"source": module.__name__, "name": attribute, "arguments": told}
+
+
+_AUXILIARY = ("googlenet", "inception_v3")
+"""Networks of torchvision that are otherwise made with their pretrained weights."""
+
+
+def taken(factory: Any, num_classes: int, in_chans: int, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a factory is told: classes and channels if it takes them, and the rest.
+
+    >>> taken(lambda num_classes, width: None, 10, 3, {"width": 8})
+    {'num_classes': 10, 'width': 8}
+    """
+    offered, parameters = {"num_classes": num_classes, "in_chans": in_chans}, inspect.signature(factory).parameters
+    return {**{key: value for key, value in offered.items() if key in parameters}, **kwargs}
+
+
 def _from_timm(name: str, num_classes: int, in_chans: int, pretrained: bool, kwargs: Mapping[str, Any]) -> nn.Module:
     from ofa.train.timm_import import timm
 
@@ -119,9 +155,7 @@ def _from_factory(name: str, num_classes: int, in_chans: int, kwargs: Mapping[st
     if not callable(factory):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"backbone {name!r}: {module.__file__} has no factory {attribute!r}{_close(attribute, known)}")
-    signature = inspect.signature(factory)
-    offered = {"num_classes": num_classes, "in_chans": in_chans}
-    told = {**{key: value for key, value in offered.items() if key in signature.parameters}, **kwargs}
+    signature, told = inspect.signature(factory), taken(factory, num_classes, in_chans, kwargs)
     try:
         signature.bind(**told)
     except TypeError as error:

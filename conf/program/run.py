@@ -20,7 +20,7 @@ from ofa.conf.program.settings import Settings
 from ofa.sparsity import eligible, sparsify_inputs
 from ofa.train import Sandwich, Tracker, create
 from ofa.train import checkpoint as checkpoints
-from ofa.train.backbones import load_weights
+from ofa.train.backbones import load_weights, origin
 from ofa.train.collection import write_rows
 from ofa.train.data import Splits
 from ofa.train.progress import Progress
@@ -93,7 +93,10 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What one has to know of a network to use it, without what becomes of a picture: its backbone, its classes."""
-        return {"backbone": self.settings.values["backbone"], "classes": list(self.splits.classes)}
+        (name, told), splits = self.settings.backbone, self.splits
+        told = {"num_classes": splits.num_classes, "in_chans": splits.in_chans} | told
+        backbone = origin(name, pretrained=self.settings.teacher.pretrained, **told)
+        return {"backbone": backbone, "classes": list(splits.classes)}
 
     def title(self, pictures: float) -> str:
         """What figures of the test split are of, which has so many pictures."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from ofa.conf.program.exporters import Exporter, Onnx, Packed, PlanFile, Weights
+from ofa.conf.program.exporters import Exporter, Onnx, Packed, Standalone, Weights
 from ofa.conf.program.pruning import Finetuning
 from ofa.slicing import L1, Importance
 from ofa.train import Recipe, SandwichRule
@@ -103,7 +103,7 @@ class Export:
     """
 
     subnets: int = 8
-    files: tuple[Exporter, ...] = (Weights(), PlanFile(), Packed(), Onnx())
+    files: tuple[Exporter, ...] = (Weights(), Packed(), Onnx(), Standalone())
 
     def __post_init__(self) -> None:
         if self.subnets < 1:
@@ -111,3 +111,7 @@ class Export:
         names = [exporter.name for exporter in self.files]
         if len(set(names)) < len(names):
             raise ValueError(f"each kind of file once, got {', '.join(names)}")
+        for place, exporter in enumerate(self.files):
+            missing = [kind for kind in exporter.needs if kind not in names[:place]]
+            if missing:
+                raise ValueError(f"{exporter.name} comes after {', '.join(missing)}, got {', '.join(names)}")

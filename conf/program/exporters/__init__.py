@@ -6,8 +6,8 @@ In: a plain network, an example input, the plan that cut it out of its backbone.
 from ofa.conf.program.exporters.exporter import Exporter, Facts
 from ofa.conf.program.exporters.onnx import Onnx
 from ofa.conf.program.exporters.packed import Packed
-from ofa.conf.program.exporters.plan import PlanFile
 from ofa.conf.program.exporters.program import Program
+from ofa.conf.program.exporters.standalone import Standalone
 from ofa.conf.program.exporters.weights import Weights
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Facts",
     "Onnx",
     "Packed",
-    "PlanFile",
     "Program",
+    "Standalone",
     "Weights",
 ]

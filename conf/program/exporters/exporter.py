@@ -17,26 +17,30 @@ if TYPE_CHECKING:
     from ofa.onnx_files import OnnxSupernet  # imports onnx
 
 Facts = Mapping[str, Any]
-"""What one has to know to use a network: `backbone`, `classes`, `preprocessing`."""
+"""What is known of a network: `backbone`, `classes`, `preprocessing`, `name`, `metrics`, `latency` (its devices)."""
+NEEDED = ("backbone", "classes", "preprocessing")
+"""What one has to know to use it."""
 
 
 def words(facts: Facts) -> dict[str, str]:
-    """Facts as a file's metadata: texts as they are, the others as JSON.
+    """What one has to know to use a network, as a file's metadata, in JSON.
 
-    >>> words({"backbone": "net.make", "classes": ["cat", "dog"]})
-    {'backbone': 'net.make', 'classes': '["cat", "dog"]'}
+    >>> words({"name": "subnet-0042", "classes": ["cat", "dog"]})
+    {'classes': '["cat", "dog"]'}
     """
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+    return {name: json.dumps(facts[name]) for name in NEEDED if name in facts}
 
 
 class Exporter(ABC):
     """One kind of file of a network: one class, named in `conf/exporter/NAME.yaml`; its fields are its settings.
 
-    `name` is the kind under which front.json lists the file, `file` what it is called in the network's folder.
+    `name` is the kind under which front.json lists the file, `file` what it is called in the network's folder;
+    `needs` are the kinds that have to be there before.
     """
 
     name: ClassVar[str]
     file: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def fits(self, plan: Plan) -> bool:
         """Whether there is something to write of a network that was cut out so."""

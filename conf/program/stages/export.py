@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+from ofa.conf.program.exporters.standalone import SCRIPTS
 from ofa.conf.program.latencies import Verdict, timed
 from ofa.conf.program.proposals import Proposals, identity, network
 from ofa.conf.program.records import digest
@@ -15,15 +16,18 @@ from ofa.conf.program.run import Run
 from ofa.conf.program.settings import Settings
 from ofa.conf.program.stage import Stage
 from ofa.costs import complexity
+from ofa.digests import write_sealed
 from ofa.files import writing
-from ofa.persistence import save_subnet
+from ofa.persistence import network_content
 from ofa.search import Front, ScoredNetwork
 from ofa.search.certainty import VALIDATION, bounded
 from ofa.search.front import EXECUTED
+from ofa.search.latency.device import version_of
 from ofa.space import Subnet
 from ofa.train import evaluate
 
 PICTURES = "test_pictures"  # how many there are
+PACKAGES = ("ofa-lab", "torch", "torchvision", "timm", "safetensors", "onnx")
 
 
 @dataclass(frozen=True)
@@ -112,17 +116,28 @@ class Exported:
         plan, size = self.supernet.plan(self.subnet), fitted(run.example).shape[-1]
         if plan.zeros:
             metrics[EXECUTED] = float(complexity(net, fitted(run.example)).macs)
-        known = run.facts | {"preprocessing": replace(run.splits.preprocessing, size=size).to_json()}
+        known = self._known(metrics, size)
         exporters = [exporter.sliced(run.onnx) for exporter in run.settings.export.files if exporter.fits(plan)]
         for exporter in exporters:
             with writing(folder / exporter.file):
                 metrics |= exporter.write(net, fitted(run.picture), folder / exporter.file, plan, known)
         files = {exporter.name: f"{self.place}/{exporter.file}" for exporter in exporters}
-        facts = {
-            **known,
-            "metrics": metrics,
-            "files": {**files, "subnet": f"{self.place}/subnet.json"},
-            "key": self._key,
-        }
-        save_subnet(self.subnet, self.supernet.digest, facts, folder / "subnet.json")
+        files["subnet"] = f"{self.place}/subnet.json"
+        facts = {**known, "files": files, **network_content(net, plan), "key": self._key}
+        lasting = [path.name for path in folder.iterdir() if path.is_file() and path.name not in SCRIPTS]
+        write_sealed(folder / "subnet.json", facts, lasting)
         return facts
+
+    def _known(self, metrics: dict[str, float], size: int) -> dict[str, Any]:
+        """What is said of the network in its files."""
+        run = self.run
+        return {
+            "name": self.proposed.name,
+            "subnet": dict(self.subnet),
+            "network": self.supernet.digest,
+            **run.facts,
+            "preprocessing": replace(run.splits.preprocessing, size=size).to_json(),
+            "metrics": metrics,
+            "latency": {name: dev.fingerprint for name, dev in run.settings.timers.items() if name in metrics},
+            "versions": {package: version_of(package) for package in PACKAGES},
+        }
