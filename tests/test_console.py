@@ -57,7 +57,7 @@ def called(folder: Path, *words: str, module: str = "command") -> subprocess.Com
         ("data=imagefolder", "data=imagefolder: there is no data 'imagefolder'; did you mean image_folder?"),
         ("method=itertive", "method=itertive: there is no method 'itertive'; did you mean iterative?"),
         ("method=prune", "method=prune: there is no method 'prune'; there are fine_grained, iterative, once_for_all, "),
-        ("experiment=foo", "experiment=foo: there is no experiment 'foo'; there are demo"),
+        ("experiment=foo", "experiment=foo: there is no experiment 'foo'; there are alphanet"),
         ("+unknown=3", "+unknown=3: there is no setting 'unknown'; there are backbone, budget, data, "),
         ("++sede=3", "++sede=3: there is no setting 'sede'; did you mean seed?"),
         ("objective=macs", "objective=macs: there is no setting 'objective'; did you mean objectives?"),

@@ -218,5 +218,6 @@ def test_a_program_finds_its_configuration_as_an_installed_script_calls_it(name:
         "ofa-tune": ["search=evolution", "tuning.trials"],
         "ofa-latency": ["torch_cpu"],
         "ofa-search": ["macs=0.25"],
+        "ofa-compare": ["by=method"],
     }
     assert all(text in found for text in shown[name])

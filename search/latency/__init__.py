@@ -6,7 +6,7 @@ Uses what is below `ofa.search`. A new device is one class.
 
 from ofa.search.latency.artefact import Artefact
 from ofa.search.latency.bench import Bench, Reading
-from ofa.search.latency.device import PROTOCOL, Latency, LatencyDevice, Stopwatch, stopwatch
+from ofa.search.latency.device import PROTOCOL, Latency, LatencyDevice, Stopwatch, stopwatch, version_of
 from ofa.search.latency.device_file import DeviceFile, Measurement
 from ofa.search.latency.meter import NOISY_PERCENT, Meter
 from ofa.search.latency.onnx_runtime import OnnxRuntime
@@ -32,4 +32,5 @@ __all__ = [
     "TorchCpu",
     "TorchCuda",
     "stopwatch",
+    "version_of",
 ]

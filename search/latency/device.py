@@ -156,7 +156,11 @@ def stopwatch(run: Callable[[], Any], clock: Clock, threads: int) -> Stopwatch:
 
 
 def version_of(package: str) -> str:
-    """The version of an installed package, or that it is missing."""
+    """The version of an installed package, or that it is missing.
+
+    >>> version_of("no-such-package")
+    'missing'
+    """
     try:
         return version(package)
     except PackageNotFoundError:

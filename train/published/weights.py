@@ -16,6 +16,17 @@ _MATRIX = re.compile(r"(.*)\.\d+to(\d+)_matrix")
 def load_supernet(supernet: Supernet, path: Path) -> None:
     """Put the weights of once-for-all's, AttentiveNAS' or AlphaNet's file into a supernet of the same largest network.
 
+    >>> import tempfile
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> supernet = Supernet(network, torch.randn(8, 4))
+    >>> theirs = {f"layers.{name}": 2 * tensor for name, tensor in network.state_dict().items()}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"state_dict": theirs}, Path(folder) / "supernet.pth")
+    ...     load_supernet(supernet, Path(folder) / "supernet.pth")
+    >>> torch.equal(supernet.model[0].weight, 2 * network[0].weight)
+    True
+
     Kernel matrices come along. Statistics of batch norms are those of the largest network, or nobody's.
 
     Raises:

@@ -12,7 +12,10 @@ from ofa.train.tracking.tracker import Mirror
 
 @dataclass(frozen=True)
 class TensorBoard:
-    """TensorBoard's files in a folder of the run; `tensorboard --logdir runs` shows those of all runs.
+    """TensorBoard's files in the folder `name` of the run; `tensorboard --logdir runs` shows those of all runs.
+
+    >>> TensorBoard().name
+    'tensorboard'
 
     Raises:
         ValueError: TensorBoard is not installed; names the extra.

@@ -30,7 +30,16 @@ class Mirror(ABC):
 
 
 class Tracking(Protocol):
-    """Where figures are mirrored to: a class with this one method, named in `conf/tracking/NAME.yaml`."""
+    """Where figures are mirrored to: a class with this one method, named in `conf/tracking/NAME.yaml`.
+
+    >>> class Nowhere:
+    ...     def start(self, folder, settings):
+    ...         return None
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Tracker(Path(folder), Nowhere()).path.name
+    'metrics.jsonl'
+    """
 
     def start(self, folder: Path, settings: Mapping[str, Any]) -> Mirror:
         """Begin in the folder of a run with these settings, or go on where the same folder was left."""

@@ -20,6 +20,9 @@ class Wandb:
     sweep, are a `group`, unless it has another name. `mode` is online or offline. `artefacts` keeps the supernet, and
     each network with its figures.
 
+    >>> Wandb(project="pruning", group="sweep").mode
+    'offline'
+
     Raises:
         ValueError: another mode.
     """

@@ -106,7 +106,7 @@ def loader(name: str, backbone: Mapping[str, Any], file: Path | None) -> str:
     library, call = {
         "timm": ("import timm", f"timm.create_model({first}, {told})"),
         "torchvision": ("import torchvision", f"torchvision.models.get_model({first}, {told})"),
-    }.get(source, (f"import {source}", f"{source}.{backbone['name']}({told})"))
+    }.get(source, (f"import {source} as own", f"own.{backbone['name']}({told})"))
     plain = ["import torch", "from safetensors.torch import load_model"]
     words = {"name": name, "needs": source if file is None else f"what {file.name} imports", "factory": call}
     text = Template((TEMPLATES / "load.py.txt").read_text(encoding="utf-8")).substitute(
@@ -120,10 +120,10 @@ def loader(name: str, backbone: Mapping[str, Any], file: Path | None) -> str:
 HERE = "HERE = Path(__file__).resolve().parent\n"
 OWN = """
 sys.path.insert(0, str(HERE))
-import {source}  # noqa: E402
+import {source} as own  # noqa: E402
 
-if Path({source}.__file__).read_bytes() != (HERE / "{source}.py").read_bytes():
-    raise ImportError(f"another {source}.py is imported already: {{{source}.__file__}}")
+if Path(own.__file__).read_bytes() != (HERE / "{source}.py").read_bytes():
+    raise ImportError(f"another {source}.py is imported already: {{own.__file__}}")
 """
 
 

@@ -22,7 +22,7 @@ from ofa.persistence import network_content
 from ofa.search import Front, ScoredNetwork
 from ofa.search.certainty import VALIDATION, bounded
 from ofa.search.front import EXECUTED
-from ofa.search.latency.device import version_of
+from ofa.search.latency import version_of
 from ofa.space import Subnet
 from ofa.train import evaluate
 
