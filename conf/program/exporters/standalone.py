@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from string import Template
 from typing import Any, ClassVar
@@ -94,7 +93,7 @@ def own_file(source: str) -> Path | None:
     """The file of a backbone that stands in a file of one's own, not in a package."""
     if source in ("timm", "torchvision") or "." in source:
         return None
-    file = Path(import_module(source).__file__ or "")
+    file = Path(sys.modules[source].__file__ or "")  # it has made the network
     return file if file.name == f"{source}.py" else None
 
 
