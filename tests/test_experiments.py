@@ -17,6 +17,7 @@ from ofa.train import create
 ROOT = Path(__file__).parents[1] / "conf/experiment"
 NAMES = sorted(path.relative_to(ROOT).with_suffix("").as_posix() for path in ROOT.rglob("*.yaml"))
 SMALL = [name for name in NAMES if name.endswith("/small")]
+TWINS_OF_OTHERS = ("alphanet", "bignas", "depgraph", "fpgm", "taylor", "vitis")  # the same network and space
 RECIPES = sorted(path.parent.name for path in ROOT.glob("*/small.yaml"))
 
 
@@ -45,7 +46,9 @@ def test_every_recipe_says_where_it_is_from_what_was_published_and_how_it_is_run
         assert f"experiment={name}" in text and "not run here" in text, name
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n.partition("/")[0] in TWINS_OF_OTHERS else []) for n in SMALL]
+)
 def test_small_twins_convert(name: str) -> None:
     supernet = space_of(name, 1, 10)
     assert supernet.space.distinct > 1

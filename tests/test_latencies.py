@@ -99,10 +99,12 @@ def test_where_no_other_keeps_the_limit_the_network_is_left_out(folder: Path) ->
 def test_figures_stay_when_an_export_is_made_again(folder: Path) -> None:
     first = exported(folder, "stages=[export]", "finetune=off")
     before = (folder / "timed.json").read_text()
-    again = exported(folder, "stages=[export]", "finetune=off", "export.files=[plan]", "force=true")
+    again = exported(folder, "stages=[export]", "finetune=off", "export.files=[weights]", "force=true")
     assert (folder / "timed.json").read_text() == before
     assert [row["latency_ms"] for row in again.values()] == [row["latency_ms"] for row in first.values()]
-    other = exported(folder, "stages=[export]", "finetune=off", "export.subnets=3", "export.files=[plan]", "force=true")
+    other = exported(
+        folder, "stages=[export]", "finetune=off", "export.subnets=3", "export.files=[weights]", "force=true"
+    )
     assert len(other) >= len(again) and all(row["latency_ms_low"] <= row["latency_ms"] for row in other.values())
 
 
