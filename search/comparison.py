@@ -35,7 +35,7 @@ class Outcome:
         """Shares of the teacher's MACs, ascending, and what accuracy one has up to each: what validation chooses."""
         assert self.front.teacher is not None
         whole, best, steps = self.front.teacher.metrics["macs"], -math.inf, []
-        for row in self.front.rows:
+        for row in sorted(self.front.rows, key=lambda row: row.metrics["macs"]):
             chosen_by = row.metrics.get(f"{VALIDATION}accuracy", row.metrics["accuracy"])
             if chosen_by > best:
                 best = chosen_by

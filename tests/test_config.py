@@ -44,8 +44,10 @@ def nodes(config: DictConfig) -> dict[str, Any]:
     return {group: config[group] for group in GROUPS if config[group]}
 
 
+@pytest.mark.parametrize("experiment", [None, "demo", "fashion"])
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_builds(group: str, name: str) -> None:
+def test_every_option_composes_and_builds(group: str, name: str, experiment: str | None) -> None:
+    overrides = [f"{group}={name}"] + ([f"experiment={experiment}"] if experiment else [])
     given = {
         "image_folder": FOLDER,
         "cifar10": FOLDER,
@@ -56,7 +58,7 @@ def test_every_option_composes_and_builds(group: str, name: str) -> None:
         "published": ["supernet.checkpoint=theirs.pth"],
         "timm": ["data.name=x", "data.num_classes=2"],
     }
-    config = composed(f"{group}={name}", *given.get(name, []))
+    config = composed(*overrides, *given.get(name, []))
     for path, node in nodes(config).items():
         build(node, path, KINDS.get(path))
 

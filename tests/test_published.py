@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from composition import composed
 from torch import Tensor, nn
 
 import ofa
+from ofa.conf.program.course import Course
+from ofa.conf.program.run import Run
 from ofa.costs import complexity
 from ofa.train.backbones import load_weights
 from ofa.train.published import attentive_nas, load_supernet, ofa_mobilenet_v3, ofa_proxyless, ofa_resnet
@@ -86,6 +89,14 @@ def test_other_files_are_refused(trained: ofa.Supernet, tmp_path: Path) -> None:
         load_supernet(centred, path)
     with pytest.raises(ValueError, match="no weight file"):
         load_supernet(centred, tmp_path / "none.pth")
+
+
+def test_a_file_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    given = ("supernet.checkpoint=none.pth", "data.size=16", "backbone=networks.small", "stages=[teacher,supernet]")
+    course = Course.parse(composed(f"run={tmp_path}", *given))
+    with pytest.raises(ValueError, match=r"supernet\.checkpoint: there is no file none\.pth"):
+        course.execute(Run.of(course.settings))
+    assert not (tmp_path / "teacher.pt").exists()
 
 
 THEIRS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from ofa.conf.program.exporters import Onnx, Standalone, Weights
 from ofa.digests import write_sealed
 from ofa.export import load_network
 from ofa.persistence import network_content
+from ofa.slicing import Plan
 from ofa.train import create
 from ofa.train.backbones import origin
 from ofa.train.data.preprocessing import Preprocessing
@@ -131,6 +133,19 @@ def alone(program: str, refused: tuple[str, ...], *arguments: str | Path, python
     done = subprocess.run(command, cwd="/", env=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_network_s_own_file_hides_none_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "load.py").write_text("from torch import nn\n\n\ndef make():\n    return nn.Linear(4, 2)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    network = importlib.import_module("load").make()
+    monkeypatch.setitem(sys.modules, "load", sys.modules.pop("load"))  # and gone behind
+    facts = {"backbone": {"source": "load", "name": "make", "arguments": {}}, "classes": ["a", "b"]}
+    folder = tmp_path / "subnet"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"load\.py has the name of a file that is written beside it"):
+        Standalone().write(network, torch.zeros(1, 4), folder / "load.py", Plan({}), facts)
+    assert not any(folder.iterdir())
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,16 @@ def stand() -> None:
         sys.path.append(here)
 
 
+def words_or_usage(usage: str) -> list[str]:
+    """What was typed; without a word, or for help, the program says how it is used and ends."""
+    stand()
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & set(words):
+        print(usage)
+        raise SystemExit(0)
+    return words
+
+
 def prepare(program: str, config: str, arguments: Sequence[str]) -> list[str]:
     """The arguments as Hydra takes them, after everything that they name was found.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofa.conf.program.arguments import refused, stand
+from ofa.conf.program.arguments import refused, words_or_usage
 from ofa.conf.program.building import hint
 from ofa.conf.program.folder import SETTINGS, RunFolder
-from ofa.conf.program.records import differences, read_json
+from ofa.conf.program.records import differences
 from ofa.conf.program.sweep import Job, write
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Finished:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """All of its stages, by dotted name."""
-        stages = read_json(self.folder / SETTINGS) if (self.folder / SETTINGS).exists() else {}
+        stages = RunFolder(self.folder, writes=False).read(SETTINGS, {})
         return {key: value for stage in stages.values() for key, value in stage.items()}
 
     @property
@@ -55,17 +54,19 @@ class Finished:
         return {key: value for key, value in typed.items() if key.rpartition(".")[2] not in ("seed", "run", "reuse")}
 
     def outcome(self, kind: str) -> Outcome:
-        """Raises:
-        ValueError: its front is empty, or has no teacher.
+        """What is compared of it.
+
+        Raises:
+            ValueError: its front is damaged or empty, or has no teacher.
         """
         from ofa.search import Front
         from ofa.search.comparison import Outcome
 
-        front = Front.from_json(read_json(self.folder / FILE), ["accuracy", "macs"])
+        folder = RunFolder(self.folder, writes=False)
+        front = Front.from_json(folder.read(FILE), ["accuracy", "macs"])
         if front.teacher is None or not front.rows:
             raise ValueError(f"{self.folder / FILE} has no networks beside the teacher's")
-        times = RunFolder(self.folder, writes=False).times or {"all": float("nan")}
-        return Outcome(kind, self.seed, front, sum(times.values()))
+        return Outcome(kind, self.seed, front, sum((folder.times or {"all": float("nan")}).values()))
 
 
 def runs(folders: Iterable[Path]) -> list[Finished]:
@@ -122,15 +123,19 @@ def check_splits(found: Sequence[Finished]) -> None:
 
 
 def show(comparison: Comparison, figure: str, console: Console) -> None:
-    """Both tables, figures below each other so that they fit into 80 columns."""
+    """Kinds with a number each, their figures by number, which fit into 80 columns, and every two of them compared."""
     from rich.table import Table
 
     rows = comparison.rows()
-    table = Table(title=f"{len(comparison.outcomes)} runs, accuracy on the test split (%), mean ± sd")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "kind" else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row.values())
+    figures = [name for name in rows[0] if name not in ("kind", "runs", "seconds")]
+    title = f"{len(comparison.outcomes)} runs, accuracy on the test split (%), mean ± sd"
+    table = Table("", title=title, box=None, pad_edge=False, padding=(0, 0, 0, 1))
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows, start=1):
+        took = "" if row["seconds"] == "-" else f", {row['seconds']} s each"
+        console.print(f"{number} is {row['kind']}: {row['runs']} runs{took}", markup=False)
+        table.add_row(str(number), *(row[name] for name in figures))
     console.print(table)
     for pair in comparison.differences(figure):
         half = f" ± {pair.half:.2f}" if pair.seeds > 1 else ""
@@ -156,11 +161,7 @@ def leave(comparison: Comparison, out: Path, console: Console) -> None:
 
 def main() -> None:
     """Entry point."""
-    stand()
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        print(USAGE)
-        return
+    words = words_or_usage(USAGE)
     from rich.console import Console
 
     options = ("out=", "figure=", "by=")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ofa.conf.program.arguments import refused, stand
+from ofa.conf.program.arguments import refused, words_or_usage
 from ofa.conf.program.building import hint
 from ofa.conf.program.folder import RunFolder
 from ofa.conf.program.records import read_json
@@ -93,11 +92,7 @@ def asked(question: Question) -> tuple[Front, ScoredNetwork | None]:
 
 def main() -> None:
     """Entry point."""
-    stand()
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        print(USAGE)
-        return
+    words = words_or_usage(USAGE)
     try:
         question = Question.parse(words)
         front, best = asked(question)

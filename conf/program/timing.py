@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ofa.conf.program.arguments import refused, stand
+from ofa.conf.program.arguments import refused, words_or_usage
 from ofa.conf.program.building import build, converted, hint, options
 
 if TYPE_CHECKING:
@@ -172,11 +171,7 @@ def table(
 
 def main() -> None:
     """Entry point."""
-    stand()
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        print(USAGE.format(devices=", ".join(sorted(options("latency")))))
-        return
+    words = words_or_usage(USAGE.format(devices=", ".join(sorted(options("latency")))))
     try:
         from rich.console import Console
 

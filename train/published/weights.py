@@ -42,7 +42,7 @@ def load_supernet(supernet: Supernet, path: Path) -> None:
             raise ValueError(f"{path} is of another network: {name} {tuple(tensor.shape)} is met by {got}")
     weight_of = {found: name for name, found in names.items()}
     matrices = {
-        f"{weight_of[f'{layer}.conv.weight'].replace('.', '/')}:{size}": file[match.string].T
+        f"{weight_of.get(f'{layer}.conv.weight', '').replace('.', '/')}:{size}": file[match.string].T
         for match in filter(None, map(_MATRIX.fullmatch, file))
         for layer, size in [match.groups()]
     }

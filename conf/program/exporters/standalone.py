@@ -43,6 +43,8 @@ class Standalone(Exporter):
     def write(self, network: nn.Module, example: Tensor, path: Path, plan: Plan, facts: Facts) -> Mapping[str, float]:
         folder, backbone = path.parent, facts["backbone"]
         file = own_file(backbone["source"])
+        if file is not None and file.name in SCRIPTS:
+            raise ValueError(f"{file} has the name of a file that is written beside it: give it another")
         if file is not None:
             shutil.copyfile(file, folder / file.name)
         write_text(path, loader(facts.get("name", folder.name), backbone, file))

@@ -29,6 +29,8 @@ class TrainSupernet(Stage):
 
     def rehearse(self, run: Run) -> None:
         given = run.settings.supernet
+        if given.checkpoint and not Path(given.checkpoint).is_file():
+            raise ValueError(f"supernet.checkpoint: there is no file {given.checkpoint}")
         if given.trained:
             check_batches(run, "supernet.recipe", given.recipe)
         if not run.folder.has("supernet.pt"):
@@ -46,7 +48,7 @@ class TrainSupernet(Stage):
                 supernet.report.save(run.folder / name)
         run.say(summary(supernet))
         given, path = run.settings.supernet, run.folder / "supernet.pt"
-        if given.checkpoint and not path.exists():
+        if given.checkpoint and not run.folder.has("supernet.pt"):
             load_supernet(supernet, Path(given.checkpoint))
         if given.trained:
             self._train(run, supernet)
